@@ -1,0 +1,39 @@
+"""Start the browser demo: `python app.py`. Hugging Face Spaces runs this file too.
+
+GRADIO_SERVER_NAME and GRADIO_SERVER_PORT change the address, http://127.0.0.1:7860 without them.
+"""
+
+import logging
+import os
+import sys
+import time
+
+from dystyle import FaceEditor
+from dystyle.errors import InputError
+from webapp import LAUNCH_OPTIONS, build_page
+
+logger = logging.getLogger("app")
+
+
+def load_editor() -> FaceEditor:
+    """Load the editor and run everything once, so that the first visitor does not wait for it."""
+    started = time.monotonic()
+    logger.info("Loading the editor; the first start fetches the generator and builds the engines")
+    try:
+        editor = FaceEditor.from_pretrained()
+        editor.warm_up()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    logger.info("Ready after %.1f s", time.monotonic() - started)
+    return editor
+
+
+logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+for name in ("app", "webapp", "dystyle"):
+    logging.getLogger(name).setLevel(logging.INFO)
+demo = build_page(load_editor())
+
+if __name__ == "__main__":
+    address = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
+    demo.launch(server_name=os.environ.get("GRADIO_SERVER_NAME", address), **LAUNCH_OPTIONS)

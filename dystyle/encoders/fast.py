@@ -1,0 +1,106 @@
+"""The fast encoder: a portrait to W+ in one pass.
+
+As in encoder4editing (Tov et al. 2021) it predicts one W code and a small offset for every other row,
+so that codes stay near W, where edits work.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dystyle.errors import InputError
+from dystyle.weights import load
+
+ROWS, DIM = 18, 512
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with batch norm and channel attention (squeeze and excitation)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(channels_out), nn.BatchNorm2d(channels_out)
+        self.skip = nn.Conv2d(channels_in, channels_out, 1)
+        self.squeeze = nn.Linear(channels_out, channels_out // 8)
+        self.excite = nn.Linear(channels_out // 8, channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c_in, s, s) -> (b, c_out, s/2, s/2)."""
+        y = F.silu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        gate = self.excite(F.silu(self.squeeze(y.mean((2, 3))))).sigmoid()
+        return F.silu(self.skip(F.avg_pool2d(x, 2)) + y * gate[:, :, None, None])
+
+
+class FastEncoder(nn.Module):
+    """Portrait (b, 3, s, s) in [-1, 1] -> W+ (b, 18, 512).
+
+    Args:
+        channels: width of the stages; the input is averaged down to `size` px and halved once a stage.
+        mean_w, std_w: (512,) statistics of W; the network predicts in these units.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...] = (48, 96, 160, 256, 384),
+        size: int = 128,
+        mean_w: Tensor | None = None,
+        std_w: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.size = tuple(channels), size
+        self.register_buffer("mean_w", torch.zeros(DIM) if mean_w is None else mean_w.clone())
+        self.register_buffer("std_w", torch.ones(DIM) if std_w is None else std_w.clone())
+        widths = (3, *self.channels)
+        self.stages = nn.Sequential(*(Residual(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        spatial = size >> len(self.channels)
+        self.hidden = nn.Linear(self.channels[-1] * spatial**2, 768)
+        self.base = nn.Linear(768, DIM)
+        self.offsets = nn.Linear(768, (ROWS - 1) * 64)
+        self.spread = nn.Parameter(torch.randn(ROWS - 1, 64, DIM) * 0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] != self.size:
+            images = F.interpolate(images, size=(self.size, self.size), mode="area")
+        x = F.silu(self.hidden(self.stages(images).flatten(1)))
+        base = self.base(x)[:, None]
+        offsets = torch.einsum("brk,rkd->brd", self.offsets(x).unflatten(1, (ROWS - 1, 64)), self.spread)
+        rows = torch.cat((base, base + offsets), 1)
+        return rows * self.std_w + self.mean_w
+
+    def save(self, path: Path, **metadata: str) -> None:
+        """Write float16 weights with what `load` needs as metadata."""
+        tensors = {key: value.detach().numpy() for key, value in self.state_dict().items()}
+        tensors = {
+            key: value.astype(np.float16) if value.ndim > 1 else value
+            for key, value in tensors.items()
+            if not key.endswith("num_batches_tracked")
+        }
+        structure = json.dumps({"channels": self.channels, "size": self.size})
+        save_file(tensors, path, metadata={"format": "fast_encoder", "structure": structure, **metadata})
+
+    @classmethod
+    def load(cls, name_or_path: str) -> "FastEncoder":
+        """Read an encoder written by `save`, frozen.
+
+        Raises:
+            InputError: the file is missing, damaged, or not an encoder.
+        """
+        tensors, metadata = load(name_or_path)
+        if metadata.get("format") != "fast_encoder":
+            raise InputError(f"'{name_or_path}' does not hold a fast encoder.")
+        model = cls(**json.loads(metadata["structure"]))
+        state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
+        wanted = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+        if state.keys() != wanted:
+            wrong = sorted(state.keys() ^ wanted)[0]
+            raise InputError(f"The encoder '{name_or_path}' does not fit its structure: wrong key '{wrong}'.")
+        model.load_state_dict(state, strict=False)
+        return model.eval().requires_grad_(False)

@@ -1,0 +1,160 @@
+"""The networks behind `FaceEditor` as PyTorch modules with plain arrays in and out, and their export.
+
+The only module of this package that imports torch: it is needed to build engines and to run the
+reference backend, not to run engines.
+
+| graph | input | output |
+|---|---|---|
+| `generator_1024`, `_256`, `_128` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
+| `encoder` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
+| `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(MEASURED)) float32 |
+| `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
+| `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
+| `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dystyle.editors.dystyle import DyStyle
+from dystyle.encoders.fast import FastEncoder
+from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.knowledge.networks import load_network
+from dystyle.knowledge.readings import MEASURED, FaceReader, IdentityNetwork, values
+from dystyle.weights import resolve
+
+
+@cache
+def generator() -> MobileStyleGAN:
+    """The default generator with its preview heads, shared and frozen."""
+    return MobileStyleGAN.from_files(resolve("mobile_stylegan"), resolve("preview_heads"))
+
+
+@cache
+def identity() -> IdentityNetwork:
+    """The identity network, shared and frozen."""
+    return IdentityNetwork().eval().requires_grad_(False)
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """uint8 (b, h, w, 3) -> float32 (b, 3, h, w) in [-1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(b, 3, h, w) about [-1, 1] -> uint8 (b, h, w, 3)."""
+    return (images * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class Synthesis(nn.Module):
+    """Codes to pictures of one size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.generator, self.size = generator(), size
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return to_uint8(self.generator(codes, self.size))
+
+
+class Encoding(nn.Module):
+    """Portraits to codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = FastEncoder.load("encoder")
+
+    def forward(self, portraits: Tensor) -> Tensor:
+        return self.encoder(to_float(portraits))
+
+
+class Measuring(nn.Module):
+    """Portraits to attribute values, in the order of `MEASURED`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = FaceReader()
+
+    def forward(self, portraits: Tensor) -> Tensor:
+        read = values(self.reader(to_float(portraits)))
+        return torch.stack([read[name] for name in MEASURED], 1)
+
+
+class Embedding(nn.Module):
+    """Portraits to identity embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.identity = identity()
+
+    def forward(self, portraits: Tensor) -> Tensor:
+        return self.identity(to_float(portraits))
+
+
+GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], torch.dtype]] = {
+    **{f"generator_{s}": (lambda s=s: Synthesis(s), (18, 512), torch.float32) for s in (1024, 256, 128)},
+    "encoder": (Encoding, (256, 256, 3), torch.uint8),
+    "reader": (Measuring, (256, 256, 3), torch.uint8),
+    "identity": (Embedding, (256, 256, 3), torch.uint8),
+    "detector": (lambda: load_network("blazeface"), (3, 256, 256), torch.float32),
+    "mesh": (lambda: load_network("facemesh"), (3, 192, 192), torch.float32),
+}
+
+
+@cache
+def module(name: str) -> nn.Module:
+    """The PyTorch module behind a graph's name."""
+    return GRAPHS[name][0]().eval().requires_grad_(False)
+
+
+def export(name: str, destination: Path) -> None:
+    """Write a graph as ONNX with a dynamic batch axis."""
+    _, shape, dtype = GRAPHS[name]
+    example = torch.zeros((2, *shape), dtype=dtype)
+    outputs = module(name)(example)
+    labels = [f"output{i}" for i in range(len(outputs) if isinstance(outputs, tuple) else 1)]
+    with warnings.catch_warnings():
+        # The tracing exporter's notices about Python numbers concern shapes that are fixed here.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module(name),
+            (example,),
+            destination,
+            input_names=["input"],
+            output_names=labels,
+            dynamic_axes={label: {0: "batch"} for label in ("input", *labels)},
+            opset_version=17,
+            dynamo=False,
+        )
+
+
+class TorchBackend:
+    """The reference backend: every graph as its PyTorch module."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
+    @torch.no_grad()
+    def run(self, name: str, x: np.ndarray) -> list[np.ndarray]:
+        """The outputs of a graph for a batch."""
+        outputs = module(name).to(self.device)(torch.from_numpy(x).to(self.device))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [output.cpu().numpy() for output in outputs]
+
+    @torch.no_grad()
+    def edit(self, codes: np.ndarray, configuration: dict[str, float]) -> np.ndarray:
+        """Edited codes (b, 18, 512) for one configuration."""
+        editor = _editor().to(self.device)
+        targets = {n: torch.full((len(codes),), v, device=self.device) for n, v in configuration.items()}
+        return editor(torch.from_numpy(codes).to(self.device), targets).cpu().numpy()
+
+
+@cache
+def _editor() -> DyStyle:
+    return DyStyle.load("dystyle")

@@ -1,0 +1,177 @@
+"""From aligned faces to attribute readings and identity embeddings, gradients included.
+
+All crops are resampled by two small matrices an image (rows, then columns): antialiased, differentiable,
+and the same arithmetic at every resolution from 64 px up. Pictures above 256 px are averaged down once
+and shared by all networks. Crop geometry is given as fractions of the FFHQ-aligned frame.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dystyle.attributes import ATTRIBUTES
+from dystyle.knowledge.networks import AGE_GENDER_MEAN, EMOTIONS, load_network
+from dystyle.weights import load
+
+MEASURED = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
+# (centre y, side) of square crops; centre x is 0.5.
+AGE_CROPS = ((0.58, 0.6), (0.57, 0.65), (0.56, 0.7))
+EMOTION_CROPS = ((0.58, 0.55), (0.58, 0.6), (0.58, 0.65))
+MESH_CROP = (0.56, 0.9)
+IDENTITY_CROP = (0.57, 0.7)
+# Face mesh points: corners of the eyes on the left and on the right of the picture (outer, inner).
+EYE_CORNERS = ((33, 133), (263, 362))
+EYE_CROP_SCALE = 2.3
+
+
+def crop_matrix(size: int, out: int, centre: Tensor, side: Tensor) -> Tensor:
+    """Rows that resample an axis of `size` pixels to `out`, with a triangle filter.
+
+    Args:
+        centre, side: (n,) centre and length of the crop as fractions of the axis. Beyond the picture the
+            border pixel repeats.
+
+    Returns:
+        (n, out, size); each row sums to 1.
+    """
+    step = side[:, None, None] * size / out
+    steps = torch.arange(out, device=centre.device) + 0.5 - out / 2
+    position = centre[:, None, None] * size + steps[None, :, None] * step - 0.5
+    position = position.clamp(0, size - 1)
+    pixels = torch.arange(size, device=centre.device)
+    weights = (1 - (pixels - position).abs() / step.clamp(min=1)).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True)
+
+
+def crop(images: Tensor, out: int, centre_x: Tensor, centre_y: Tensor, side: Tensor) -> Tensor:
+    """Square crops of (b, 3, s, s) images, resampled to (b, 3, out, out); geometry (b,) or (1,)."""
+    size = images.shape[-1]
+    rows, columns = (crop_matrix(size, out, centre, side)[:, None] for centre in (centre_y, centre_x))
+    return rows @ images @ columns.transpose(2, 3)
+
+
+class FaceReader(nn.Module):
+    """Attribute readings of FFHQ-aligned faces by the bundled networks.
+
+    Args:
+        calibrated: False gives raw signals for fitting the calibration (`python -m dystyle.train
+            attributes`): then `signals` works and `forward` does not.
+    """
+
+    def __init__(self, calibrated: bool = True) -> None:
+        super().__init__()
+        self.mesh, self.iris = load_network("facemesh"), load_network("iris")
+        self.emotion, self.age_gender = load_network("emotion"), load_network("age_gender")
+        self.register_buffer("mean_rgb", torch.tensor(AGE_GENDER_MEAN)[:, None, None])
+        self.register_buffer("grey", torch.tensor((0.299, 0.587, 0.114))[:, None, None])
+        if calibrated:
+            for name, value in load("knowledge/calibration")[0].items():
+                self.register_buffer(name, torch.from_numpy(value))
+
+    def signals(self, images: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """Uncalibrated measurements (b, 10) of images (b, 3, s, s) in [-1, 1], s >= 64.
+
+        In order: yaw and pitch of the mesh in degrees, age in years, gender logit (masculine positive),
+        log-odds of happiness, lift of the mouth's corners, its width, its gap, aspect of the left and of
+        the right eye in the picture.
+
+        Args:
+            shift, scale: jitter of the view, (b, 2) in fractions of the frame and (b,) factors.
+        """
+        if images.shape[-1] > 256:
+            images = F.interpolate(images, size=(256, 256), mode="area")
+        if shift is None:
+            shift, scale = images.new_zeros(len(images), 2), images.new_ones(len(images))
+
+        def view(out: int, centre_y: float, side: float) -> Tensor:
+            return crop(images, out, 0.5 + shift[:, 0], centre_y + shift[:, 1], side * scale)
+
+        mesh = self.mesh((view(192, *MESH_CROP) + 1) / 2)
+        across, down = mesh[:, 454] - mesh[:, 234], mesh[:, 152] - mesh[:, 10]
+        yaw = torch.rad2deg(torch.atan2(across[:, 2], across[:, 0]))
+        pitch = -torch.rad2deg(torch.atan2(down[:, 2], down[:, 1]))
+        faces = [(view(112, *geometry) + 1) * 127.5 for geometry in AGE_CROPS]
+        age, gender = self.age_gender((torch.cat(faces) - self.mean_rgb) / 255)
+        gender = (gender[:, 0] - gender[:, 1]).view(len(AGE_CROPS), -1).mean(0)
+        faces = [(view(64, *geometry) * self.grey).sum(1, keepdim=True) for geometry in EMOTION_CROPS]
+        logits = self.emotion(torch.cat(faces)).view(len(EMOTION_CROPS), -1, len(EMOTIONS)).mean(0)
+        happy = EMOTIONS.index("happy")
+        others = torch.cat((logits[:, :happy], logits[:, happy + 1 :]), 1)
+        smile = logits[:, happy] - others.logsumexp(1)
+        eyes = self._eye_aspects(images, mesh, shift, scale)
+        age = age.view(len(AGE_CROPS), -1).mean(0)
+        return torch.stack((yaw, pitch, age, gender, smile, *self._mouth(mesh), *eyes), 1)
+
+    @staticmethod
+    def _mouth(mesh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lift of the mouth's corners above the lips' middle, mouth width and lip gap, as ratios."""
+        points = mesh[..., :2]
+        width = (points[:, 308] - points[:, 78]).norm(dim=1)
+        face_width = (mesh[:, 454] - mesh[:, 234]).norm(dim=1)
+        lips, corners = (points[:, 13] + points[:, 14]) / 2, (points[:, 61] + points[:, 291]) / 2
+        gap = (points[:, 13] - points[:, 14]).norm(dim=1)
+        return (lips - corners)[:, 1] / width, width / face_width, gap / width
+
+    def _eye_aspects(self, images: Tensor, mesh: Tensor, shift: Tensor, scale: Tensor) -> list[Tensor]:
+        """Height over width of both eyes' openings by the iris network. Crops follow the mesh (detached)."""
+        origin = torch.stack((0.5 + shift[:, 0], MESH_CROP[0] + shift[:, 1]), 1)
+        points = (
+            origin[:, None] + (mesh.detach()[..., :2] / 192 - 0.5) * (MESH_CROP[1] * scale)[:, None, None]
+        )
+        crops = []
+        for corners in EYE_CORNERS:
+            outer, inner = points[:, corners[0]], points[:, corners[1]]
+            centre, side = (outer + inner) / 2, (outer - inner).norm(dim=1) * EYE_CROP_SCALE
+            crops.append(crop(images, 64, centre[:, 0], centre[:, 1], side.clamp(min=0.05)))
+        # The network knows the eye on the picture's right; the other one is shown to it mirrored.
+        contours = self.iris((torch.cat((crops[0].flip(3), crops[1])) + 1) / 2)[..., :2]
+        upper, lower = contours[:, 11:14], contours[:, 3:6]
+        width = (contours[:, 0] - contours[:, 8]).norm(dim=1)
+        return list(((upper - lower).norm(dim=2).mean(1) / width).chunk(2))
+
+    def calibrate(self, signals: Tensor) -> dict[str, Tensor]:
+        """Signals (b, 10) -> scores by attribute name, (b,) each: see `forward`."""
+        yaw, pitch, age, gender = signals[:, :4].unbind(1)
+        eyes = signals[:, 8:]
+        scores = {"yaw": yaw, "pitch": pitch - self.pitch_zero, "age": age, "gender": gender}
+        inputs = {
+            "smile": signals[:, 4:7],
+            "mouth_open": signals[:, 7:8],
+            "eyes_closed": torch.cat((eyes.mean(1, keepdim=True), eyes.amax(1, keepdim=True)), 1),
+        }
+        for name, x in inputs.items():
+            scores[name] = x @ getattr(self, f"{name}_weight") + getattr(self, f"{name}_bias")
+        return scores
+
+    def forward(
+        self, images: Tensor, shift: Tensor | None = None, scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Scores (b,) by attribute: degrees, years, and logits for gender and binary attributes.
+
+        Images (b, 3, s, s) in [-1, 1], FFHQ-aligned, s >= 64; the view's jitter as in `signals`.
+        """
+        return self.calibrate(self.signals(images, shift, scale))
+
+
+def values(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores -> values in the table's units: logits become probabilities, numbers keep to the range."""
+    result = {}
+    for name, score in scores.items():
+        row = ATTRIBUTES[name]
+        probability = row.kind == "binary" or name == "gender"
+        result[name] = score.sigmoid() if probability else score.clamp(row.low, row.high)
+    return result
+
+
+class IdentityNetwork(nn.Module):
+    """Face embedding (faceres): (b, 3, s, s) aligned images in [-1, 1] -> (b, 1024) unit vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = load_network("faceres")
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] > 256:
+            images = F.interpolate(images, size=(256, 256), mode="area")
+        geometry = (images.new_full((1,), value) for value in (0.5, *IDENTITY_CROP))
+        return F.normalize(self.network((crop(images, 224, *geometry) + 1) * 127.5), dim=1)

@@ -1,0 +1,260 @@
+"""FaceEditor: photo -> portrait -> code -> edited code -> picture -> photo. The public Python API."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dystyle.alignment import Face, FaceAligner, load_image, paste
+from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.engines.runtime import OnnxBackend
+from dystyle.errors import InputError
+from dystyle.weights import load
+
+METHODS = ("dystyle",)
+BACKENDS = ("onnx", "torch", "tensorrt")
+DEVICES = ("cpu", "cuda")
+SIZES = (1024, 256, 128)
+REFINE = ("fast", "balanced", "precise")
+# What the reader measures, in its order; torch-free twin of `dystyle.knowledge.readings.MEASURED`.
+MEASURED = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
+
+
+@dataclass(frozen=True)
+class InvertedFace:
+    """A face of a photo and its code.
+
+    Attributes:
+        code: (18, 512) float32, W+.
+        portrait: (1024, 1024, 3) uint8 RGB, the aligned face.
+        quad: (4, 2) float32, the portrait's corners in the photo: top-left, bottom-left, bottom-right,
+            top-right, in pixels.
+        box: (4,) float32, the face's box in the photo: x0, y0, x1, y1 in pixels.
+    """
+
+    code: np.ndarray
+    portrait: np.ndarray
+    quad: np.ndarray
+    box: np.ndarray
+
+
+class FaceEditor:
+    """Edits faces. Make one with `from_pretrained`; it may be shared between threads.
+
+    Attributes:
+        attributes: what the editor can change, by name, in the table's order.
+    """
+
+    def __init__(self, backend, attributes: dict[str, Attribute]) -> None:
+        self._backend = backend
+        self.attributes = attributes
+        self._aligner = FaceAligner(
+            lambda x: tuple(backend.run("detector", x)), lambda x: backend.run("mesh", x)[0]
+        )
+        tensors, _ = load("mobile_stylegan")
+        self._mapping = [
+            (tensors[f"mapping.layers.{i}.weight"].T, tensors[f"mapping.layers.{i}.bias"]) for i in range(8)
+        ]
+        self._mean_w = tensors["mean_w"]
+
+    @classmethod
+    def from_pretrained(
+        cls, device: str = "cpu", backend: str = "onnx", method: str = "dystyle"
+    ) -> "FaceEditor":
+        """An editor with the bundled weights.
+
+        Args:
+            device: "cpu" or "cuda".
+            backend: "onnx" (ONNX Runtime; engines are built on first use), "torch" (the reference), or
+                "tensorrt" (ONNX Runtime with TensorRT).
+            method: the editing method, "dystyle".
+
+        Raises:
+            InputError: an unknown name, or something that is not installed here.
+        """
+        _choose("device", device, DEVICES)
+        _choose("backend", backend, BACKENDS)
+        _choose("method", method, METHODS)
+        _, metadata = load(method)
+        names = json.loads(metadata["structure"])["names"]
+        if backend == "torch":
+            from dystyle.engines.graphs import TorchBackend
+
+            runner = TorchBackend(device)
+        else:
+            runner = OnnxBackend("tensorrt" if backend == "tensorrt" else device)
+        return cls(runner, {name: ATTRIBUTES[name] for name in names})
+
+    def detect(self, photo) -> list[Face]:
+        """The faces of a photo, largest first; see `invert` for what a photo may be."""
+        return self._aligner.detect(load_image(photo))
+
+    def invert(
+        self,
+        photo,
+        refine: str = "fast",
+        index: int = 0,
+        progress: Callable[[float, str], None] | None = None,
+    ) -> InvertedFace:
+        """Find a face in a photo and its code.
+
+        Args:
+            photo: a path, file object, PIL image, or uint8 array (h, w, 3) RGB.
+            refine: "fast" (the encoder alone), "balanced" or "precise" (then optimisation; slower).
+            index: which face, from the largest, 0, on.
+            progress: called with the share done, 0..1, and a message.
+
+        Raises:
+            InputError: not a picture, no face, no such face, or an unknown `refine`.
+        """
+        _choose("refine", refine, REFINE)
+        report = progress or (lambda fraction, message: None)
+        report(0.0, "Finding the face")
+        face, portrait = self._aligner.align(load_image(photo), index)
+        code = self._backend.run("encoder", _resize(portrait, 256)[None])[0][0]
+        if refine != "fast":
+            code = self._refine(code, portrait, refine, report)
+        report(1.0, "Done")
+        return InvertedFace(code, portrait, face.quad, face.box)
+
+    def _refine(self, code: np.ndarray, portrait: np.ndarray, refine: str, report: Callable) -> np.ndarray:
+        # Optimisation needs gradients, and so torch, which nothing else here does.
+        from dystyle.encoders.refine import REFINEMENTS, refine_code
+        from dystyle.engines.graphs import generator, identity
+
+        return refine_code(code, portrait, generator(), identity(), REFINEMENTS[refine], report)
+
+    def edit(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        """The edited code, (18, 512) float32.
+
+        Args:
+            code: (18, 512).
+            configuration: attribute name -> target value in the attribute's unit. Only these attributes'
+                experts run; an empty configuration returns the code unchanged.
+
+        Raises:
+            InputError: an unknown attribute, or a value that is no number or out of range.
+        """
+        configuration = validate_configuration(configuration, self.attributes)
+        code = _check_code(code)
+        if not configuration:
+            return code.copy()
+        return self._backend.edit(code[None], configuration)[0]
+
+    def synthesize(self, code: np.ndarray, size: int = 1024, face: InvertedFace | None = None) -> np.ndarray:
+        """The picture of a code: (size, size, 3) uint8 RGB.
+
+        Args:
+            code: (18, 512).
+            size: 1024, or the previews 256 and 128.
+            face: the inverted face the code came from; for generators tuned to one face.
+
+        Raises:
+            InputError: another size, or a code of another shape.
+        """
+        _choose("size", size, SIZES)
+        return self._backend.run(f"generator_{size}", _check_code(code)[None])[0][0]
+
+    def measure(self, image: np.ndarray) -> dict[str, float]:
+        """Attribute values of an aligned portrait (s, s, 3) uint8 RGB, in the table's units.
+
+        Raises:
+            InputError: not a square uint8 RGB picture of 64 px or more.
+        """
+        read = self._backend.run("reader", _as_input(image))[0][0]
+        return {name: float(value) for name, value in zip(MEASURED, read, strict=True)}
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """The identity embedding (1024,) of an aligned portrait, of length 1; arguments as `measure`.
+
+        The product of two embeddings is their cosine: about 0.4 for strangers and above 0.6 for pictures
+        of one person.
+        """
+        return self._backend.run("identity", _as_input(image))[0][0]
+
+    def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
+        """The photo (h, w, 3) uint8 with the face replaced by the portrait `image`, softly blended.
+
+        Args:
+            image: (1024, 1024, 3) uint8, an edited portrait of `face`.
+            original: the photo `face` was found in.
+        """
+        return paste(image, face.quad, load_image(original))
+
+    def sample(self, seed: int, truncation: float = 0.7) -> np.ndarray:
+        """The code (18, 512) float32 of a random person.
+
+        Args:
+            seed: the same seed gives the same person.
+            truncation: 1 is the full variety of the generator, 0 always the mean face.
+        """
+        if not 0 <= truncation <= 1:
+            raise InputError(f"truncation = {truncation:g} is out of range; give a number from 0 to 1.")
+        if not 0 <= seed < 2**63:
+            raise InputError(f"The seed {seed} is out of range; give a whole number from 0 on.")
+        x = np.random.default_rng(seed).standard_normal(512, dtype=np.float32)
+        x = x / np.sqrt(np.mean(x * x) + 1e-8)
+        for weight, bias in self._mapping:
+            x = x @ weight + bias
+            x = np.where(x > 0, x, 0.2 * x) * np.float32(2**0.5)
+        w = self._mean_w + np.float32(truncation) * (x - self._mean_w)
+        return np.repeat(w[None], 18, axis=0)
+
+    def warm_up(self) -> None:
+        """Build and open every engine, so that the first visitor does not wait for them."""
+        code = self.sample(0)
+        for size in SIZES:
+            picture = self.synthesize(code, size)
+        self.measure(picture)
+        self._backend.run("encoder", _resize(picture, 256)[None])
+        self._aligner.detect(_resize(picture, 256))
+        self.edit(code, {name: row.high for name, row in self.attributes.items()})
+
+
+def _choose(what: str, value, choices) -> None:
+    if value not in choices:
+        raise InputError(f"{what} = {value!r} is unknown; choose from {', '.join(map(str, choices))}.")
+
+
+def _check_code(code: np.ndarray) -> np.ndarray:
+    code = np.asarray(code, dtype=np.float32)
+    if code.shape != (18, 512):
+        raise InputError(f"A code has the shape (18, 512), not {code.shape}.")
+    return code
+
+
+def _as_input(image: np.ndarray) -> np.ndarray:
+    """A checked portrait as the readers take it: (1, 256, 256, 3)."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or len(image) != image.shape[1]:
+        raise InputError("Give an aligned portrait: a square array (s, s, 3) of uint8 RGB.")
+    if len(image) < 64:
+        raise InputError(f"The portrait has {len(image)} px; give at least 64.")
+    return _resize(image, 256)[None]
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    if len(image) == size:
+        return image
+    method = cv2.INTER_AREA if len(image) > size else cv2.INTER_CUBIC
+    return cv2.resize(image, (size, size), interpolation=method)
+
+
+def save_picture(image: np.ndarray, path: Path) -> None:
+    """Write a uint8 RGB picture; the ending chooses the format.
+
+    Raises:
+        InputError: an ending OpenCV cannot write, or a folder that cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except (cv2.error, OSError):
+        written = False
+    if not written:
+        raise InputError(
+            f"'{path}' could not be written; name a .png, .jpg or .webp file in a writable folder."
+        )

@@ -1,0 +1,79 @@
+"""Generated faces for training: codes and their pictures, rendered once and kept as memory-mapped arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+ROWS = 18
+
+
+def sample_codes(
+    rng: np.random.Generator,
+    count: int,
+    mapping: Callable[[np.ndarray], np.ndarray],
+    mean_w: np.ndarray,
+    psi: tuple[float, float] = (0.5, 1.0),
+) -> np.ndarray:
+    """Random W+ codes (count, 18, 512) as real photos and edits need them.
+
+    Half are W codes; a quarter mix two W codes at a random row (style mixing); a quarter drift from one
+    code towards another by an amount that varies smoothly from row to row, as encoders' codes do. Every
+    W code has its own truncation, uniform in `psi`.
+
+    Args:
+        mapping: Z (n, 512) -> W (n, 512).
+    """
+    w = mapping(rng.standard_normal((2 * count, 512)).astype(np.float32))
+    w = mean_w + rng.uniform(*psi, (2 * count, 1)).astype(np.float32) * (w - mean_w)
+    first, second = w[:count, None], w[count:, None]
+    rows = np.arange(ROWS)
+    crossover = (rows[None] >= rng.integers(2, 14, (count, 1))).astype(np.float32)
+    knots = rng.uniform(0, 0.5, (count, 5))
+    drift = np.stack([np.interp(rows, np.linspace(0, ROWS - 1, 5), knot) for knot in knots])
+    kind = rng.choice(3, (count, 1), p=(0.5, 0.25, 0.25))
+    share = np.where(kind == 0, 0, np.where(kind == 1, crossover, drift)).astype(np.float32)
+    return first + share[:, :, None] * (second - first)
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """Codes (n, 18, 512) float32 and pictures (n, 256, 256, 3) uint8 of generated faces in a folder."""
+
+    codes: np.ndarray
+    images: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path) -> "FaceDataset":
+        """Open a folder written by `render`; a partly rendered one gives what is complete."""
+        done = int((folder / "done.txt").read_text())
+        arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("codes", "images"))
+        return cls(*(array[:done] for array in arrays))
+
+    @classmethod
+    def render(
+        cls, folder: Path, codes: np.ndarray, synthesize: Callable[[np.ndarray], np.ndarray]
+    ) -> "FaceDataset":
+        """Render `codes` into `folder`, going on where an earlier run stopped.
+
+        Args:
+            synthesize: code (18, 512) -> picture (1024, 1024, 3) uint8; averaged down to 256 px here.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = folder / "done.txt"
+        shape = (len(codes), 256, 256, 3)
+        if progress.exists():
+            images = np.lib.format.open_memmap(folder / "images.npy", mode="r+")
+        else:
+            np.save(folder / "codes.npy", codes)
+            images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+            progress.write_text("0")
+        for index in tqdm(range(int(progress.read_text()), len(codes)), desc="rendering faces"):
+            picture = synthesize(codes[index]).reshape(256, 4, 256, 4, 3)
+            images[index] = picture.mean((1, 3), dtype=np.float32).round().astype(np.uint8)
+            if index % 50 == 49 or index + 1 == len(codes):
+                images.flush()
+                progress.write_text(str(index + 1))
+        return cls.load(folder)

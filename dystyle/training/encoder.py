@@ -1,0 +1,125 @@
+"""Train the fast encoder on generated faces, degraded as photos are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import trange
+
+from dystyle.encoders.fast import FastEncoder
+from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.training.dataset import FaceDataset
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Training of the fast encoder.
+
+    Attributes:
+        dataset: folder of rendered faces; out: folder of the run.
+        steps, batch: on codes alone. image_steps, image_batch: then with pictures of the predicted codes.
+        offset_weight: keeps the rows close to one another, and so the codes near W.
+    """
+
+    dataset: Path = Path("runs/faces")
+    out: Path = Path("runs/encoder")
+    steps: int = 3000
+    batch: int = 32
+    image_steps: int = 400
+    image_batch: int = 8
+    lr: float = 1e-3
+    offset_weight: float = 0.05
+    image_weight: float = 2.0
+    identity_weight: float = 1.0
+    checkpoint_every: int = 200
+    seed: int = 0
+
+
+def degrade(images: Tensor) -> Tensor:
+    """What photos have and renders lack: blur, noise, exposure, colour cast, small misalignment.
+
+    (b, 3, s, s) in [-1, 1] -> the same shape; each degradation is drawn per picture.
+    """
+    count = len(images)
+
+    def draw(spread: float, *shape: int) -> Tensor:
+        return torch.randn(count, *(shape or (1, 1, 1))) * spread
+
+    angle, zoom = draw(0.03).flatten(), 1 + draw(0.03).flatten()
+    cosine, sine, shift = angle.cos() * zoom, angle.sin() * zoom, draw(0.02, 2)
+    theta = torch.stack(
+        (torch.stack((cosine, -sine, shift[:, 0]), 1), torch.stack((sine, cosine, shift[:, 1]), 1)), 1
+    )
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    x = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    small = F.interpolate(F.interpolate(x, scale_factor=0.5, mode="area"), size=x.shape[-2:], mode="bilinear")
+    blurred = torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5)
+    x = x + blurred * (small - x)
+    x = ((x + 1) / 2).clamp(0, 1) ** torch.exp(draw(0.15)) * 2 - 1
+    x = x * (1 + draw(0.1)) + draw(0.08) + draw(0.05, 3, 1, 1)
+    return (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
+
+
+def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
+    """Train, write `encoder.safetensors` into the run's folder, and return the held-out code error.
+
+    Goes on from the run's checkpoint.
+    """
+    torch.manual_seed(config.seed)
+    config.out.mkdir(parents=True, exist_ok=True)
+    data, held = FaceDataset.load(config.dataset), 128
+    model = FastEncoder(mean_w=generator.mean_w, std_w=generator.std_w)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.02)
+    total = config.steps + config.image_steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
+    identity, checkpoint, start = IdentityNetwork(), config.out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+
+    def batch(index: np.ndarray) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(data.images[np.sort(index)]).permute(0, 3, 1, 2) / 127.5 - 1
+        return F.interpolate(images, size=(128, 128), mode="area"), torch.from_numpy(
+            data.codes[np.sort(index)]
+        )
+
+    for step in (progress := trange(start, total, initial=start, total=total, mininterval=5)):
+        with_images = step >= config.steps
+        size = config.image_batch if with_images else config.batch
+        images, codes = batch(
+            np.random.default_rng((config.seed, step)).integers(held, len(data.codes), size)
+        )
+        predicted = model(degrade(images))
+        # Rows above 15 reach nothing in this generator; the rest count alike.
+        loss = F.smooth_l1_loss(predicted[:, :16] / model.std_w, codes[:, :16] / model.std_w)
+        offsets = (predicted[:, 1:] - predicted[:, :1]) / model.std_w
+        logs = {"code": float(loss)}
+        loss = loss + config.offset_weight * offsets.square().mean()
+        if with_images:
+            rendered = generator(predicted, 128)
+            similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
+            logs |= {"image": float(F.mse_loss(rendered, images)), "identity": float(similarity)}
+            loss = loss + config.image_weight * F.smooth_l1_loss(rendered, images)
+            loss = loss + config.identity_weight * (1 - similarity)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        progress.set_postfix({name: f"{value:.3f}" for name, value in logs.items()})
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
+            parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
+            torch.save({k: v.state_dict() for k, v in parts.items()} | {"step": step + 1}, checkpoint)
+    model.eval()
+    with torch.no_grad():
+        images, codes = batch(np.arange(held))
+        error = float(((model(images) - codes)[:, :16] / model.std_w).square().mean().sqrt())
+    model.save(config.out / "encoder.safetensors", steps=str(total), code_rmse=f"{error:.3f}")
+    return {"code_rmse_in_std": error}

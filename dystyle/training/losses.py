@@ -1,0 +1,64 @@
+"""Losses on readings, identity and codes (DyStyle, section 3.3)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dystyle.attributes import ATTRIBUTES
+
+LOGIT_SCALE = 4.0
+# Probabilities of exactly 0 or 1 would ask for infinite logits.
+MARGIN = 0.02
+
+
+def _common_scale(name: str, score: Tensor) -> Tensor:
+    """Readings on one scale: numeric ranges to [-1, 1], logits over `LOGIT_SCALE`, softly bounded."""
+    row = ATTRIBUTES[name]
+    if row.kind == "binary" or name == "gender":
+        return torch.tanh(score / LOGIT_SCALE)
+    return row.normalise(score)
+
+
+def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Distance of readings from target values, (b,) per target attribute.
+
+    Numeric: Huber on the common scale (squared near the target, so that it is met exactly; linear far
+    away, so that one failed sample does not rule the step). Binary: cross-entropy of scaled logits.
+
+    Args:
+        scores: as from `FaceReader`. targets: values in the attribute's unit, (b,).
+    """
+    losses = {}
+    for name, target in targets.items():
+        score = scores[name]
+        if ATTRIBUTES[name].kind == "binary":
+            losses[name] = F.binary_cross_entropy_with_logits(score / LOGIT_SCALE, target, reduction="none")
+            continue
+        wanted = torch.logit(target.clamp(MARGIN, 1 - MARGIN)) if name == "gender" else target
+        difference = _common_scale(name, score) - _common_scale(name, wanted)
+        losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.2, reduction="none") * 5
+    return losses
+
+
+def preservation_loss(
+    scores: Mapping[str, Tensor], before: Mapping[str, Tensor], edited: Mapping[str, Tensor]
+) -> Tensor:
+    """Mean Huber change of the readings that were not asked for; 0 when all were."""
+    kept = [name for name in scores if name not in edited]
+    if not kept:
+        return next(iter(scores.values())).new_zeros(())
+    changes = [_common_scale(name, scores[name]) - _common_scale(name, before[name]) for name in kept]
+    stacked = torch.stack(changes)
+    return F.huber_loss(stacked, torch.zeros_like(stacked), delta=0.2) * 5
+
+
+def identity_loss(embedding: Tensor, before: Tensor) -> Tensor:
+    """1 - cosine of unit embeddings (b, d), averaged."""
+    return 1 - (embedding * before).sum(1).mean()
+
+
+def norm_loss(edited: Tensor, codes: Tensor, std_w: Tensor) -> Tensor:
+    """Sum over rows of the mean squared change of the code, in units of W's deviation, averaged."""
+    return ((edited - codes) / std_w).square().mean(2).sum(1).mean()

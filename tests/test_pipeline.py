@@ -1,0 +1,142 @@
+"""FaceEditor from photo to photo, and its engines against the PyTorch reference."""
+
+import numpy as np
+import pytest
+
+from dystyle import FaceEditor, InputError
+from dystyle.attributes import ATTRIBUTES
+from dystyle.knowledge.readings import MEASURED
+from dystyle.pipeline import MEASURED as MEASURED_WITHOUT_TORCH
+
+
+@pytest.fixture(scope="module")
+def face(editor, astronaut):
+    return editor.invert(astronaut)
+
+
+def test_shapes_and_types_of_the_contract(editor, astronaut, face):
+    assert face.code.shape == (18, 512) and face.code.dtype == np.float32
+    assert face.portrait.shape == (1024, 1024, 3) and face.portrait.dtype == np.uint8
+    assert face.quad.shape == (4, 2) and face.box.shape == (4,)
+    code = editor.edit(face.code, {"age": 60, "smile": 1.0})
+    assert code.shape == (18, 512) and code.dtype == np.float32
+    image = editor.synthesize(code, size=1024, face=face)
+    assert image.shape == (1024, 1024, 3) and image.dtype == np.uint8
+    whole = editor.paste(image, face, astronaut)
+    assert whole.shape == astronaut.shape and not np.array_equal(whole, astronaut)
+    assert list(editor.measure(image)) == list(MEASURED) == list(MEASURED_WITHOUT_TORCH)
+
+
+def test_empty_configuration_is_the_identity(editor, face):
+    assert np.array_equal(editor.edit(face.code, {}), face.code)
+
+
+def test_the_same_seed_is_the_same_person(editor):
+    assert np.array_equal(editor.sample(7), editor.sample(7))
+    first, second = (editor.embed(editor.synthesize(editor.sample(seed))) for seed in (7, 8))
+    assert first @ second < 0.7
+
+
+@pytest.mark.parametrize("size", [1024, 256, 128])
+def test_onnx_pictures_equal_torch_pictures(editor, reference, size):
+    for seed in range(2):
+        code = editor.sample(seed, truncation=1)
+        difference = editor.synthesize(code, size).astype(int) - reference.synthesize(code, size)
+        # Rounding to 8 bits may differ by one level, and only rarely.
+        assert np.abs(difference).max() <= 1 and np.mean(difference != 0) < 1e-3
+
+
+def test_onnx_readings_and_codes_equal_torch(editor, reference, astronaut, face):
+    again = reference.invert(astronaut)
+    np.testing.assert_allclose(again.quad, face.quad, atol=0.05)
+    np.testing.assert_allclose(again.code, face.code, atol=2e-2)
+    values, expected = editor.measure(face.portrait), reference.measure(face.portrait)
+    for name, value in values.items():
+        span = ATTRIBUTES[name].high - ATTRIBUTES[name].low
+        assert value == pytest.approx(expected[name], abs=1e-3 * span)
+    assert editor.embed(face.portrait) @ reference.embed(face.portrait) > 0.9999
+
+
+def test_onnx_edits_equal_torch_edits(editor, reference):
+    code = editor.sample(3)
+    for target in ({"yaw": 20}, {"age": 70, "smile": 0}, {n: r.high for n, r in editor.attributes.items()}):
+        edited = editor.edit(code, target)
+        np.testing.assert_allclose(edited, reference.edit(code, target), atol=1e-4)
+        assert not np.array_equal(edited, code)
+
+
+def test_edits_reach_what_was_asked_for(editor):
+    """A few faces; `python -m dystyle.evaluate editing` measures it in earnest."""
+    ages, yaws, smiles = [], [], []
+    for seed in range(20_000, 20_004):
+        code = editor.sample(seed)
+        for age in (25, 60):
+            ages.append(abs(editor.measure(editor.synthesize(editor.edit(code, {"age": age})))["age"] - age))
+        for yaw in (-20, 20):
+            yaws.append(abs(editor.measure(editor.synthesize(editor.edit(code, {"yaw": yaw})))["yaw"] - yaw))
+        both = [editor.measure(editor.synthesize(editor.edit(code, {"smile": s})))["smile"] for s in (0, 1)]
+        smiles.append(both[1] - both[0])
+    assert np.mean(ages) < 10 and np.mean(yaws) < 7 and np.mean(smiles) > 0.6
+
+
+def test_refinement_comes_closer_and_reports(editor, astronaut, face, monkeypatch):
+    from dystyle.encoders import refine
+
+    short = refine.RefineConfig(schedule=((128, 12),))
+    monkeypatch.setitem(refine.REFINEMENTS, "balanced", short)
+    reported = []
+    refined = editor.invert(astronaut, refine="balanced", progress=lambda f, m: reported.append(f))
+    assert reported == sorted(reported) and reported[0] == 0 and reported[-1] == 1
+
+    def error(code):
+        picture = editor.synthesize(code, 128).astype(float)
+        return np.abs(picture - face.portrait.reshape(128, 8, 128, 8, 3).mean((1, 3))).mean()
+
+    assert error(refined.code) < 0.9 * error(face.code)
+
+
+def test_cancelling_a_refinement_stops_it(editor, astronaut):
+    class Cancelled(Exception):
+        pass
+
+    def progress(fraction: float, message: str) -> None:
+        if "Refining" in message:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        editor.invert(astronaut, refine="balanced", progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"device": "tpu"}, "device"),
+        ({"backend": "jax"}, "backend"),
+        ({"method": "magic"}, "method"),
+    ],
+)
+def test_unknown_choices_are_refused(arguments, word):
+    with pytest.raises(InputError, match=word):
+        FaceEditor.from_pretrained(**arguments)
+
+
+def test_bad_values_are_refused(editor, face):
+    bad = [
+        lambda: editor.edit(face.code, {"beauty": 1}),
+        lambda: editor.edit(face.code, {"age": 500}),
+        lambda: editor.edit(face.code, {"age": "abc"}),
+        lambda: editor.edit(face.code, {"age": float("nan")}),
+        lambda: editor.edit(face.code[:5], {"age": 50}),
+        lambda: editor.synthesize(face.code, size=512),
+        lambda: editor.measure(np.zeros((40, 40, 3), np.uint8)),
+        lambda: editor.measure(np.zeros((256, 256), np.uint8)),
+        lambda: editor.sample(-1),
+        lambda: editor.sample(1, truncation=2),
+        lambda: editor.invert(np.zeros((300, 300, 3), np.uint8)),
+        lambda: editor.invert(face.portrait, refine="slow"),
+        lambda: editor.invert(face.portrait, index=7),
+    ]
+    for call in bad:
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value).count("\n") == 0 and str(caught.value).endswith(".")

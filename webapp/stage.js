@@ -1,0 +1,33 @@
+// Runs once for the stage: keeps its two pictures up to date and moves the divider.
+const stage = element.querySelector(".stage");
+const split = element.querySelector(".stage-split");
+const compare = element.querySelector(".stage-compare");
+
+// The names stay unquoted here: Gradio would take quoted ones for the names of events.
+const images = { before: element.querySelector(".stage-before"), after: element.querySelector(".stage-after") };
+for (const [name, image] of Object.entries(images)) {
+  let newest = 0;
+  // A picture is decoded before it is shown, so nothing flickers, and one that was overtaken is dropped.
+  const show = async () => {
+    const ticket = ++newest;
+    if (!props[name] || props[name] === image.src) return;
+    const next = new Image();
+    next.src = props[name];
+    await next.decode();
+    if (ticket !== newest) return;
+    image.src = next.src;
+    if (image !== images.after) return;
+    stage.style.setProperty("--ratio", next.naturalWidth / next.naturalHeight);
+    stage.classList.add("ready");
+  };
+  watch(name, show);
+  show();
+}
+
+const place = () => stage.style.setProperty("--split", split.value + "%");
+split.addEventListener("input", place);
+place();
+compare.addEventListener("click", () => {
+  const on = stage.classList.toggle("comparing");
+  compare.setAttribute("aria-pressed", on);
+});

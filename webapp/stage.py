@@ -1,0 +1,47 @@
+"""The picture in the middle of the page: the edited image, its "before" and the divider between them."""
+
+import base64
+import io
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+TEMPLATE = """
+<figure class="stage">
+  <img class="stage-after" alt="The edited portrait">
+  <img class="stage-before" alt="The portrait before editing">
+  <span class="stage-line" aria-hidden="true"></span>
+  <span class="stage-tag left">Before</span><span class="stage-tag right">After</span>
+  <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
+    aria-label="Divider between before and after, in percent">
+  <button class="stage-compare" type="button" aria-pressed="false">
+    <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>Compare
+  </button>
+</figure>
+"""
+
+
+def build_stage(elem_id: str) -> gr.HTML:
+    """A component that shows `after`, and `before` left of a divider once "Compare" is pressed.
+
+    Both are data URLs; an update may carry either, the other one stays. Pictures travel inside the page's own
+    messages, so a visitor's face is never written to the server's disk for display.
+    """
+    script = (Path(__file__).parent / "stage.js").read_text()
+    return gr.HTML(
+        html_template=TEMPLATE,
+        js_on_load=script,
+        apply_default_css=False,
+        before="",
+        after="",
+        elem_id=elem_id,
+    )
+
+
+def data_url(image: np.ndarray) -> str:
+    """Encode uint8 (H, W, 3) as a JPEG data URL without visible loss."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=92, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
