@@ -15,14 +15,15 @@ from PIL import Image
 
 from dystyle.alignment import crop, load_image
 from dystyle.errors import InputError
-from webapp.layout import LARGEST_SEED, PORTRAIT, Layout
+from webapp.layout import PORTRAIT, Layout
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Visit
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
 
-FIRST_SEED = 7  # the person whom a new visitor meets
+FIRST_SEED = 12  # the person whom a new visitor meets
+PEOPLE = 100_000  # "Random person" picks one of so many: short numbers are easier to pass on
 THUMBNAIL = 128
 BROKEN = "The picture could not be computed; your edits are kept, please try again."
 
@@ -65,7 +66,7 @@ class Callbacks:
     @polite
     def meet_someone(self) -> dict:
         """Show a new random person."""
-        return self._meet(random.randint(0, LARGEST_SEED))
+        return self._meet(random.randrange(PEOPLE))
 
     @polite
     def meet_number(self, seed: int | None) -> dict:

@@ -31,7 +31,7 @@ def test_a_random_person_and_a_photo_are_edited_and_saved(app, visit):
     assert np.abs(older.astype(int) - unedited).mean() > 2
 
     page.set_input_files("#photo input[type=file]", str(ASTRONAUT))
-    expect(page.locator("#caption")).to_contain_text("Your photo", timeout=MINUTE)
+    expect(page.locator("#caption")).to_contain_text("Your photo", timeout=5 * MINUTE)
     page.get_by_label("In the photo").check(force=True)
     page.wait_for_function("document.querySelector('.stage-after').naturalWidth === 512", timeout=MINUTE)
     photo = np.array(Image.open(ASTRONAUT))

@@ -10,6 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from dystyle.alignment import load_image
 from dystyle.errors import InputError
+from webapp.callbacks import FIRST_SEED
 
 AFTER = ".stage-after"
 
@@ -60,7 +61,7 @@ def test_only_moved_sliders_are_edited_and_reset_brings_the_start_back(cartoon, 
     expect(page.locator("#attributes input[type=range]")).to_have_count(len(editor.attributes))
     for name, row in editor.attributes.items():
         assert page.locator(f"#attribute-{name}").inner_text().startswith(row.label)
-    code = editor.sample(7)
+    code = editor.sample(FIRST_SEED)
     assert close(picture(page), editor.synthesize(code))
     expect(slider(page, "age")).to_have_value("32")  # measured: 31.7
     expect(page.locator("#reset-all")).to_be_disabled()
@@ -93,7 +94,7 @@ def test_the_picture_follows_a_dragged_slider_and_is_full_size_after_it(cartoon,
     expect_width(page, 1024)
     yaw = float(slider(page, "yaw").input_value())
     assert yaw > 20
-    assert close(picture(page), editor.synthesize(editor.edit(editor.sample(7), {"yaw": yaw})))
+    assert close(picture(page), editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"yaw": yaw})))
 
 
 def test_random_people_come_back_by_their_number(cartoon, visit):
@@ -113,7 +114,7 @@ def test_download_holds_the_edited_portrait_exactly(cartoon, visit):
     page = visit(url)
     slider(page, "pitch").press("Home")
     expect_edits(page, "→ -25")
-    expected = editor.synthesize(editor.edit(editor.sample(7), {"pitch": -25}))
+    expected = editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"pitch": -25}))
     assert np.array_equal(download(page), expected)
 
 
@@ -137,10 +138,10 @@ def test_photo_with_two_faces_is_edited_where_it_was_clicked(cartoon, visit, tmp
 
     slider(page, "mouth_open").press("Home")  # the photo follows, too
     expect_edits(page, "→ 0")
-    page.get_by_label("Balanced").check(force=True)  # fits again and keeps the edit
+    page.get_by_label("Fast").check(force=True)  # fits again and keeps the edit
     expect_width(page, 1024)
     expect_edits(page, "→ 0")
-    assert editor.last("invert") == ("balanced", 1)
+    assert editor.last("invert") == ("fast", 1)
 
 
 def test_comparing_shows_the_unedited_portrait(cartoon, visit):
@@ -198,7 +199,7 @@ def test_visitors_edit_people_of_their_own(cartoon, visit, tmp_path):
     one.set_input_files("#photo input[type=file]", path)
     expect_edits(one, "Your photo")
     slider(other, "age").press("End")
-    expect_edits(other, "Random person 7 Age 32 → 80")
+    expect_edits(other, f"Random person {FIRST_SEED} Age 32 → 80")
     slider(one, "age").press("Home")
     expect_edits(one, "Your photo Age 32 → 5")
     code = editor.detect(path)[0].code
