@@ -73,6 +73,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
     config.out.mkdir(parents=True, exist_ok=True)
     data, held = FaceDataset.load(config.dataset), 128
     model = FastEncoder(mean_w=generator.mean_w, std_w=generator.std_w)
+    model = model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.02)
     total = config.steps + config.image_steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
@@ -96,7 +97,9 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         images, codes = batch(
             np.random.default_rng((config.seed, step)).integers(held, len(data.codes), size)
         )
-        predicted = model(degrade(images))
+        # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
+        with torch.autocast(images.device.type, torch.bfloat16):
+            predicted = model(degrade(images)).float()
         # Rows above 15 reach nothing in this generator; the rest count alike.
         loss = F.smooth_l1_loss(predicted[:, :16] / model.std_w, codes[:, :16] / model.std_w)
         offsets = (predicted[:, 1:] - predicted[:, :1]) / model.std_w

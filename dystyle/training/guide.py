@@ -32,13 +32,13 @@ class LatentGuide(nn.Module):
         return self.body(x.flatten(1)) * self.std + self.mean
 
 
-def fit_guide(x: Tensor, readings: Tensor, steps: int = 4000, batch: int = 256) -> tuple[LatentGuide, Tensor]:
+def fit_guide(x: Tensor, readings: Tensor, steps: int, batch: int = 256) -> tuple[LatentGuide, Tensor]:
     """Fit a guide to normalised codes (n, 18, 512) and readings (n, k).
 
     Returns:
         The guide, frozen, and its R2 per reading on a held-out tenth.
     """
-    held = len(x) // 10
+    held = max(2, len(x) // 10)
     guide = LatentGuide(readings.shape[1])
     guide.mean.copy_(readings.mean(0))
     guide.std.copy_(readings.std(0))
@@ -48,7 +48,7 @@ def fit_guide(x: Tensor, readings: Tensor, steps: int = 4000, batch: int = 256) 
         index = torch.randint(held, len(x), (batch,))
         # Mixing two codes row by row does not keep readings, small noise nearly does.
         noisy = x[index] + 0.1 * torch.randn(batch, *x.shape[1:])
-        loss = F.smooth_l1_loss((guide(noisy) - readings[index]) / guide.std, torch.zeros(1))
+        loss = F.smooth_l1_loss(guide(noisy) / guide.std, readings[index] / guide.std)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -7,18 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.knowledge.readings import LOGIT_SCALE, common_scale
 
-LOGIT_SCALE = 4.0
 # Probabilities of exactly 0 or 1 would ask for infinite logits.
 MARGIN = 0.02
-
-
-def _common_scale(name: str, score: Tensor) -> Tensor:
-    """Readings on one scale: numeric ranges to [-1, 1], logits over `LOGIT_SCALE`, softly bounded."""
-    row = ATTRIBUTES[name]
-    if row.kind == "binary" or name == "gender":
-        return torch.tanh(score / LOGIT_SCALE)
-    return row.normalise(score)
 
 
 def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -37,7 +29,7 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
             losses[name] = F.binary_cross_entropy_with_logits(score / LOGIT_SCALE, target, reduction="none")
             continue
         wanted = torch.logit(target.clamp(MARGIN, 1 - MARGIN)) if name == "gender" else target
-        difference = _common_scale(name, score) - _common_scale(name, wanted)
+        difference = common_scale(name, score) - common_scale(name, wanted)
         losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.2, reduction="none") * 5
     return losses
 
@@ -45,13 +37,25 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
 def preservation_loss(
     scores: Mapping[str, Tensor], before: Mapping[str, Tensor], edited: Mapping[str, Tensor]
 ) -> Tensor:
-    """Mean Huber change of the readings that were not asked for; 0 when all were."""
-    kept = [name for name in scores if name not in edited]
+    """Mean Huber change of the readings that were neither asked for nor carried along; 0 without any."""
+    free = set(edited).union(*(ATTRIBUTES[name].carries for name in edited))
+    kept = [name for name in scores if name not in free]
     if not kept:
         return next(iter(scores.values())).new_zeros(())
-    changes = [_common_scale(name, scores[name]) - _common_scale(name, before[name]) for name in kept]
+    changes = [common_scale(name, scores[name]) - common_scale(name, before[name]) for name in kept]
     stacked = torch.stack(changes)
     return F.huber_loss(stacked, torch.zeros_like(stacked), delta=0.2) * 5
+
+
+def carried_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy towards 0 of what an attribute carries along when it is taken away (target < 0.5)."""
+    losses = [next(iter(scores.values())).new_zeros(1)]
+    for name, target in targets.items():
+        for carried in ATTRIBUTES[name].carries:
+            if carried in scores and carried not in targets:
+                loss = attribute_loss(scores, {carried: torch.zeros_like(target)})[carried]
+                losses.append(loss * (target < 0.5))
+    return torch.cat(losses).mean()
 
 
 def identity_loss(embedding: Tensor, before: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Losses, data and loops behind `python -m dystyle.train`."""

@@ -1,0 +1,130 @@
+"""Training: what is drawn, what the losses say, and that an interrupted run ends as a straight one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dystyle.attributes import ATTRIBUTES
+from dystyle.editors.dystyle import DyStyle
+from dystyle.engines.graphs import generator
+from dystyle.training.dataset import FaceDataset, sample_codes
+from dystyle.training.editor import EditorConfig, EditorTrainer, sample_configuration
+from dystyle.training.losses import attribute_loss, carried_loss, norm_loss, preservation_loss
+
+
+def test_codes_are_w_and_w_plus_around_the_mean():
+    mean_w = np.ones(512, np.float32)
+    codes = sample_codes(np.random.default_rng(0), 400, lambda z: z + 1, mean_w, psi=(0.5, 1.0))
+    assert codes.shape == (400, 18, 512) and codes.dtype == np.float32
+    constant = (codes == codes[:, :1]).all((1, 2))
+    assert 0.4 < constant.mean() < 0.6
+    # Z is normal here, so W's deviation is the truncation.
+    assert 0.45 < (codes[constant] - 1).std(2).min() and (codes[constant] - 1).std(2).max() < 1.1
+
+
+def test_configurations_are_uniform_over_names_and_within_range():
+    names, counts = tuple(ATTRIBUTES), dict.fromkeys(ATTRIBUTES, 0)
+    for _ in range(300):
+        for name, target in sample_configuration(names, 2, 8).items():
+            counts[name] += 1
+            row = ATTRIBUTES[name]
+            assert target.min() >= row.low and target.max() <= row.high
+    assert min(counts.values()) > 30
+
+
+def test_losses_are_least_at_the_target():
+    for name, row in ATTRIBUTES.items():
+        target = torch.tensor([row.low + 0.3 * (row.high - row.low)])
+        probability = row.kind == "binary" or name == "gender"
+        grid = torch.linspace(-20, 20, 801) if probability else torch.linspace(row.low, row.high, 801)
+        losses = torch.cat([attribute_loss({name: g[None]}, {name: target})[name] for g in grid])
+        best = grid[losses.argmin()]
+        # Logits of binary attributes count a quarter, so that they do not saturate.
+        expected = torch.logit(target) * (4 if row.kind == "binary" else 1) if probability else target
+        assert best.item() == pytest.approx(expected.item(), abs=0.1)
+
+
+def test_only_what_was_not_asked_for_is_preserved():
+    before = {"age": torch.tensor([30.0]), "smile": torch.tensor([2.0])}
+    after = {"age": torch.tensor([60.0]), "smile": torch.tensor([2.0])}
+    assert preservation_loss(after, before, {"age": None}) == 0
+    assert preservation_loss(after, before, {"smile": None}) > 0
+    opened = {"mouth_open": torch.tensor([-9.0])}
+    closed = {"mouth_open": torch.tensor([9.0])}
+    assert preservation_loss(closed, opened, {"smile": None}) == 0  # a smile may open the mouth
+    assert preservation_loss(closed, opened, {"age": None}) > 0
+
+
+def test_taking_a_smile_away_asks_for_a_closed_mouth():
+    opened, closed = {"mouth_open": torch.tensor([9.0])}, {"mouth_open": torch.tensor([-9.0])}
+    none, full = {"smile": torch.tensor([0.0])}, {"smile": torch.tensor([1.0])}
+    assert carried_loss(opened, none) > 5 * carried_loss(closed, none)
+    assert carried_loss(opened, full) == 0
+    assert carried_loss(opened, none | {"mouth_open": torch.tensor([1.0])}) == 0
+
+
+def test_norm_loss_counts_rows_in_units_of_deviation():
+    codes, std = torch.zeros(2, 18, 512), torch.full((512,), 3.0)
+    edited = codes.clone()
+    edited[:, :4] = 6
+    assert norm_loss(edited, codes, std).item() == pytest.approx(4 * 2**2)
+
+
+def test_rendering_goes_on_where_it_stopped(tmp_path):
+    codes = np.zeros((3, 18, 512), np.float32)
+    rendered = []
+
+    def synthesize(code: np.ndarray) -> np.ndarray:
+        if len(rendered) == 2:
+            rendered.append(None)
+            raise KeyboardInterrupt
+        rendered.append(code)
+        return np.full((1024, 1024, 3), 7, np.uint8)
+
+    with pytest.raises(KeyboardInterrupt):
+        FaceDataset.render(tmp_path, codes, synthesize)
+    data = FaceDataset.render(tmp_path, codes, synthesize)
+    assert data.images.shape == (3, 256, 256, 3) and (data.images == 7).all()
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, monkeypatch):
+    config = EditorConfig(
+        out=tmp_path / "straight",
+        faces=8,
+        compared=2,
+        rows=3,
+        hidden=8,
+        attributes=("yaw", "smile"),
+        guide_steps=3,
+        warmup_steps=2,
+        steps=4,
+        batch=2,
+        groups=2,
+        most=2,
+        checkpoint_every=2,
+    )
+    torch.use_deterministic_algorithms(True)
+    straight = DyStyle.load(str(EditorTrainer(config, generator()).run()))
+
+    interrupted = EditorTrainer(replace(config, out=tmp_path / "interrupted"), generator())
+    step = interrupted.train_step
+
+    def stop_at_three() -> dict[str, float]:
+        if interrupted.step == 3:
+            raise Stop
+        return step()
+
+    monkeypatch.setattr(interrupted, "train_step", stop_at_three)
+    with pytest.raises(Stop):
+        interrupted.run()
+    resumed = EditorTrainer(replace(config, out=tmp_path / "interrupted"), generator())
+    resumed = DyStyle.load(str(resumed.run()))
+    torch.use_deterministic_algorithms(False)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
