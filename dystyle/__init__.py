@@ -1,6 +1,19 @@
 """DyStyle Studio: edit face attributes in StyleGAN2's latent space (arXiv 2109.10737)."""
 
+from typing import TYPE_CHECKING
+
 from dystyle.errors import InputError
-from dystyle.pipeline import FaceEditor
+
+if TYPE_CHECKING:
+    from dystyle.pipeline import FaceEditor
 
 __all__ = ["FaceEditor", "InputError"]
+
+
+def __getattr__(name: str):
+    # Imported when first asked for: command lines of parts of the package need not load all of it.
+    if name == "FaceEditor":
+        from dystyle.pipeline import FaceEditor
+
+        return FaceEditor
+    raise AttributeError(f"module 'dystyle' has no attribute '{name}'")

@@ -15,7 +15,11 @@ from dystyle.errors import InputError
 
 @dataclass(frozen=True)
 class Attribute:
-    """One row of the table. Values run from `low` to `high`, both included, in `unit`."""
+    """One row of the table. Values run from `low` to `high`, both included, in `unit`.
+
+    `carries` names binary attributes that go along when only this one is edited, because faces do so: who
+    stops smiling closes the mouth, and a smile may open it.
+    """
 
     name: str
     kind: Literal["numeric", "binary"]
@@ -23,6 +27,7 @@ class Attribute:
     high: float
     unit: str
     label: str
+    carries: tuple[str, ...] = ()
 
     def normalise(self, value):
         """Map [low, high] linearly to [-1, 1]; works on floats, arrays and tensors."""
@@ -40,7 +45,7 @@ ATTRIBUTES: dict[str, Attribute] = {
         Attribute("pitch", "numeric", -25, 25, "degrees", "Head pitch"),
         Attribute("age", "numeric", 5, 80, "years", "Age"),
         Attribute("gender", "numeric", 0, 1, "", "Gender"),
-        Attribute("smile", "binary", 0, 1, "", "Smile"),
+        Attribute("smile", "binary", 0, 1, "", "Smile", carries=("mouth_open",)),
         Attribute("mouth_open", "binary", 0, 1, "", "Open mouth"),
         Attribute("eyes_closed", "binary", 0, 1, "", "Closed eyes"),
         Attribute("eyeglasses", "binary", 0, 1, "", "Eyeglasses"),

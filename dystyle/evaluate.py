@@ -1,4 +1,4 @@
-"""Evaluate: python -m dystyle.evaluate editing --json out.json."""
+"""Evaluate: python -m dystyle.evaluate [editing|sheet] --help."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ import tyro
 
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import EditingConfig, evaluate_editing, table
+from dystyle.evaluation.sheets import SheetConfig, make_sheet
 
 
 def editing(
@@ -27,9 +28,15 @@ def editing(
         json_file.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
+    """A contact sheet of edits, to be looked at."""
+    make_sheet(config)
+
+
 def main() -> None:
+    commands = {"editing": editing, "sheet": sheet}
     try:
-        tyro.extras.subcommand_cli_from_dict({"editing": editing}, prog="python -m dystyle.evaluate")
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

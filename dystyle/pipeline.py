@@ -123,9 +123,10 @@ class FaceEditor:
     def _refine(self, code: np.ndarray, portrait: np.ndarray, refine: str, report: Callable) -> np.ndarray:
         # Optimisation needs gradients, and so torch, which nothing else here does.
         from dystyle.encoders.refine import REFINEMENTS, refine_code
-        from dystyle.engines.graphs import generator, identity
+        from dystyle.engines.graphs import generator, identity, reader
 
-        return refine_code(code, portrait, generator(), identity(), REFINEMENTS[refine], report)
+        config = REFINEMENTS[refine]
+        return refine_code(code, portrait, generator(), identity(), reader(), config, report)
 
     def edit(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """The edited code, (18, 512) float32.

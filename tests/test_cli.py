@@ -64,7 +64,9 @@ def test_folder_in_folder_out_survives_a_bad_picture(run, photo, tmp_path):
 
 
 def test_bad_input_is_one_sentence_and_status_2(run, photo, tmp_path):
-    empty, text, blank, huge = (tmp_path / name for name in ("empty.png", "text.jpg", "blank.png", "huge.png"))
+    empty, text, blank, huge = (
+        tmp_path / name for name in ("empty.png", "text.jpg", "blank.png", "huge.png")
+    )
     empty.touch()
     text.write_text("hello")
     Image.new("RGB", (256, 256), "white").save(blank)

@@ -73,7 +73,7 @@ class FastEncoder(nn.Module):
         base = self.base(x)[:, None]
         offsets = torch.einsum("brk,rkd->brd", self.offsets(x).unflatten(1, (ROWS - 1, 64)), self.spread)
         rows = torch.cat((base, base + offsets), 1)
-        return rows * self.std_w + self.mean_w
+        return rows.float() * self.std_w + self.mean_w
 
     def save(self, path: Path, **metadata: str) -> None:
         """Write float16 weights with what `load` needs as metadata."""

@@ -42,6 +42,12 @@ def identity() -> IdentityNetwork:
     return IdentityNetwork().eval().requires_grad_(False)
 
 
+@cache
+def reader() -> FaceReader:
+    """The attribute reader, shared and frozen."""
+    return FaceReader().eval().requires_grad_(False)
+
+
 def to_float(pictures: Tensor) -> Tensor:
     """uint8 (b, h, w, 3) -> float32 (b, 3, h, w) in [-1, 1]."""
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -79,7 +85,7 @@ class Measuring(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reader = FaceReader()
+        self.reader = reader()
 
     def forward(self, portraits: Tensor) -> Tensor:
         read = values(self.reader(to_float(portraits)))

@@ -123,24 +123,21 @@ class _Bench:
 
 
 def table(result: dict) -> str:
-    """The result as a Markdown table."""
-    lines = [
-        "| edit | attribute | reached | unedited | identity | largest change of another attribute |",
-        "|---|---|---|---|---|---|",
-    ]
-    rows = [*result["single"].items(), *((f"{k} at once", v) for k, v in result["joint"].items())]
-    for label, figures in rows:
-        shares = {
-            name: change / (ATTRIBUTES[name].high - ATTRIBUTES[name].low)
-            for name, change in figures["change"].items()
-        }
-        worst = max(shares, key=shares.get, default=None)
-        other = f"{worst} {figures['change'][worst]:.2f}" if worst else ""
+    """The result as Markdown: what was reached, then what else changed."""
+    rows = {**result["single"], **{f"{size} at once": v for size, v in result["joint"].items()}}
+    lines = ["| edit | attribute | reached | unedited | identity |", "|---|---|---|---|---|"]
+    for label, figures in rows.items():
         for name, reached in figures["reached"].items():
             if "success" in reached:
                 value, unedited = f"{reached['success']:.0%}", ""
             else:
-                unit = ATTRIBUTES[name].unit
-                value, unedited = f"{reached['error']:.2f} {unit}", f"{reached['unedited_error']:.2f}"
-            lines.append(f"| {label} | {name} | {value} | {unedited} | {figures['identity']:.2f} | {other} |")
+                value = f"{reached['error']:.2f} {ATTRIBUTES[name].unit}".strip()
+                unedited = f"{reached['unedited_error']:.2f}"
+            lines.append(f"| {label} | {name} | {value} | {unedited} | {figures['identity']:.2f} |")
+    names = [name for name in ATTRIBUTES if any(name in figures["change"] for figures in rows.values())]
+    lines += ["", "Mean absolute change of what was not edited:", ""]
+    lines += [f"| edit | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for label, figures in rows.items():
+        changes = [f"{figures['change'][name]:.2f}" if name in figures["change"] else "" for name in names]
+        lines.append(f"| {label} | {' | '.join(changes)} |")
     return "\n".join(lines)

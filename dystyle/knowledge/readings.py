@@ -5,6 +5,8 @@ and the same arithmetic at every resolution from 64 px up. Pictures above 256 px
 and shared by all networks. Crop geometry is given as fractions of the FFHQ-aligned frame.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,8 @@ IDENTITY_CROP = (0.57, 0.7)
 # Face mesh points: corners of the eyes on the left and on the right of the picture (outer, inner).
 EYE_CORNERS = ((33, 133), (263, 362))
 EYE_CROP_SCALE = 2.3
+DEGREES = 180 / math.pi
+LOGIT_SCALE = 4.0
 
 
 def crop_matrix(size: int, out: int, centre: Tensor, side: Tensor) -> Tensor:
@@ -88,8 +92,8 @@ class FaceReader(nn.Module):
 
         mesh = self.mesh((view(192, *MESH_CROP) + 1) / 2)
         across, down = mesh[:, 454] - mesh[:, 234], mesh[:, 152] - mesh[:, 10]
-        yaw = torch.rad2deg(torch.atan2(across[:, 2], across[:, 0]))
-        pitch = -torch.rad2deg(torch.atan2(down[:, 2], down[:, 1]))
+        yaw = torch.atan2(across[:, 2], across[:, 0]) * DEGREES
+        pitch = -torch.atan2(down[:, 2], down[:, 1]) * DEGREES
         faces = [(view(112, *geometry) + 1) * 127.5 for geometry in AGE_CROPS]
         age, gender = self.age_gender((torch.cat(faces) - self.mean_rgb) / 255)
         gender = (gender[:, 0] - gender[:, 1]).view(len(AGE_CROPS), -1).mean(0)
@@ -161,6 +165,14 @@ def values(scores: dict[str, Tensor]) -> dict[str, Tensor]:
         probability = row.kind == "binary" or name == "gender"
         result[name] = score.sigmoid() if probability else score.clamp(row.low, row.high)
     return result
+
+
+def common_scale(name: str, score: Tensor) -> Tensor:
+    """Scores on one scale, so that they can be compared: ranges to [-1, 1], logits softly bounded to it."""
+    row = ATTRIBUTES[name]
+    if row.kind == "binary" or name == "gender":
+        return torch.tanh(score / LOGIT_SCALE)
+    return row.normalise(score)
 
 
 class IdentityNetwork(nn.Module):

@@ -1,0 +1,1 @@
+"""Networks that edit W+ codes for a configuration of attributes."""

@@ -1,0 +1,1 @@
+"""Networks and optimisation that turn portraits into W+ codes."""

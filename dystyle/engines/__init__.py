@@ -1,0 +1,1 @@
+"""Run the networks as engines, without PyTorch once they are built."""

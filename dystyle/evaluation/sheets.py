@@ -1,0 +1,71 @@
+"""Contact sheets: faces in rows, edits in columns, to be looked at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dystyle.edit import parse_configuration
+from dystyle.pipeline import FaceEditor, save_picture
+
+CAPTION = 28
+
+
+@dataclass(frozen=True)
+class SheetConfig:
+    """A contact sheet of edits.
+
+    Attributes:
+        out: picture to write.
+        photos: one row each, beginning with the photo's portrait and its reconstruction.
+        seeds: one row for each random person.
+        edits: one column each, as in `dystyle.edit --set`, joined by commas: `yaw=25,smile=1`.
+        size: pixels of one picture.
+        refine: how photos are inverted.
+        truncation: of the random people.
+    """
+
+    out: Path = Path("sheet.jpg")
+    photos: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = ()
+    edits: tuple[str, ...] = ("age=65", "smile=0", "yaw=25,smile=1")
+    size: int = 256
+    refine: str = "balanced"
+    truncation: float = 0.7
+
+
+def make_sheet(config: SheetConfig) -> None:
+    """Render the sheet.
+
+    Raises:
+        InputError: a bad photo, attribute or value.
+    """
+    editor = FaceEditor.from_pretrained()
+    targets = [parse_configuration(tuple(edit.split(","))) for edit in config.edits]
+    people = [(None, editor.sample(seed, config.truncation)) for seed in config.seeds]
+    for photo in config.photos:
+        face = editor.invert(photo, config.refine)
+        people.append((face.portrait, face.code))
+    rows = []
+    for portrait, code in tqdm(people, desc="contact sheet"):
+        pictures = [editor.synthesize(editor.edit(code, target)) for target in ({}, *targets)]
+        rows.append(([] if portrait is None else [portrait]) + pictures)
+    titles = ["photo"] * bool(config.photos) + ["unedited", *config.edits]
+    save_picture(_compose(rows, titles, config.size), config.out)
+
+
+def _compose(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], size: int) -> np.ndarray:
+    """Pictures in a grid under a line of titles; shorter rows are aligned to the right."""
+    sheet = np.full((CAPTION + size * len(rows), size * len(titles), 3), 255, np.uint8)
+    for column, title in enumerate(titles):
+        place = (column * size + 6, CAPTION - 9)
+        cv2.putText(sheet, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures, len(titles) - len(pictures)):
+            top, left = CAPTION + row * size, column * size
+            small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+            sheet[top : top + size, left : left + size] = small
+    return sheet

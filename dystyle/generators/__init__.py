@@ -1,0 +1,1 @@
+"""Networks that turn codes into pictures, and loaders of their public formats."""

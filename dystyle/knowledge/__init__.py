@@ -1,0 +1,1 @@
+"""Pretrained networks that read attributes and identity off a face."""

@@ -1,0 +1,92 @@
+"""Attribute readings of aligned faces."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dystyle.alignment import FaceAligner
+from dystyle.engines.graphs import TorchBackend, generator
+from dystyle.knowledge.readings import MEASURED, FaceReader, IdentityNetwork, crop, values
+
+
+@pytest.fixture(scope="module")
+def reader() -> FaceReader:
+    return FaceReader()
+
+
+@pytest.fixture(scope="module")
+def faces(astronaut) -> torch.Tensor:
+    """The astronaut's portrait and three random people, (4, 3, 256, 256)."""
+    backend = TorchBackend()
+    aligner = FaceAligner(lambda x: tuple(backend.run("detector", x)), lambda x: backend.run("mesh", x)[0])
+    portrait = torch.from_numpy(aligner.align(astronaut)[1]).permute(2, 0, 1)[None] / 127.5 - 1
+    codes = generator().map(np.random.default_rng(4).standard_normal((3, 512), np.float32))
+    with torch.no_grad():
+        people = generator()(generator().truncate(torch.from_numpy(codes), 0.7))
+    return F.adaptive_avg_pool2d(torch.cat((portrait, people.clamp(-1, 1))), 256)
+
+
+def test_crop_of_everything_is_the_picture(faces):
+    whole = torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([1.0])
+    torch.testing.assert_close(crop(faces, 256, *whole), faces, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        crop(faces, 64, *whole),
+        F.interpolate(faces, size=(64, 64), mode="bilinear", antialias=True),
+        atol=2e-2,
+        rtol=0,
+    )
+
+
+def test_the_astronaut_is_a_smiling_adult_with_open_eyes(reader, faces):
+    with torch.no_grad():
+        read = {name: float(value[0]) for name, value in values(reader(faces)).items()}
+    assert abs(read["yaw"]) < 20 and abs(read["pitch"]) < 15 and 20 < read["age"] < 50
+    assert read["gender"] < 0.5 and read["smile"] > 0.9
+    assert read["mouth_open"] > 0.5 and read["eyes_closed"] < 0.5
+
+
+def test_mirrored_faces_look_the_other_way(reader, faces):
+    with torch.no_grad():
+        straight, mirrored = reader(faces), reader(faces.flip(3))
+    assert (straight["yaw"] + mirrored["yaw"]).abs().mean() < 2.5
+    for name in ("pitch", "age"):
+        assert (straight[name] - mirrored[name]).abs().mean() < 4
+
+
+def test_readings_hold_from_64_px_up(reader, faces):
+    with torch.no_grad():
+        full = reader(F.interpolate(faces, size=(1024, 1024), mode="bilinear"))
+        for size, tolerance in ((64, 3.5), (128, 1)):
+            small = reader(F.interpolate(faces, size=(size, size), mode="area"))
+            for name, unit in {"yaw": 1, "pitch": 1, "age": 1.5}.items():
+                assert (small[name] - full[name]).abs().mean() < tolerance * unit, (name, size)
+
+
+def test_every_reading_has_a_gradient_that_raises_it(reader, faces):
+    pictures = F.interpolate(faces, size=(128, 128), mode="area")
+    for name in MEASURED:
+        x = pictures.clone().requires_grad_(True)
+        before = reader(x)[name]
+        (gradient,) = torch.autograd.grad(before.sum(), x)
+        assert torch.isfinite(gradient).all()
+        step = gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None] * 0.2
+        with torch.no_grad():
+            assert (reader(pictures + step)[name] > before).all(), name
+
+
+def test_the_mean_face_looks_straight_ahead(reader):
+    with torch.no_grad():
+        read = reader(generator()(generator().mean_w[None]))
+    assert abs(float(read["pitch"])) < 1 and abs(float(read["yaw"])) < 2
+
+
+def test_identity_survives_noise_and_tells_people_apart(faces):
+    network = IdentityNetwork()
+    with torch.no_grad():
+        clean = network(faces)
+        noisy = network(faces + 0.05 * torch.randn(faces.shape, generator=torch.manual_seed(0)))
+    torch.testing.assert_close(clean.norm(dim=1), torch.ones(len(faces)))
+    same = (clean * noisy).sum(1)
+    others = (clean @ clean.T)[~torch.eye(len(faces), dtype=torch.bool)]
+    assert same.min() > others.max()
