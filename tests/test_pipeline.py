@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dystyle import FaceEditor, InputError
 from dystyle.attributes import ATTRIBUTES
+from dystyle.engines.graphs import GRAPHS, TorchBackend
+from dystyle.engines.runtime import OnnxBackend
 from dystyle.knowledge.readings import MEASURED
 from dystyle.pipeline import MEASURED as MEASURED_WITHOUT_TORCH
 
@@ -44,6 +47,25 @@ def test_onnx_pictures_equal_torch_pictures(editor, reference, size):
         difference = editor.synthesize(code, size).astype(int) - reference.synthesize(code, size)
         # Rounding to 8 bits may differ by one level, and only rarely.
         assert np.abs(difference).max() <= 1 and np.mean(difference != 0) < 1e-3
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_engines_take_any_batch(name, editor):
+    """Batches of 1 and 3 against PyTorch: as many outputs as inputs, each the one of its own input."""
+    _, shape, dtype = GRAPHS[name]
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 0.3, (3, *shape)).astype(np.float32)
+    if name.startswith("generator"):
+        x = np.stack([editor.sample(seed) for seed in range(3)])
+    elif dtype == torch.uint8:
+        x = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
+    backend = OnnxBackend()
+    for batch in (x[:1], x):
+        outputs, expected = backend.run(name, batch), TorchBackend().run(name, batch)
+        for output, wanted in zip(outputs, expected, strict=True):
+            assert output.shape == wanted.shape
+            tolerance = 1 if output.dtype == np.uint8 else 2e-3 * max(1, np.abs(wanted).max())
+            assert np.abs(output.astype(float) - wanted).max() <= tolerance
 
 
 def test_onnx_readings_and_codes_equal_torch(editor, reference, astronaut, face):

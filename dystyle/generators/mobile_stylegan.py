@@ -188,7 +188,7 @@ class MobileStyleGAN(nn.Module):
 
     def features(self, w_plus: Tensor, size: int) -> Tensor:
         """Activations at `size` px (4, 8, .. 512) for codes (b, 18, 512)."""
-        x = self.conv1(self.const.expand(len(w_plus), -1, -1, -1), w_plus[:, 0])
+        x = self.conv1(self.const, w_plus[:, 0])
         for index, block in enumerate(self.blocks):
             if 8 << index > size:
                 break

@@ -85,7 +85,8 @@ class FaceReader(nn.Module):
         if images.shape[-1] > 256:
             images = F.interpolate(images, size=(256, 256), mode="area")
         if shift is None:
-            shift, scale = images.new_zeros(len(images), 2), images.new_ones(len(images))
+            # Shaped like the pictures, not by their count, so that exported graphs take any batch.
+            shift, scale = torch.zeros_like(images[:, :2, 0, 0]), torch.ones_like(images[:, 0, 0, 0])
 
         def view(out: int, centre_y: float, side: float) -> Tensor:
             return crop(images, out, 0.5 + shift[:, 0], centre_y + shift[:, 1], side * scale)
@@ -131,7 +132,7 @@ class FaceReader(nn.Module):
         contours = self.iris((torch.cat((crops[0].flip(3), crops[1])) + 1) / 2)[..., :2]
         upper, lower = contours[:, 11:14], contours[:, 3:6]
         width = (contours[:, 0] - contours[:, 8]).norm(dim=1)
-        return list(((upper - lower).norm(dim=2).mean(1) / width).chunk(2))
+        return list(((upper - lower).norm(dim=2).mean(1) / width).view(2, -1).unbind(0))
 
     def calibrate(self, signals: Tensor) -> dict[str, Tensor]:
         """Signals (b, 10) -> scores by attribute name, (b,) each: see `forward`."""
