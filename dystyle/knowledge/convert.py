@@ -289,7 +289,7 @@ class TensorFlowGraph:
                 return build.add("append_channels", inputs, count=int(constants[1][3, 1]))
             case "Mean" if constants[1].tolist() == [1, 2]:
                 return build.add("mean", inputs)
-        raise NotImplementedError(f"{node['op']} in {node['name']}")
+        raise InputError(f"{node['op']} at {node['name']} has no counterpart among Graph's operations.")
 
     def _convolution(self, node: dict, x: str, constants: list[np.ndarray | None]) -> str:
         stride, same = _window_attributes(node)
@@ -305,7 +305,7 @@ class TensorFlowGraph:
                 return self.builder.add("relu", [x])
             case [b"BiasAdd", b"Prelu"]:
                 return self.builder.add("prelu", [x], {"weight": constants[3].ravel()})
-        raise NotImplementedError(f"{fused} in {node['name']}")
+        raise InputError(f"{fused} at {node['name']} has no counterpart among Graph's operations.")
 
 
 def _window_attributes(node: dict) -> tuple[int, bool]:
