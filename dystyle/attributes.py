@@ -51,6 +51,7 @@ ATTRIBUTES: dict[str, Attribute] = {
         Attribute("eyeglasses", "binary", 0, 1, "", "Eyeglasses"),
         Attribute("black_hair", "binary", 0, 1, "", "Black hair"),
         Attribute("mustache", "binary", 0, 1, "", "Moustache"),
+        Attribute("beard", "binary", 0, 1, "", "Beard"),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Evaluate: python -m dystyle.evaluate [editing|sheet] --help."""
+"""Evaluate: python -m dystyle.evaluate [attributes|editing|sheet] --help."""
 
 import json
 import sys
@@ -8,24 +8,41 @@ from typing import Annotated
 import tyro
 
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import EditingConfig, evaluate_editing, table
+from dystyle.evaluation import attributes as attribute_report
+from dystyle.evaluation import editing as editing_report
+from dystyle.evaluation.attributes import AttributesConfig
+from dystyle.evaluation.editing import EditingConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
+
+JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
+
+
+def attributes(
+    protocol: tyro.conf.OmitArgPrefixes[AttributesConfig] = AttributesConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+    plots: Path | None = None,
+) -> None:
+    """The attribute readings against labels, mirrors, other sizes and independent networks.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+        plots: folder to write plots and contact sheets to.
+    """
+    result = attribute_report.evaluate_attributes(protocol, plots)
+    _report(result, attribute_report.table(result), json_file)
 
 
 def editing(
     protocol: tyro.conf.OmitArgPrefixes[EditingConfig] = EditingConfig(),  # noqa: B008 (frozen)
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Single and joint edits of random faces: targets reached, identity kept, what else changed.
 
     Args:
-        json_file: file to write the result to.
+        json_file: file to write the result to; its table goes beside it.
     """
-    result = evaluate_editing(protocol)
-    print(table(result))
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    result = editing_report.evaluate_editing(protocol)
+    _report(result, editing_report.table(result), json_file)
 
 
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
@@ -33,8 +50,16 @@ def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> Non
     make_sheet(config)
 
 
+def _report(result: dict, table: str, path: Path | None) -> None:
+    print(table)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        path.with_suffix(".md").write_text(f"{table}\n")
+
+
 def main() -> None:
-    commands = {"editing": editing, "sheet": sheet}
+    commands = {"attributes": attributes, "editing": editing, "sheet": sheet}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

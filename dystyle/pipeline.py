@@ -1,6 +1,7 @@
 """FaceEditor: photo -> portrait -> code -> edited code -> picture -> photo. The public Python API."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,13 @@ from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.engines.runtime import OnnxBackend
 from dystyle.errors import InputError
-from dystyle.weights import load
+from dystyle.weights import load, resolve
 
 METHODS = ("dystyle",)
 BACKENDS = ("onnx", "torch", "tensorrt")
 DEVICES = ("cpu", "cuda")
 SIZES = (1024, 256, 128)
 REFINE = ("fast", "balanced", "precise")
-# What the reader measures, in its order; torch-free twin of `dystyle.knowledge.readings.MEASURED`.
-MEASURED = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class FaceEditor:
         attributes: what the editor can change, by name, in the table's order.
     """
 
-    def __init__(self, backend, attributes: dict[str, Attribute]) -> None:
-        self._backend = backend
+    def __init__(self, backend, attributes: dict[str, Attribute], encoder: str = "encoder") -> None:
+        self._backend, self._encoder = backend, encoder
         self.attributes = attributes
         self._aligner = FaceAligner(
             lambda x: tuple(backend.run("detector", x)), lambda x: backend.run("mesh", x)[0]
@@ -62,7 +61,11 @@ class FaceEditor:
 
     @classmethod
     def from_pretrained(
-        cls, device: str = "cpu", backend: str = "onnx", method: str = "dystyle"
+        cls,
+        device: str = "cpu",
+        backend: str = "onnx",
+        method: str = "dystyle",
+        encoder: str | os.PathLike[str] = "fast",
     ) -> "FaceEditor":
         """An editor with the bundled weights.
 
@@ -71,13 +74,16 @@ class FaceEditor:
             backend: "onnx" (ONNX Runtime; engines are built on first use), "torch" (the reference), or
                 "tensorrt" (ONNX Runtime with TensorRT).
             method: the editing method, "dystyle".
+            encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
+                of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
 
         Raises:
-            InputError: an unknown name, or something that is not installed here.
+            InputError: an unknown name, something that is not installed here, or a failed download.
         """
         _choose("device", device, DEVICES)
         _choose("backend", backend, BACKENDS)
         _choose("method", method, METHODS)
+        graph = _encoder_graph(encoder)
         _, metadata = load(method)
         names = json.loads(metadata["structure"])["names"]
         if backend == "torch":
@@ -86,7 +92,7 @@ class FaceEditor:
             runner = TorchBackend(device)
         else:
             runner = OnnxBackend("tensorrt" if backend == "tensorrt" else device)
-        return cls(runner, {name: ATTRIBUTES[name] for name in names})
+        return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph)
 
     def detect(self, photo) -> list[Face]:
         """The faces of a photo, largest first; see `invert` for what a photo may be."""
@@ -114,7 +120,7 @@ class FaceEditor:
         report = progress or (lambda fraction, message: None)
         report(0.0, "Finding the face")
         face, portrait = self._aligner.align(load_image(photo), index)
-        code = self._backend.run("encoder", _resize(portrait, 256)[None])[0][0]
+        code = self._backend.run(self._encoder, _resize(portrait, 256)[None])[0][0]
         if refine != "fast":
             code = self._refine(code, portrait, refine, report)
         report(1.0, "Done")
@@ -166,7 +172,7 @@ class FaceEditor:
             InputError: not a square uint8 RGB picture of 64 px or more.
         """
         read = self._backend.run("reader", _as_input(image))[0][0]
-        return {name: float(value) for name, value in zip(MEASURED, read, strict=True)}
+        return {name: float(value) for name, value in zip(ATTRIBUTES, read, strict=True)}
 
     def embed(self, image: np.ndarray) -> np.ndarray:
         """The identity embedding (1024,) of an aligned portrait, of length 1; arguments as `measure`.
@@ -210,7 +216,7 @@ class FaceEditor:
         for size in SIZES:
             picture = self.synthesize(code, size)
         self.measure(picture)
-        self._backend.run("encoder", _resize(picture, 256)[None])
+        self._backend.run(self._encoder, _resize(picture, 256)[None])
         self._aligner.detect(_resize(picture, 256))
         self.edit(code, {name: row.high for name, row in self.attributes.items()})
 
@@ -218,6 +224,16 @@ class FaceEditor:
 def _choose(what: str, value, choices) -> None:
     if value not in choices:
         raise InputError(f"{what} = {value!r} is unknown; choose from {', '.join(map(str, choices))}.")
+
+
+def _encoder_graph(encoder: str | os.PathLike[str]) -> str:
+    """The engines' name (see `dystyle.engines.graphs`) for an encoder, made local."""
+    if encoder == "fast":
+        return "encoder"
+    path = resolve(encoder)
+    if not path.is_file():
+        raise InputError(f"encoder = '{encoder}' is no encoder; give fast, e4e, or the path of a checkpoint.")
+    return f"encoder:{path.absolute()}"
 
 
 def _check_code(code: np.ndarray) -> np.ndarray:

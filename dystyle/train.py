@@ -1,4 +1,4 @@
-"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor] --help."""
+"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|linear] --help."""
 
 import json
 import sys
@@ -8,7 +8,9 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
+from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.pipeline import FaceEditor
@@ -16,8 +18,11 @@ from dystyle.training.attributes import AttributeConfig, train_attributes
 from dystyle.training.dataset import FaceDataset, sample_codes
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
+from dystyle.training.judges import train_judges
 from dystyle.training.previews import PreviewConfig, train_previews
 from dystyle.weights import resolve
+
+PICTURE_ROWS = 16  # the rows of W+ that reach the picture
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,44 @@ class FacesConfig:
     out: Path = Path("runs/faces")
     count: int = 6000
     seed: int = 100
+
+
+@dataclass(frozen=True)
+class JudgesConfig:
+    """Fitting the independent judges of `dystyle.evaluation.judges` to the hand labels.
+
+    Attributes:
+        labels: folder with `codes.npz` (w) and `faces.csv`.
+        dataset: folder to render the labelled faces into.
+        out: file to write.
+    """
+
+    labels: Path = Path("data/labels")
+    dataset: Path = Path("runs/labelled")
+    out: Path = Path("weights/judges/calibration.safetensors")
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """Fitting the directions of the linear baseline (InterFaceGAN).
+
+    Attributes:
+        faces: folder of rendered faces (`python -m dystyle.train faces`); count: how many of them to read.
+        out: file to write.
+    """
+
+    faces: Path = Path("runs/faces")
+    count: int = 3000
+    out: Path = Path("weights/linear.safetensors")
+
+
+def _fit_linear(config: LinearConfig, std_w: np.ndarray) -> dict[str, float]:
+    data, editor = FaceDataset.load(config.faces), FaceEditor.from_pretrained()
+    readings = [editor.measure(image) for image in tqdm(data.images[: config.count], mininterval=10)]
+    values = {name: np.array([read[name] for read in readings]) for name in readings[0]}
+    linear = LinearEditor.fit(data.codes[: config.count, :PICTURE_ROWS].mean(1), values, std_w)
+    linear.save(config.out)
+    return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
 
 
 def _generator(previews: bool = True) -> MobileStyleGAN:
@@ -48,14 +91,21 @@ def _train(config) -> object:
         rng, generator = np.random.default_rng(config.seed), _generator(previews=False)
         codes = sample_codes(rng, config.count, generator.map, generator.mean_w.numpy())
         return len(_render(config.out, codes).codes)
-    if isinstance(config, AttributeConfig):
+    if isinstance(config, AttributeConfig | JudgesConfig):
         codes = np.load(config.labels / "codes.npz")["w"]
         _render(config.dataset, np.repeat(codes[:, None], 18, axis=1))
+    if isinstance(config, JudgesConfig):
+        return train_judges(config.labels, config.dataset, config.out, _generator(previews=False))
+    if isinstance(config, AttributeConfig):
+        if not config.faces.exists():
+            _train(FacesConfig(out=config.faces))
         return train_attributes(config, _generator(previews=False))
     if isinstance(config, PreviewConfig):
         return train_previews(config, _generator(previews=config.start))
     if isinstance(config, EncoderConfig):
         return train_encoder(config, _generator())
+    if isinstance(config, LinearConfig):
+        return _fit_linear(config, _generator(previews=False).std_w.numpy())
     return str(EditorTrainer(config, _generator()).run())
 
 
@@ -65,6 +115,8 @@ Command = (
     | Annotated[AttributeConfig, tyro.conf.subcommand("attributes")]
     | Annotated[EncoderConfig, tyro.conf.subcommand("encoder")]
     | Annotated[EditorConfig, tyro.conf.subcommand("editor")]
+    | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]
+    | Annotated[LinearConfig, tyro.conf.subcommand("linear")]
 )
 
 

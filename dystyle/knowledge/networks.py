@@ -23,10 +23,13 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 AGE_GENDER_MEAN = (122.782, 117.001, 104.298)
 
 
-def load_network(name: str) -> Graph:
+def load_network(name: str, folder: str = "knowledge") -> Graph:
     """Load one of the networks above, frozen, on the CPU.
+
+    Args:
+        folder: "judges" for those that `dystyle.evaluation.judges` reads.
 
     Raises:
         InputError: the weights are missing or damaged.
     """
-    return load_graph(resolve(f"knowledge/{name}"))
+    return load_graph(resolve(f"{folder}/{name}"))

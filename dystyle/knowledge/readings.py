@@ -7,15 +7,16 @@ and shared by all networks. Crop geometry is given as fractions of the FFHQ-alig
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.knowledge.networks import AGE_GENDER_MEAN, EMOTIONS, load_network
+from dystyle.knowledge.probe import FaceProbe
 from dystyle.weights import load
 
-MEASURED = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
 # (centre y, side) of square crops; centre x is 0.5.
 AGE_CROPS = ((0.58, 0.6), (0.57, 0.65), (0.56, 0.7))
 EMOTION_CROPS = ((0.58, 0.55), (0.58, 0.6), (0.58, 0.65))
@@ -57,9 +58,12 @@ def crop(images: Tensor, out: int, centre_x: Tensor, centre_y: Tensor, side: Ten
 class FaceReader(nn.Module):
     """Attribute readings of FFHQ-aligned faces by the bundled networks.
 
+    What can be fooled is read twice: a smile by the emotion network with the mesh's geometry and by the
+    probe, an open mouth by the mesh and by the probe. The score is the mean of both opinions.
+
     Args:
-        calibrated: False gives raw signals for fitting the calibration (`python -m dystyle.train
-            attributes`): then `signals` works and `forward` does not.
+        calibrated: False gives raw signals of the published networks for fitting the calibration and the
+            probe (`python -m dystyle.train attributes`): then `signals` works and `forward` does not.
     """
 
     def __init__(self, calibrated: bool = True) -> None:
@@ -68,16 +72,22 @@ class FaceReader(nn.Module):
         self.emotion, self.age_gender = load_network("emotion"), load_network("age_gender")
         self.register_buffer("mean_rgb", torch.tensor(AGE_GENDER_MEAN)[:, None, None])
         self.register_buffer("grey", torch.tensor((0.299, 0.587, 0.114))[:, None, None])
+        self.probe: FaceProbe | None = None
         if calibrated:
-            for name, value in load("knowledge/calibration")[0].items():
-                self.register_buffer(name, torch.from_numpy(value))
+            self.complete(load("knowledge/calibration")[0], FaceProbe.load("knowledge/probe"))
+
+    def complete(self, calibration: dict[str, np.ndarray], probe: FaceProbe) -> None:
+        """Add what is trained on labels."""
+        for name, value in calibration.items():
+            self.register_buffer(name, torch.from_numpy(value))
+        self.probe = probe
 
     def signals(self, images: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """Uncalibrated measurements (b, 10) of images (b, 3, s, s) in [-1, 1], s >= 64.
+        """Uncalibrated measurements (b, n) of images (b, 3, s, s) in [-1, 1], s >= 64.
 
         In order: yaw and pitch of the mesh in degrees, age in years, gender logit (masculine positive),
         log-odds of happiness, lift of the mouth's corners, its width, its gap, aspect of the left and of
-        the right eye in the picture.
+        the right eye in the picture, then the logits of `PROBED`.
 
         Args:
             shift, scale: jitter of the view, (b, 2) in fractions of the frame and (b,) factors.
@@ -91,10 +101,11 @@ class FaceReader(nn.Module):
         def view(out: int, centre_y: float, side: float) -> Tensor:
             return crop(images, out, 0.5 + shift[:, 0], centre_y + shift[:, 1], side * scale)
 
-        mesh = self.mesh((view(192, *MESH_CROP) + 1) / 2)
-        across, down = mesh[:, 454] - mesh[:, 234], mesh[:, 152] - mesh[:, 10]
-        yaw = torch.atan2(across[:, 2], across[:, 0]) * DEGREES
-        pitch = -torch.atan2(down[:, 2], down[:, 1]) * DEGREES
+        face = (view(192, *MESH_CROP) + 1) / 2
+        # The pose is read off the mirrored face, too: then both sides are treated alike.
+        mesh, mirrored = self.mesh(torch.cat((face, face.flip(3)))).chunk(2)
+        (yaw, pitch), (opposite, again) = self._pose(mesh), self._pose(mirrored)
+        yaw, pitch = (yaw - opposite) / 2, (pitch + again) / 2
         faces = [(view(112, *geometry) + 1) * 127.5 for geometry in AGE_CROPS]
         age, gender = self.age_gender((torch.cat(faces) - self.mean_rgb) / 255)
         gender = (gender[:, 0] - gender[:, 1]).view(len(AGE_CROPS), -1).mean(0)
@@ -105,7 +116,17 @@ class FaceReader(nn.Module):
         smile = logits[:, happy] - others.logsumexp(1)
         eyes = self._eye_aspects(images, mesh, shift, scale)
         age = age.view(len(AGE_CROPS), -1).mean(0)
-        return torch.stack((yaw, pitch, age, gender, smile, *self._mouth(mesh), *eyes), 1)
+        signals = torch.stack((yaw, pitch, age, gender, smile, *self._mouth(mesh), *eyes), 1)
+        if self.probe is None:
+            return signals
+        return torch.cat((signals, self.probe(view(FaceProbe.SIZE, 0.5, 1.0))), 1)
+
+    @staticmethod
+    def _pose(mesh: Tensor) -> tuple[Tensor, Tensor]:
+        """Yaw and pitch of the mesh in degrees."""
+        across, down = mesh[:, 454] - mesh[:, 234], mesh[:, 152] - mesh[:, 10]
+        yaw = torch.atan2(across[:, 2], across[:, 0]) * DEGREES
+        return yaw, -torch.atan2(down[:, 2], down[:, 1]) * DEGREES
 
     @staticmethod
     def _mouth(mesh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,9 +156,9 @@ class FaceReader(nn.Module):
         return list(((upper - lower).norm(dim=2).mean(1) / width).view(2, -1).unbind(0))
 
     def calibrate(self, signals: Tensor) -> dict[str, Tensor]:
-        """Signals (b, 10) -> scores by attribute name, (b,) each: see `forward`."""
+        """Signals (b, n) -> scores by attribute name, (b,) each: see `forward`."""
         yaw, pitch, age, gender = signals[:, :4].unbind(1)
-        eyes = signals[:, 8:]
+        eyes = signals[:, 8:10]
         scores = {"yaw": yaw, "pitch": pitch - self.pitch_zero, "age": age, "gender": gender}
         inputs = {
             "smile": signals[:, 4:7],
@@ -146,7 +167,9 @@ class FaceReader(nn.Module):
         }
         for name, x in inputs.items():
             scores[name] = x @ getattr(self, f"{name}_weight") + getattr(self, f"{name}_bias")
-        return scores
+        for name, logit in zip(self.probe.names, signals[:, 10:].unbind(1), strict=True):
+            scores[name] = (scores[name] + logit) / 2 if name in scores else logit
+        return {name: scores[name] for name in ATTRIBUTES}
 
     def forward(
         self, images: Tensor, shift: Tensor | None = None, scale: Tensor | None = None

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 ROWS = 18
@@ -36,6 +39,33 @@ def sample_codes(
     kind = rng.choice(3, (count, 1), p=(0.5, 0.25, 0.25))
     share = np.where(kind == 0, 0, np.where(kind == 1, crossover, drift)).astype(np.float32)
     return first + share[:, :, None] * (second - first)
+
+
+def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
+    """What photos have and renders lack: misalignment, blur, exposure, colour cast, noise.
+
+    (b, 3, s, s) in [-1, 1] -> the same shape; each degradation is drawn per picture.
+
+    Args:
+        colour: strength of the changes of exposure and colour.
+    """
+    count = len(images)
+
+    def draw(spread: float, *shape: int) -> Tensor:
+        return torch.randn(count, *(shape or (1, 1, 1))) * spread
+
+    angle, zoom, shift = draw(0.04).flatten(), 1 + draw(0.05).flatten(), draw(0.025, 2)
+    cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+    theta = torch.stack(
+        (torch.stack((cosine, -sine, shift[:, 0]), 1), torch.stack((sine, cosine, shift[:, 1]), 1)), 1
+    )
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    x = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    small = F.interpolate(F.interpolate(x, scale_factor=0.5, mode="area"), size=x.shape[-2:], mode="bilinear")
+    x = x + torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5) * (small - x)
+    x = ((x + 1) / 2).clamp(0, 1) ** torch.exp(draw(0.15 * colour)) * 2 - 1
+    x = x * (1 + draw(0.1 * colour)) + draw(0.08 * colour) + draw(0.05 * colour, 3, 1, 1)
+    return (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +100,8 @@ class FaceDataset:
             np.save(folder / "codes.npy", codes)
             images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
             progress.write_text("0")
-        for index in tqdm(range(int(progress.read_text()), len(codes)), desc="rendering faces"):
+        start = int(progress.read_text())
+        for index in tqdm(range(start, len(codes)), desc="rendering faces", mininterval=10):
             picture = synthesize(codes[index]).reshape(256, 4, 256, 4, 3)
             images[index] = picture.mean((1, 3), dtype=np.float32).round().astype(np.uint8)
             if index % 50 == 49 or index + 1 == len(codes):

@@ -1,7 +1,7 @@
 """Train a DyStyle editor: latent warm-up, then single attributes (easy), then random subsets (hard).
 
 The generator and the networks that read its pictures are frozen; gradients run through them into the
-editor. Starting codes are drawn, rendered and read once.
+editor. The starting codes are those of a rendered dataset; what pictures show of them is read once.
 """
 
 import json
@@ -10,22 +10,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm, trange
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
+from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.knowledge.readings import MEASURED, FaceReader, IdentityNetwork
-from dystyle.training.dataset import sample_codes
-from dystyle.training.guide import LatentGuide, fit_guide
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork
+from dystyle.training.dataset import FaceDataset
+from dystyle.training.guide import fit_guide
 from dystyle.training.losses import attribute_loss, carried_loss, identity_loss, norm_loss, preservation_loss
 
 # Targets are drawn where faces can follow; the table's full ranges are what the slider shows.
 TARGET_RANGES = {"yaw": (-32, 32), "pitch": (-18, 18), "age": (6, 75)}
+# Preview size -> W+ rows its picture is made from; it knows later rows only through their average.
+PREVIEW_ROWS = {128: 9, 256: 11}
+# Share of numeric targets that are the face's own value: an edit to what is there already changes nothing.
+STAY = 0.1
+IDENTITY_DIMENSIONS = 48
 
 
 @dataclass(frozen=True)
@@ -34,95 +40,95 @@ class EditorConfig:
 
     Attributes:
         out: folder of the run (checkpoints, log, final weights); an interrupted run goes on.
-        faces: number of starting codes.
+        faces: folder of rendered faces (`python -m dystyle.train faces`), for the guide and to start from.
+        starts, fine_starts: how many of them edits start from at 128 px and at 256 px.
         attributes: names of the experts.
+        start: weights to start from (a name or a path). only_new: the experts that they have stay as they
+            are; new ones and the fusion learn.
         rows, hidden: structure of the editor, see `DyStyle`.
-        size: pixels of the pictures that are read.
-        compared: faces rendered in full to learn how previews read differently, see `fit_correction`.
+        compared: faces that show how previews read differently from full pictures, see `fit_correction`.
         guide_steps: steps of fitting the latent guide.
         warmup_steps: steps of 128 codes on the latent guide, before any picture is rendered.
         steps, batch, groups: picture steps; each batch is split into groups of one configuration each.
         easy: share of the steps with one attribute at a time.
+        fine: share of the steps, the last ones, with pictures of 256 px instead of 128.
         most: most attributes in a configuration of the hard stage.
     """
 
     out: Path = Path("runs/editor")
-    faces: int = 4000
-    attributes: tuple[str, ...] = MEASURED
-    rows: int = 9
+    faces: Path = Path("runs/faces")
+    starts: int = 3000
+    fine_starts: int = 1000
+    attributes: tuple[str, ...] = tuple(ATTRIBUTES)
+    start: str | None = None
+    only_new: bool = False
+    rows: int = 11
     hidden: int = 160
-    size: int = 128
-    compared: int = 96
+    compared: int = 256
     guide_steps: int = 4000
-    warmup_steps: int = 2500
+    warmup_steps: int = 3000
     steps: int = 2500
     batch: int = 8
     groups: int = 4
-    easy: float = 0.35
-    most: int = 4
+    easy: float = 0.3
+    fine: float = 0.15
+    most: int = 5
     lr: float = 4e-4
     identity_weight: float = 2.0
     norm_weight: float = 0.04
-    preservation_weight: float = 0.3
+    preservation_weight: float = 0.4
     ema: float = 0.995
     checkpoint_every: int = 100
     seed: int = 0
 
 
-def sample_configuration(names: tuple[str, ...], count: int, batch: int) -> dict[str, Tensor]:
-    """A uniform random configuration of `count` attributes with uniform targets, (batch,) each.
+def sample_configuration(
+    names: tuple[str, ...], count: int, current: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A uniform random configuration of `count` attributes with uniform targets, (b,) each.
 
-    Binary targets are the two ends in two cases of three and anything between otherwise.
+    Binary targets are the two ends in two cases of three and anything between otherwise. A few numeric
+    ones stay where they are.
+
+    Args:
+        current: the faces' scores, (b,) by name.
     """
     configuration = {}
     for name in [names[i] for i in torch.randperm(len(names))[:count]]:
-        row = ATTRIBUTES[name]
+        row, batch = ATTRIBUTES[name], len(current[name])
         uniform = torch.rand(batch)
         if row.kind == "binary":
-            uniform = torch.where(torch.rand(batch) < 2 / 3, uniform.round(), uniform)
+            configuration[name] = torch.where(torch.rand(batch) < 2 / 3, uniform.round(), uniform)
+            continue
         low, high = TARGET_RANGES.get(name, (row.low, row.high))
-        configuration[name] = low + uniform * (high - low)
+        stay = current[name].sigmoid() if name == "gender" else current[name].clamp(row.low, row.high)
+        configuration[name] = torch.where(torch.rand(batch) < STAY, stay, low + uniform * (high - low))
     return configuration
 
 
-@torch.no_grad()
-def read_faces(
-    codes: Tensor,
-    generator: MobileStyleGAN,
-    reader: FaceReader,
-    identity: IdentityNetwork,
-    size: int,
-    cache: Path,
-) -> tuple[Tensor, Tensor]:
-    """Signals (n, 10) and embeddings (n, 1024) of the codes' pictures at `size` px; kept in `cache`."""
-    if cache.exists():
-        stored = torch.load(cache, weights_only=True)
-        return stored["signals"], stored["embeddings"]
-    signals, embeddings = [], []
-    for chunk in tqdm(codes.split(8), desc="reading faces", mininterval=5):
-        images = generator(chunk, size)
-        signals.append(reader.signals(images))
-        embeddings.append(identity(images))
-    result = torch.cat(signals), torch.cat(embeddings)
-    torch.save({"signals": result[0], "embeddings": result[1]}, cache)
-    return result
+@dataclass(frozen=True)
+class Readings:
+    """What networks see of n faces: scores (n,) by attribute, and identity embeddings (n, 1024)."""
+
+    scores: dict[str, Tensor]
+    embeddings: Tensor
+
+    def __getitem__(self, index) -> "Readings":
+        return Readings({name: score[index] for name, score in self.scores.items()}, self.embeddings[index])
 
 
-@torch.no_grad()
 def fit_correction(
-    codes: Tensor, scores: Mapping[str, Tensor], generator: MobileStyleGAN, reader: FaceReader
+    preview: Mapping[str, Tensor], full: Mapping[str, Tensor]
 ) -> dict[str, tuple[float, float]]:
     """Gain and offset by attribute that turn a preview's readings into those of the full picture.
 
     Previews are smooth, so an old face reads ten years younger on them; an editor trained on what they
-    show would fall short by as much. Least squares over `codes`, whose preview readings are `scores`.
+    show would fall short by as much. Least squares over the same faces, read both ways.
     """
-    full = [reader(generator(chunk)) for chunk in tqdm(codes.split(4), desc="full pictures", mininterval=5)]
     correction = {}
-    for name, preview in scores.items():
-        wanted = torch.cat([part[name] for part in full])
-        x = torch.stack((preview[: len(codes)], torch.ones(len(codes))), 1)
-        gain, offset = torch.linalg.lstsq(x, wanted[:, None]).solution[:, 0].tolist()
+    for name, x in preview.items():
+        x = torch.stack((x, torch.ones_like(x)), 1)
+        gain, offset = torch.linalg.lstsq(x, full[name][:, None]).solution[:, 0].tolist()
         correction[name] = (gain, offset)
     return correction
 
@@ -135,23 +141,59 @@ class EditorTrainer:
         self.config, self.generator = config, generator
         self.reader, self.identity = FaceReader(), IdentityNetwork()
         config.out.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(config.seed)
-        mean_w = generator.mean_w.numpy()
-        self.codes = torch.from_numpy(sample_codes(rng, config.faces, generator.map, mean_w))
-        signals, self.embeddings = read_faces(
-            self.codes, generator, self.reader, self.identity, config.size, config.out / "readings.pt"
-        )
-        scores = self.reader.calibrate(signals)
-        self.correction = fit_correction(self.codes[: config.compared], scores, generator, self.reader)
-        self.scores = self.corrected(scores)
-        self.editor = DyStyle(
-            config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w
-        )
-        self.average = DyStyle(
-            config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w
-        )
-        self.optimiser = torch.optim.Adam(self.editor.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.data = FaceDataset.load(config.faces)
+        self.codes = torch.from_numpy(self.data.codes.copy())
+        self.full = self._read("full", len(self.codes))
+        self.size = 0  # of the pictures in training; `resize` sets it and what was read at it
+        structure = (config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w)
+        self.editor, self.average = DyStyle(*structure), DyStyle(*structure)
+        if config.start is not None:
+            self._start_from(DyStyle.load(config.start))
+        learning = [p for p in self.editor.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(learning, lr=config.lr, betas=(0.9, 0.99))
         self.step = 0
+
+    def _start_from(self, source: DyStyle) -> None:
+        """Copy an editor; what only this one has keeps its fresh weights."""
+        if (source.rows, source.hidden) != (self.config.rows, self.config.hidden):
+            raise InputError(
+                f"'{self.config.start}' has {source.rows} rows of {source.hidden} numbers; give --rows "
+                f"{source.rows} --hidden {source.hidden} to start from it."
+            )
+        if missing := set(source.names) - set(self.editor.names):
+            raise InputError(f"'{self.config.start}' has experts that were not asked for: {min(missing)}.")
+        self.editor.load_state_dict(source.state_dict(), strict=False)
+        if self.config.only_new:
+            for name in source.names:
+                self.editor.experts[name].requires_grad_(False)
+
+    @torch.no_grad()
+    def _read(self, kind: str, count: int) -> Readings:
+        """Readings of the first faces, on the full pictures or on previews ("128", "256"); kept in files."""
+        path = self.config.out / f"readings-{kind}.pt"
+        if not path.exists():
+            signals, embeddings = [], []
+            for chunk in tqdm(torch.arange(count).split(8), desc=f"reading faces: {kind}", mininterval=10):
+                if kind == "full":
+                    pictures = torch.from_numpy(self.data.images[chunk.numpy()])
+                    images = pictures.permute(0, 3, 1, 2) / 127.5 - 1
+                else:
+                    images = self.generator(self.codes[chunk], int(kind))
+                signals.append(self.reader.signals(images))
+                embeddings.append(self.identity(images))
+            torch.save({"signals": torch.cat(signals), "embeddings": torch.cat(embeddings)}, path)
+        stored = torch.load(path, weights_only=True)
+        return Readings(self.reader.calibrate(stored["signals"]), stored["embeddings"])
+
+    def resize(self, size: int) -> None:
+        """Train on previews of `size` px from now on."""
+        config = self.config
+        self.size = size
+        self.before = self._read(str(size), config.starts if size == 128 else config.fine_starts)
+        preview, full = self.before[: config.compared].scores, self.full[: config.compared].scores
+        count = min(len(score) for score in preview.values())
+        self.correction = fit_correction(preview, {name: score[:count] for name, score in full.items()})
+        self.before = Readings(self.corrected(self.before.scores), self.before.embeddings)
 
     def corrected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the full picture would read, from the readings of its preview."""
@@ -184,45 +226,60 @@ class EditorTrainer:
         """Minutes of image training in seconds: the guide stands in for generator and readers."""
         config = self.config
         x = (self.codes - self.generator.mean_w) / self.generator.std_w
-        names = list(self.scores)
-        readings = torch.stack([self.scores[name] for name in names], 1)
-        guide, r2 = fit_guide(x, readings, config.guide_steps)
-        print("guide R2 on held-out faces:", {n: round(float(v), 2) for n, v in zip(names, r2, strict=True)})
+        names = list(self.full.scores)
+        embeddings = self.full.embeddings
+        # Identity in as many dimensions as the guide can predict.
+        centre = embeddings.mean(0)
+        *_, basis = torch.pca_lowrank(embeddings, min(IDENTITY_DIMENSIONS, len(x)))
+        outputs = torch.cat(
+            (torch.stack(list(self.full.scores.values()), 1), (embeddings - centre) @ basis), 1
+        )
+        guide, r2 = fit_guide(x, outputs, config.guide_steps)
+        print("guide R2 on held-out faces:", {n: round(float(v), 2) for n, v in zip(names, r2, strict=False)})
+        print(f"identity: {float(r2[len(names) :].mean()):.2f}")
         self._set_lr(1e-3)
-        for step in trange(config.warmup_steps, desc="warm-up", mininterval=5):
+        for step in trange(config.warmup_steps, desc="warm-up", mininterval=10):
             index = torch.randint(len(self.codes), (128,))
+            before = self.full[index]
             count = 1 if step < config.warmup_steps / 2 else int(torch.randint(1, config.most + 1, ()))
-            configuration = sample_configuration(self.editor.names, count, len(index))
+            configuration = sample_configuration(self.editor.names, count, before.scores)
             edited = self.editor(self.codes[index], configuration)
-            scores = self._guided(guide, edited, names)
-            before = {name: self.scores[name][index] for name in names}
+            noisy = (edited - self.generator.mean_w) / self.generator.std_w
+            read = guide(noisy + 0.1 * torch.randn_like(noisy))
+            scores = dict(zip(names, read[:, : len(names)].unbind(1), strict=True))
+            same = F.cosine_similarity(read[:, len(names) :], guide(x[index])[:, len(names) :]).mean()
             loss = sum(attribute_loss(scores, configuration).values()).mean()
-            loss = loss + config.preservation_weight * preservation_loss(scores, before, configuration)
+            loss = loss + config.preservation_weight * preservation_loss(scores, before.scores, configuration)
+            loss = loss + config.identity_weight / 4 * (1 - same)
             loss = loss + 2 * config.norm_weight * norm_loss(edited, self.codes[index], self.generator.std_w)
             self._descend(loss)
-
-    def _guided(self, guide: LatentGuide, edited: Tensor, names: list[str]) -> dict[str, Tensor]:
-        x = (edited - self.generator.mean_w) / self.generator.std_w
-        return dict(zip(names, guide(x + 0.1 * torch.randn_like(x)).unbind(1), strict=True))
 
     def train_step(self) -> dict[str, float]:
         """One step on rendered pictures; returns the numbers to log."""
         config = self.config
+        size = 128 if self.step < (1 - config.fine) * config.steps else 256
+        if size != self.size:
+            self.resize(size)
         easy = self.step < config.easy * config.steps
-        index = torch.randint(len(self.codes), (config.batch,))
+        index = torch.randint(len(self.before.embeddings), (config.batch,))
         edits = []
         for chunk in index.chunk(config.groups):
             count = 1 if easy else int(torch.randint(1, config.most + 1, ()))
-            configuration = sample_configuration(self.editor.names, count, len(chunk))
+            configuration = sample_configuration(self.editor.names, count, self.before[chunk].scores)
             edits.append((chunk, configuration, self.editor(self.codes[chunk], configuration)))
-        edited = torch.cat([edit for _, _, edit in edits])
-        images = self._view(self.generator(edited, config.size))
+        codes, edited = self.codes[index], torch.cat([edit for _, _, edit in edits])
+        # Rows that the preview does not show learn nothing from it.
+        rows = PREVIEW_ROWS[size]
+        edited = torch.cat((edited[:, :rows], codes[:, rows:]), 1)
+        images, mirrored = self._view(self.generator(edited, size))
         shift, scale = torch.randn(config.batch, 2) * 0.012, 1 + torch.randn(config.batch) * 0.03
-        scores = self.corrected(self.reader(images, shift, scale))
+        scores = self.reader(images, shift, scale)
+        scores["yaw"] = torch.where(mirrored, -scores["yaw"], scores["yaw"])
+        scores = self.corrected(scores)
         logs: dict[str, Tensor] = {}
         self._attribute_terms(edits, scores, logs)
-        logs["loss/identity"] = identity_loss(self.identity(images), self.embeddings[index])
-        logs["loss/norm"] = norm_loss(edited, self.codes[index], self.generator.std_w)
+        logs["loss/identity"] = identity_loss(self.identity(images), self.before.embeddings[index])
+        logs["loss/norm"] = norm_loss(edited, codes, self.generator.std_w)
         loss = (
             logs["loss/attributes"]
             + config.preservation_weight * logs["loss/preservation"]
@@ -244,17 +301,24 @@ class EditorTrainer:
             start += len(chunk)
             losses = attribute_loss(part, configuration)
             attribute.append(sum(losses.values()).mean() + carried_loss(part, configuration))
-            before = {name: self.scores[name][chunk] for name in part}
+            before = self.before[chunk].scores
             preservation.append(preservation_loss(part, before, configuration))
             logs |= {f"attribute/{name}": value.mean() for name, value in losses.items()}
         logs["loss/attributes"] = torch.stack(attribute).mean()
         logs["loss/preservation"] = torch.stack(preservation).mean()
 
     @staticmethod
-    def _view(images: Tensor) -> Tensor:
-        """What a network may not exploit: exact grey values and pixel noise."""
+    def _view(images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures without what a network may exploit (exact values, one side, fine patterns).
+
+        Returns:
+            Images, some of them mirrored or blurred, and which ones are mirrored, (b,).
+        """
+        mirrored, blurred = torch.rand(2, len(images)) < torch.tensor([[0.5], [0.3]])
         bounded = images.clamp(-1, 1) + 0.05 * (images - images.clamp(-1, 1))
-        return bounded + 0.02 * torch.randn_like(images)
+        x = torch.where(mirrored[:, None, None, None], bounded.flip(3), bounded)
+        x = torch.where(blurred[:, None, None, None], F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), x)
+        return x + 0.02 * torch.randn_like(images), mirrored
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimiser.param_groups:
@@ -264,7 +328,7 @@ class EditorTrainer:
         """One optimiser step; returns the gradient's norm. A step with a wild gradient is skipped."""
         self.optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.editor.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_([p for p in self.editor.parameters() if p.requires_grad], 1.0)
         if math.isfinite(norm) and norm < 60:
             self.optimiser.step()
         return norm

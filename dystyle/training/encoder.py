@@ -12,7 +12,7 @@ from tqdm import trange
 from dystyle.encoders.fast import FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.training.dataset import FaceDataset
+from dystyle.training.dataset import FaceDataset, degrade
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class EncoderConfig:
 
     Attributes:
         dataset: folder of rendered faces; out: folder of the run.
+        start: encoder weights to start from (a name or a path).
         steps, batch: on codes alone. image_steps, image_batch: then with pictures of the predicted codes.
         offset_weight: keeps the rows close to one another, and so the codes near W.
     """
 
     dataset: Path = Path("runs/faces")
     out: Path = Path("runs/encoder")
+    start: str | None = None
     steps: int = 3000
     batch: int = 32
     image_steps: int = 400
@@ -39,31 +41,6 @@ class EncoderConfig:
     seed: int = 0
 
 
-def degrade(images: Tensor) -> Tensor:
-    """What photos have and renders lack: blur, noise, exposure, colour cast, small misalignment.
-
-    (b, 3, s, s) in [-1, 1] -> the same shape; each degradation is drawn per picture.
-    """
-    count = len(images)
-
-    def draw(spread: float, *shape: int) -> Tensor:
-        return torch.randn(count, *(shape or (1, 1, 1))) * spread
-
-    angle, zoom = draw(0.03).flatten(), 1 + draw(0.03).flatten()
-    cosine, sine, shift = angle.cos() * zoom, angle.sin() * zoom, draw(0.02, 2)
-    theta = torch.stack(
-        (torch.stack((cosine, -sine, shift[:, 0]), 1), torch.stack((sine, cosine, shift[:, 1]), 1)), 1
-    )
-    grid = F.affine_grid(theta, images.shape, align_corners=False)
-    x = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    small = F.interpolate(F.interpolate(x, scale_factor=0.5, mode="area"), size=x.shape[-2:], mode="bilinear")
-    blurred = torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5)
-    x = x + blurred * (small - x)
-    x = ((x + 1) / 2).clamp(0, 1) ** torch.exp(draw(0.15)) * 2 - 1
-    x = x * (1 + draw(0.1)) + draw(0.08) + draw(0.05, 3, 1, 1)
-    return (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
-
-
 def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
     """Train, write `encoder.safetensors` into the run's folder, and return the held-out code error.
 
@@ -73,6 +50,8 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
     config.out.mkdir(parents=True, exist_ok=True)
     data, held = FaceDataset.load(config.dataset), 128
     model = FastEncoder(mean_w=generator.mean_w, std_w=generator.std_w)
+    if config.start is not None:
+        model.load_state_dict(FastEncoder.load(config.start).state_dict())
     model = model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.02)
     total = config.steps + config.image_steps

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 from torch.nn import functional as F
 from tqdm import trange
 
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.training.dataset import FaceDataset
+from dystyle.weights import save
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def train_previews(config: PreviewConfig, generator: MobileStyleGAN) -> dict[str
     metadata = {"format": "preview_heads"} | {
         f"rmse_{name}": f"{value:.2f}" for name, value in result.items()
     }
-    save_file(tensors, config.out, metadata=metadata)
+    save(config.out, tensors, **metadata)
     return result

@@ -14,6 +14,7 @@ const GRAPHS = {
   iris: [64, 3, ['Identity']],
   emotion: [64, 1, ['StatefulPartitionedCall/model_1/global_average_pooling2d_1/Mean']],
   faceres: [224, 3, ['global_pooling/Mean']],
+  'facemesh-attention': [192, 3, ['Identity_4']],
 };
 
 function readImages(name, side, channels) {
@@ -45,20 +46,26 @@ async function recordGraph(name) {
 }
 
 // face-api normalises the image itself, so it gets the plain 0..255 picture.
-async function recordAgeGender() {
+async function recordFaceApi(name, side, network, run) {
   const folder = 'node_modules/@vladmandic/face-api/model';
-  const manifest = JSON.parse(fs.readFileSync(`${folder}/age_gender_model-weights_manifest.json`));
+  const manifest = JSON.parse(fs.readFileSync(`${folder}/${name}_model-weights_manifest.json`));
   const specs = manifest.flatMap((group) => group.weights);
-  const network = new faceapi.AgeGenderNet();
   network.loadFromWeightMap(tf.io.decodeWeights(weightsOf(folder, manifest), specs));
   const answers = [];
-  for (const image of readImages('age_gender', 112, 3)) {
-    answers.push(network.runNet(await faceapi.toNetInput(image)));
+  for (const image of readImages(name, side, 3)) {
+    answers.push([run(network, await faceapi.toNetInput(image))].flat());
   }
-  write('age_gender.0', answers.map(({ age }) => age));
-  write('age_gender.1', answers.map(({ gender }) => gender));
+  answers[0].forEach((_, i) => write(`${name}.${i}`, answers.map((answer) => answer[i])));
+}
+
+function ageAndGender(network, input) {
+  const { age, gender } = network.runNet(input);
+  return [age, gender];
 }
 
 await tf.setBackend('cpu');
 for (const name of Object.keys(GRAPHS)) await recordGraph(name);
-await recordAgeGender();
+await recordFaceApi('age_gender', 112, new faceapi.AgeGenderNet(), ageAndGender);
+await recordFaceApi('face_expression', 112, new faceapi.FaceExpressionNet(), (net, x) => net.runNet(x));
+await recordFaceApi('face_landmark_68', 112, new faceapi.FaceLandmark68Net(), (net, x) => net.forwardInput(x));
+await recordFaceApi('face_recognition', 150, new faceapi.FaceRecognitionNet(), (net, x) => net.forwardInput(x));

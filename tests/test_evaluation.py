@@ -1,0 +1,62 @@
+"""What the reports say about made-up readings and planted directions, whose answer is known."""
+
+import numpy as np
+import pytest
+
+from dystyle.editors.linear import LinearEditor
+from dystyle.errors import InputError
+from dystyle.evaluation.editing import compare, frechet
+
+
+def test_comparison_counts_what_was_asked_for_and_what_was_not():
+    before = {"age": 30.0, "smile": 0.1, "mouth_open": 0.1, "eyeglasses": 0.05}
+    older = before | {"age": 55.0}  # asked for 60, read 55
+    smiling = before | {"smile": 0.9, "mouth_open": 0.9}  # a smile may open the mouth
+    blind = before | {"smile": 0.2, "eyeglasses": 0.9, "age": 40.0}  # no smile, but glasses
+    edits = [{"age": 60.0}, {"smile": 1.0}, {"smile": 1.0}]
+    result = compare([(before, older), (before, smiling), (before, blind)], edits)
+    assert result["reached"]["age"]["error"]["mean"] == 5
+    assert result["reached"]["age"]["unedited_error"]["mean"] == 30
+    assert result["reached"]["smile"]["success"]["mean"] == 0.5
+    assert result["right"]["mean"] == pytest.approx(2 / 3)
+    assert result["flipped"]["mean"] == pytest.approx(1 / 3)
+    assert result["flips"] == {"eyeglasses": pytest.approx(1 / 3)}
+    assert result["change"]["age"]["mean"] == 5  # of the two edits that did not ask for it
+
+
+def test_frechet_distance_of_shifted_sets_is_the_squared_shift():
+    a = list(np.random.default_rng(0).standard_normal((200, 8)))
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet(a, [x + 0.5 for x in a]) == pytest.approx(8 * 0.25, rel=1e-6)
+
+
+def planted(rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+    """Two directions at 60 degrees and readings along them, with noise."""
+    age, smile = np.eye(512)[0], np.eye(512)[0] * 0.5 + np.eye(512)[1] * 0.75**0.5
+    codes = rng.standard_normal((3000, 512)).astype(np.float32)
+
+    def measure(w: np.ndarray) -> dict[str, np.ndarray]:
+        return {"age": 42.5 + 10 * w @ age, "smile": 1 / (1 + np.exp(-3 * w @ smile))}
+
+    return codes, {"directions": (age, smile), "measure": measure}
+
+
+def test_linear_editor_finds_planted_directions_and_moves_along_one_alone(tmp_path):
+    codes, truth = planted(np.random.default_rng(0))
+    fitted = LinearEditor.fit(codes, truth["measure"](codes), np.ones(512))
+    for found, direction in zip(fitted.directions, truth["directions"], strict=True):
+        assert found @ direction > 0.9
+    fitted.save(tmp_path / "linear.safetensors")
+    editor = LinearEditor.load(str(tmp_path / "linear.safetensors"))
+    assert editor.names == fitted.names
+    assert abs(editor.projected("age") @ editor.directions[1]) < 1e-5
+
+    code = np.zeros((18, 512), np.float32)
+    edited = editor.edit(
+        code, {"age": 60.0}, lambda c: {k: float(v) for k, v in truth["measure"](c[0]).items()}
+    )
+    after = truth["measure"](edited[0])
+    assert after["age"] == pytest.approx(60, abs=4)
+    assert abs(after["smile"] - 0.5) < 0.25  # the raw direction would give 0.93
+    with pytest.raises(InputError, match="linear directions"):
+        LinearEditor.load("dystyle")
