@@ -13,7 +13,14 @@ from dystyle.engines.graphs import generator, module
 from dystyle.errors import InputError
 from dystyle.training.dataset import FaceDataset, sample_codes
 from dystyle.training.editor import EditorConfig, EditorTrainer, sample_configuration
-from dystyle.training.losses import attribute_loss, carried_loss, norm_loss, preservation_loss
+from dystyle.training.losses import (
+    attribute_loss,
+    carried_loss,
+    identity_loss,
+    identity_tolerance,
+    norm_loss,
+    preservation_loss,
+)
 
 
 def test_codes_are_w_and_w_plus_around_the_mean():
@@ -66,6 +73,16 @@ def test_taking_a_smile_away_asks_for_a_closed_mouth():
     assert carried_loss(opened, none) > 5 * carried_loss(closed, none)
     assert carried_loss(opened, full) == 0
     assert carried_loss(opened, none | {"mouth_open": torch.tensor([1.0])}) == 0
+
+
+def test_identity_may_change_as_much_as_the_edit_needs():
+    before = {"yaw": torch.tensor([0.0, 0.0]), "smile": torch.tensor([3.0, 3.0])}
+    turned = identity_tolerance({"yaw": torch.tensor([0.0, 40.0])}, before)
+    assert turned[0] == 0 and 0.2 < turned[1] < 0.5
+    assert (identity_tolerance({"smile": torch.zeros(2)}, before) == 0).all()
+    embedding, other = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.8, 0.6]] * 2)
+    # The face that was not turned pays for a cosine of 0.8, the turned one does not.
+    assert identity_loss(embedding, other, turned).item() == pytest.approx(0.1)
 
 
 def test_norm_loss_counts_rows_in_units_of_deviation():

@@ -23,7 +23,14 @@ from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.guide import fit_guide
-from dystyle.training.losses import attribute_loss, carried_loss, identity_loss, norm_loss, preservation_loss
+from dystyle.training.losses import (
+    attribute_loss,
+    carried_loss,
+    identity_loss,
+    identity_tolerance,
+    norm_loss,
+    preservation_loss,
+)
 
 # Targets are drawn where faces can follow; the table's full ranges are what the slider shows.
 TARGET_RANGES = {"yaw": (-32, 32), "pitch": (-18, 18), "age": (6, 75)}
@@ -262,11 +269,12 @@ class EditorTrainer:
             self.resize(size)
         easy = self.step < config.easy * config.steps
         index = torch.randint(len(self.before.embeddings), (config.batch,))
-        edits = []
+        edits, tolerances = [], []
         for chunk in index.chunk(config.groups):
             count = 1 if easy else int(torch.randint(1, config.most + 1, ()))
             configuration = sample_configuration(self.editor.names, count, self.before[chunk].scores)
             edits.append((chunk, configuration, self.editor(self.codes[chunk], configuration)))
+            tolerances.append(identity_tolerance(configuration, self.before[chunk].scores))
         codes, edited = self.codes[index], torch.cat([edit for _, _, edit in edits])
         # Rows that the preview does not show learn nothing from it.
         rows = PREVIEW_ROWS[size]
@@ -278,7 +286,8 @@ class EditorTrainer:
         scores = self.corrected(scores)
         logs: dict[str, Tensor] = {}
         self._attribute_terms(edits, scores, logs)
-        logs["loss/identity"] = identity_loss(self.identity(images), self.before.embeddings[index])
+        embeddings, tolerance = self.identity(images), torch.cat(tolerances)
+        logs["loss/identity"] = identity_loss(embeddings, self.before.embeddings[index], tolerance)
         logs["loss/norm"] = norm_loss(edited, codes, self.generator.std_w)
         loss = (
             logs["loss/attributes"]

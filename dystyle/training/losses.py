@@ -11,6 +11,8 @@ from dystyle.knowledge.readings import LOGIT_SCALE, common_scale
 
 # Probabilities of exactly 0 or 1 would ask for infinite logits.
 MARGIN = 0.02
+# Cosine of the identity embeddings that a change over half of an attribute's range may cost.
+TOLERANCE = {"yaw": 0.3, "pitch": 0.2, "age": 0.15, "gender": 0.2}
 
 
 def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,9 +60,24 @@ def carried_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) ->
     return torch.cat(losses).mean()
 
 
-def identity_loss(embedding: Tensor, before: Tensor) -> Tensor:
-    """1 - cosine of unit embeddings (b, d), averaged."""
-    return 1 - (embedding * before).sum(1).mean()
+def identity_tolerance(targets: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
+    """How much of the cosine an edit may cost, (b,): turning, ageing and gender change every embedding.
+
+    Proportional to the change of the numeric attributes on their common scale; an identity loss without it
+    works against the edit.
+    """
+    tolerance = torch.zeros_like(next(iter(before.values())))
+    for name, share in TOLERANCE.items():
+        if name in targets:
+            row = ATTRIBUTES[name]
+            current = before[name].sigmoid() if name == "gender" else before[name].clamp(row.low, row.high)
+            tolerance = tolerance + share * (row.normalise(targets[name]) - row.normalise(current)).abs()
+    return tolerance
+
+
+def identity_loss(embedding: Tensor, before: Tensor, tolerance: Tensor) -> Tensor:
+    """1 - cosine of unit embeddings (b, d) where it exceeds the tolerance (b,), averaged."""
+    return (1 - (embedding * before).sum(1) - tolerance).clamp(min=0).mean()
 
 
 def norm_loss(edited: Tensor, codes: Tensor, std_w: Tensor) -> Tensor:
