@@ -236,7 +236,7 @@ WEIGHTS: dict[str, Source] = {
             for kind in ("xml", "bin")
         ),
     ),
-    **{name: Bundled(f"{name}.safetensors") for name in ("preview_heads", "encoder", "dystyle")},
+    **{name: Bundled(f"{name}.safetensors") for name in ("preview_heads", "encoder", "dystyle", "linear")},
     **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
     **{f"judges/{name}": Bundled(f"judges/{name}.safetensors") for name in JUDGES},
     "e4e": Hub("akhaliq/JoJoGAN_e4e_ffhq_encode", "e4e_ffhq_encode.pt"),

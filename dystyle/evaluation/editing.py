@@ -244,9 +244,9 @@ def draw(rng: np.random.Generator, names) -> dict[str, float]:
 
 
 def _mean(values) -> dict[str, float]:
-    """Mean of a list and half of its 95 % confidence interval (normal approximation)."""
+    """Mean of a list and half of its 95 % confidence interval (normal approximation; 0 for a single one)."""
     values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    error = values.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5
     return {"mean": float(values.mean()), "ci": float(STANDARD_ERRORS * error)}
 
 
