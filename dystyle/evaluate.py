@@ -1,4 +1,4 @@
-"""Evaluate: python -m dystyle.evaluate [attributes|editing|sheet] --help."""
+"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|sheet] --help."""
 
 import json
 import sys
@@ -10,8 +10,10 @@ import tyro
 from dystyle.errors import InputError
 from dystyle.evaluation import attributes as attribute_report
 from dystyle.evaluation import editing as editing_report
+from dystyle.evaluation import inversion as inversion_report
 from dystyle.evaluation.attributes import AttributesConfig
 from dystyle.evaluation.editing import EditingConfig
+from dystyle.evaluation.inversion import InversionConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
@@ -45,6 +47,21 @@ def editing(
     _report(result, editing_report.table(result), json_file)
 
 
+def inversion(
+    protocol: tyro.conf.OmitArgPrefixes[InversionConfig] = InversionConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+    sheets: Path | None = None,
+) -> None:
+    """Photos and degraded generated faces to codes and back: likeness and time, by quality.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+        sheets: folder to write a contact sheet to.
+    """
+    result = inversion_report.evaluate_inversion(protocol, sheets)
+    _report(result, inversion_report.table(result), json_file)
+
+
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
     """A contact sheet of edits, to be looked at."""
     make_sheet(config)
@@ -59,7 +76,7 @@ def _report(result: dict, table: str, path: Path | None) -> None:
 
 
 def main() -> None:
-    commands = {"attributes": attributes, "editing": editing, "sheet": sheet}
+    commands = {"attributes": attributes, "editing": editing, "inversion": inversion, "sheet": sheet}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

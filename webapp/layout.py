@@ -16,7 +16,7 @@ IDLE_SECONDS = 2 * 3600  # a visit is forgotten this long after its last finishe
 GROUPS = {
     "Pose": ("yaw", "pitch"),
     "Expression": ("smile", "mouth_open", "eyes_closed"),
-    "Looks": ("age", "gender", "eyeglasses", "black_hair", "mustache"),
+    "Looks": ("age", "gender", "eyeglasses", "black_hair", "mustache", "beard"),
 }
 
 
