@@ -227,7 +227,21 @@ class EditorTrainer:
                 progress.write(f"{step} " + " ".join(f"{k}={v:.3f}" for k, v in logs.items()))
             if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                 self.save(checkpoint)
+                writer.add_image("edits", self.sample_grid(), step)
         return self.config.out / "dystyle.safetensors"
+
+    @torch.no_grad()
+    def sample_grid(self, faces: int = 4) -> Tensor:
+        """Faces in rows, unedited and with each attribute at the far end of its range: (3, h, w), 0..1."""
+        codes, columns = self.codes[:faces], [self.codes[:faces]]
+        for name in self.average.names:
+            low, high = TARGET_RANGES.get(name, (ATTRIBUTES[name].low, ATTRIBUTES[name].high))
+            middle = 0 if high == 1 else (low + high) / 2  # scores of probabilities are logits
+            beyond = self.full.scores[name][: len(codes)] > middle
+            targets = torch.where(beyond, float(low), float(high))
+            columns.append(self.average(codes, {name: targets}))
+        images = torch.cat([self.generator(column, 128) for column in columns], 3)
+        return (torch.cat(list(images), 1) / 2 + 0.5).clamp(0, 1)
 
     def warm_up(self) -> None:
         """Minutes of image training in seconds: the guide stands in for generator and readers."""
