@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.evaluation.judges import Judges
 from dystyle.evaluation.sheets import tile
 from dystyle.knowledge.readings import FaceReader
-from dystyle.pipeline import FaceEditor, save_picture
+from dystyle.pipeline import FaceEditor
 from dystyle.training.attributes import read_labels
 
 matplotlib.use("Agg")
@@ -91,7 +92,7 @@ def evaluate_attributes(config: AttributesConfig, out: Path | None = None) -> di
             chosen = [*order[::-1][: config.shown], *order[: config.shown]]
             captions = [f"{values[i]:.3g}" for i in chosen]
             sheet = tile([thumbnails[i] for i in chosen], captions, columns=10)
-            save_picture(sheet, out / f"attributes-{name}.jpg")
+            Image.fromarray(sheet).save(out / f"attributes-{name}.jpg", quality=80)
     return result
 
 
