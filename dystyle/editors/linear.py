@@ -17,7 +17,7 @@ from dystyle.weights import load, save
 
 EXTREME = 0.15  # share of the faces at either end that stand for a class
 STEPS = 5
-FARTHEST = 4.0  # a direction is followed at most so far, in units of its own spread over random faces
+FARTHEST = 6.0  # a direction is followed at most so far, in units of W's deviation
 
 
 class LinearEditor:
@@ -100,8 +100,8 @@ class LinearEditor:
             if step == STEPS or total < 0.05 * len(errors):
                 break
             for name, error in errors.items():
-                limit = FARTHEST / abs(slopes[name])
-                amounts[name] = float(np.clip(amounts[name] + error / slopes[name] / 2, -limit, limit))
+                amount = amounts[name] + error / slopes[name] / 2
+                amounts[name] = float(np.clip(amount, -FARTHEST, FARTHEST))
         return best
 
 
