@@ -26,12 +26,12 @@ STANDARD_ERRORS = 1.96  # standard errors in a 95 % confidence interval
 HEADING = """\
 # Editing
 
-Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --methods {methods}
---json docs/benchmarks/editing.json`: {faces} random faces, {compared} for the other methods (seeds
-{first_seed} on, truncation {truncation}, not used in training), edited at 1024 px. Numeric targets are
-uniform in yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go to either end. Everything is
-read twice: by the networks that taught the editor, and by judges it never met. Means with half of their
-95 % confidence intervals.
+Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --joint {joint}
+--methods {methods} --json docs/benchmarks/editing.json`: {faces} random faces, {compared} for
+the other methods (seeds {first_seed} on, truncation {truncation}, not used in training), edited at
+1024 px. Numeric targets are uniform in yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go
+to either end. Everything is read twice: by the networks that taught the editor, and by judges it never
+met. Means with half of their 95 % confidence intervals.
 
 - right: binary attributes on the asked side of 0.5; numeric ones nearer to the target than before, or
   within 5 degrees, 8 years, 0.2 of it
@@ -257,7 +257,7 @@ def table(result: dict) -> str:
     for size, methods in result["joint"].items():
         rows |= {(f"{size} at once", method): figures for method, figures in methods.items()}
     lines = [
-        HEADING.format(**result | {"methods": " ".join(result["methods"])}),
+        HEADING.format(**result | {key: " ".join(result[key]) for key in ("methods", "joint")}),
         "| edit | method | faces | right | judges: right | flipped | judges: flipped "
         "| identity | judges: distance | Frechet |",
         "|" + "---|" * 10,
