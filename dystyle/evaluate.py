@@ -37,13 +37,15 @@ def attributes(
 def editing(
     protocol: tyro.conf.OmitArgPrefixes[EditingConfig] = EditingConfig(),  # noqa: B008 (frozen)
     json_file: JsonFile = None,
+    plots: Path | None = None,
 ) -> None:
-    """Single and joint edits of random faces: targets reached, identity kept, what else changed.
+    """Single and joint edits of random and inverted faces: targets reached, identity kept, what else changed.
 
     Args:
         json_file: file to write the result to; its table goes beside it.
+        plots: folder to write plots to.
     """
-    result = editing_report.evaluate_editing(protocol)
+    result = editing_report.evaluate_editing(protocol, plots)
     _report(result, editing_report.table(result), json_file)
 
 

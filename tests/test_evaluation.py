@@ -20,6 +20,10 @@ def test_comparison_counts_what_was_asked_for_and_what_was_not():
     assert result["reached"]["smile"]["success"]["mean"] == 0.5
     assert result["right"]["mean"] == pytest.approx(2 / 3)
     assert result["flipped"]["mean"] == pytest.approx(1 / 3)
+    # Free to keep their side: smile, mouth and glasses when ageing, only glasses when smiling.
+    assert result["sides"]["mean"] == pytest.approx(1 / 5)
+    assert result["error"]["mean"] == pytest.approx(np.mean([5 / 75, 0.1, 0.8]))
+    assert result["moved"]["mean"] == pytest.approx(np.mean([0, 0, 0, 0, 0.8, 0, 10 / 75, 0, 0.85]))
     assert result["flips"] == {"eyeglasses": pytest.approx(1 / 3)}
     assert result["change"]["age"]["mean"] == 5  # of the two edits that did not ask for it
 

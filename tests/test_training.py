@@ -1,5 +1,8 @@
 """Training: what is drawn, what the losses say, and that an interrupted run ends as a straight one."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from dystyle.editors.dystyle import DyStyle
 from dystyle.engines.graphs import generator, module
 from dystyle.errors import InputError
 from dystyle.training.dataset import FaceDataset, sample_codes
-from dystyle.training.editor import EditorConfig, EditorTrainer, sample_configuration
+from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
 from dystyle.training.losses import (
     attribute_loss,
     carried_loss,
@@ -129,8 +132,11 @@ def small(out: Path, faces: Path, **changes) -> EditorConfig:
     config = EditorConfig(
         out=out,
         faces=faces,
+        held=2,
         starts=6,
         fine_starts=4,
+        inverted=3,
+        compared=2,
         fine=0.25,
         rows=3,
         hidden=8,
@@ -167,6 +173,39 @@ def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, faces, monkeypatch)
     torch.use_deterministic_algorithms(False)
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_curriculum_moves_on_when_the_loss_has_settled_or_time_is_up():
+    falling, flat = Curriculum(most=4, steps=1000), Curriculum(most=4, steps=1000)
+    for step in range(2 * WINDOW):
+        falling.update(step, 1 / (step + 1))
+        flat.update(step, 1.0)
+    assert (falling.level(100), flat.level(100)) == (1, 2)
+    assert [falling.level(step) for step in (0, 333, 334, 667, 1000, 5000)] == [1, 1, 2, 3, 4, 4]
+    assert Curriculum(most=3, steps=0).level(0) == 3
+
+
+def test_a_finished_run_reports_on_faces_it_has_not_learnt_from(tmp_path, faces):
+    trainer = EditorTrainer(small(tmp_path, faces, inverted=0, start=None), generator())
+    assert len(trainer.codes) == 6 and torch.equal(trainer.starts, trainer.codes)
+    trainer.run()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report) == ["yaw", "smile", "2 at once"]
+    card = (tmp_path / "dystyle.md").read_text()
+    assert f"| smile | {report['smile']['reached']['smile']['success']['mean']:.0%}" in card
+    with pytest.raises(InputError, match="render more or give fewer"):
+        EditorTrainer(small(tmp_path, faces, starts=7), generator())
+
+
+def test_two_processes_train_one_editor(tmp_path, faces):
+    """As on several GPUs: own draws, same weights; see tests/two_processes.py."""
+    script = Path(__file__).with_name("two_processes.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*launch, script, tmp_path / "run", faces], check=True, timeout=300)
+    assert DyStyle.load(str(tmp_path / "run" / "dystyle.safetensors")).names == ("yaw", "smile")
+    # One process cannot go on where two left off.
+    with pytest.raises(InputError, match="2 process"):
+        EditorTrainer(small(tmp_path / "run", faces), generator()).run()
 
 
 def test_a_new_attribute_leaves_the_experts_there_were_as_they_are(tmp_path, faces):

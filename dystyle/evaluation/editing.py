@@ -3,9 +3,12 @@
 Everything is read twice: by the networks that taught the editor, and by independent judges.
 """
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.linalg import sqrtm
@@ -13,6 +16,7 @@ from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.linear import LinearEditor
+from dystyle.evaluation.inversion import degraded
 from dystyle.evaluation.judges import Judges
 from dystyle.pipeline import FaceEditor
 
@@ -23,23 +27,32 @@ TOLERANCE = {"yaw": 5, "pitch": 5, "age": 8, "gender": 0.2}
 READ_SIZE = 256  # pixels to which pictures are averaged down before they are read
 FEATURES = 64  # principal components of the embeddings in the Frechet distance
 STANDARD_ERRORS = 1.96  # standard errors in a 95 % confidence interval
+# Mean absolute errors that single edits and edits of three may leave.
+LIMITS = {"yaw": 3, "pitch": 3, "age": 5}
+LIMITS_JOINT = {"yaw": 4, "pitch": 4, "age": 6.5}
 HEADING = """\
 # Editing
 
-Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --joint {joint}
---methods {methods} --json docs/benchmarks/editing.json`: {faces} random faces, {compared} for
-the other methods (seeds {first_seed} on, truncation {truncation}, not used in training), edited at
-1024 px. Numeric targets are uniform in yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go
-to either end. Everything is read twice: by the networks that taught the editor, and by judges it never
-met. Means with half of their 95 % confidence intervals.
+Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --inverted {inverted_faces}
+--joint {joint} --methods {methods} --json docs/benchmarks/editing.json --plots docs/benchmarks`: {faces}
+random faces, {compared} for the other methods (seeds {first_seed} on, truncation {truncation}, not used in
+training), edited at 1024 px, and {inverted_faces} codes that the encoder made of degraded pictures of
+further ones and of {photos}. Numeric targets are uniform in yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1;
+binary ones go to either end. Everything is read twice: by the networks that taught the editor, and by
+judges it never met. Means with half of their 95 % confidence intervals.
 
 - right: binary attributes on the asked side of 0.5; numeric ones nearer to the target than before, or
   within 5 degrees, 8 years, 0.2 of it
-- flipped: edits after which an attribute that was not asked for has changed sides (below 0.4 to above
-  0.6, or back)
+- error, moved: distance to the target, and change of what was not asked for, as shares of the range
+- sides: of the attributes that were not asked for, how many have changed sides (below 0.4 to above 0.6,
+  or back); flipped: edits after which any has
 - identity: cosine of faceres embeddings to the unedited face (strangers: 0.4 to 0.5); distance: of
   dlib's descriptors (one person: below 0.6); Frechet: of the embeddings of edited and unedited faces
 """
+# What the project asks of itself, see `bounds`.
+BOUNDS_HEADING = """
+| asked of the editor | bound | random faces | inverted faces |
+|---|---|---|---|"""
 
 Method = Callable[[np.ndarray, Mapping[str, float]], np.ndarray]
 
@@ -54,6 +67,8 @@ class EditingConfig:
         methods: compared on the joint edits: "dystyle" edits jointly; "sum" adds up the same editor's single
             edits; "sequential" makes them one after the other in random order; "linear" is InterFaceGAN.
         compared: faces for the methods other than "dystyle".
+        inverted: further faces, degraded as photos are and put through the encoder, for the single edits
+            and those of three; photos: pictures to invert, too.
     """
 
     count: int = 256
@@ -62,6 +77,8 @@ class EditingConfig:
     joint: tuple[int, ...] = (2, 3, 5, 0)
     methods: tuple[str, ...] = ("dystyle", "sum", "sequential", "linear")
     compared: int = 64
+    inverted: int = 64
+    photos: tuple[Path, ...] = (Path("webapp/examples/astronaut.jpg"),)
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,13 @@ class Bench:
 
     def __init__(self, editor: FaceEditor, codes: list[np.ndarray]) -> None:
         self.editor, self.judges, self.codes = editor, Judges(), codes
-        self.before = [self.see(code) for code in tqdm(codes, desc="unedited faces", mininterval=10)]
+        self.before = self._map(self.see, codes, "unedited faces")
+
+    @staticmethod
+    def _map(function: Callable, items: list, label: str) -> list:
+        """The function's results, computed on all cores."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(tqdm(pool.map(function, items), total=len(items), desc=label, mininterval=10))
 
     def see(self, code: np.ndarray) -> Seen:
         """Render and read one code (18, 512)."""
@@ -93,8 +116,8 @@ class Bench:
 
     def measure(self, method: Method, edits: list[dict[str, float]], label: str) -> dict:
         """The figures of one edit a face, for the first faces: see `evaluate_editing`."""
-        progress = tqdm(list(zip(self.codes, edits, strict=False)), desc=label, mininterval=10)
-        after = [self.see(method(code, edit)) for code, edit in progress]
+        pairs = list(zip(self.codes, edits, strict=False))
+        after = self._map(lambda pair: self.see(method(*pair)), pairs, label)
         before = self.before[: len(after)]
         cosines = [a.embedding @ b.embedding for a, b in zip(after, before, strict=True)]
         distances = [np.linalg.norm(a.descriptor - b.descriptor) for a, b in zip(after, before, strict=True)]
@@ -116,30 +139,36 @@ def compare(pairs: list[tuple[dict, dict]], edits: list[dict[str, float]]) -> di
     Returns:
         "reached": by edited attribute "error" and "unedited_error" (numeric, mean absolute) or "success"
         (binary); "right": share of the binary ones on the asked side of 0.5, and of the numeric ones that
-        moved the asked way; "change": mean absolute change by attribute that was not edited; "flipped":
-        share of edits after which an attribute that was not asked for (nor is carried along) has changed
-        sides, and "flips" which ones.
+        moved the asked way; "error", of all of them, as a share of the range; "moved", the change of the
+        others, likewise; "change": mean absolute change by attribute that was not edited; "sides":
+        share of the attributes that were not asked for (nor are carried along) that have changed sides,
+        "flips" which ones, and "flipped" the share of edits after which any has.
     """
     errors, unedited, changes, flips = {}, {}, {}, {}
-    right, flipped = [], []
+    right, flipped, sides, missed, moved = [], [], [], [], []
     for (before, after), edit in zip(pairs, edits, strict=False):
         free = set(edit).union(*(ATTRIBUTES[name].carries for name in edit))
-        changed = False
+        crossings = []
         for name, value in after.items():
-            sided = ATTRIBUTES[name].high == 1
+            span = ATTRIBUTES[name].high - ATTRIBUTES[name].low
             if name not in edit:
                 changes.setdefault(name, []).append(abs(value - before[name]))
-                flip = sided and name not in free and crossed(before[name], value)
+                moved.append(changes[name][-1] / span)
+                flip = span == 1 and name not in free and crossed(before[name], value)
                 flips.setdefault(name, []).append(flip)
-                changed |= flip
-            elif ATTRIBUTES[name].kind == "binary":
+                if span == 1 and name not in free:
+                    crossings.append(flip)
+                continue
+            missed.append(abs(value - edit[name]) / span)
+            if ATTRIBUTES[name].kind == "binary":
                 errors.setdefault(name, []).append((value > 0.5) == (edit[name] > 0.5))
                 right.append(errors[name][-1])
             else:
                 errors.setdefault(name, []).append(abs(value - edit[name]))
                 unedited.setdefault(name, []).append(abs(before[name] - edit[name]))
                 right.append(errors[name][-1] < max(unedited[name][-1], TOLERANCE[name]))
-        flipped.append(changed)
+        flipped.append(any(crossings))
+        sides += crossings
     reached = {}
     for name in ATTRIBUTES:
         if name in errors and ATTRIBUTES[name].kind == "binary":
@@ -149,6 +178,9 @@ def compare(pairs: list[tuple[dict, dict]], edits: list[dict[str, float]]) -> di
     return {
         "reached": reached,
         "right": _mean(right),
+        "error": _mean(missed),
+        "moved": _mean(moved),
+        "sides": _mean(sides),
         "change": {name: _mean(values) for name, values in changes.items()},
         "flipped": _mean(flipped),
         "flips": {name: float(np.mean(values)) for name, values in flips.items() if any(values)},
@@ -170,39 +202,90 @@ def frechet(a: list[np.ndarray], b: list[np.ndarray]) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(spread[0] + spread[1] - 2 * cross.real))
 
 
-def evaluate_editing(config: EditingConfig) -> dict:
+def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
     """Measure single and joint edits.
+
+    Args:
+        plots: folder to write `editing.png` to.
 
     Returns:
         "single" by attribute, and "joint" by number of attributes and method. Each: "identity", mean cosine
         to the unedited face by the identity network; "descriptor_distance", the same by the judges'
         face_recognition (Euclidean); "frechet", distance of the embeddings of all edited faces to those of
         the unedited; "values" and "judged", what the teachers and the judges read, see `compare`. Means
-        come with half of their 95 % confidence interval.
+        come with half of their 95 % confidence interval. "inverted": the same of inverted faces.
     """
     editor = FaceEditor.from_pretrained()
     seeds = range(config.first_seed, config.first_seed + config.count)
     bench = Bench(editor, [editor.sample(seed, config.truncation) for seed in seeds])
-    rng = np.random.default_rng(config.first_seed)
     result = {"faces": config.count, "compared": config.compared, "methods": config.methods}
-    result |= {"first_seed": config.first_seed, "truncation": config.truncation, "single": {}}
-    for name in editor.attributes:
-        edits = [draw(rng, [name]) for _ in range(config.count)]
-        result["single"][name] = bench.measure(editor.edit, edits, name)
-    result["joint"] = {}
-    for size in config.joint:
-        names = list(editor.attributes)
+    result |= {"first_seed": config.first_seed, "truncation": config.truncation}
+    result |= {"photos": [path.name for path in config.photos]}
+    result |= _protocol(bench, config, config.joint, config.methods)
+    if config.inverted or config.photos:
+        bench = Bench(editor, _inverted(editor, config))
+        result["inverted"] = _protocol(bench, config, (3,), ("dystyle",))
+    result["inverted_faces"] = config.inverted
+    if plots is not None:
+        plot(result, plots / "editing.png")
+    return result
+
+
+def _protocol(bench: Bench, config: EditingConfig, joint: tuple[int, ...], methods: tuple[str, ...]) -> dict:
+    rng = np.random.default_rng(config.first_seed)
+    names, result = list(bench.editor.attributes), {"single": {}, "joint": {}}
+    for name in names:
+        edits = [draw(rng, [name]) for _ in bench.codes]
+        result["single"][name] = bench.measure(bench.editor.edit, edits, name)
+    for size in joint:
         size = size or len(names)
-        edits = [draw(rng, rng.choice(names, size, replace=False)) for _ in range(config.count)]
+        edits = [draw(rng, rng.choice(names, size, replace=False)) for _ in bench.codes]
         result["joint"][str(size)] = {
             method: bench.measure(
                 METHODS[method](bench),
-                edits[: config.count if method == "dystyle" else config.compared],
+                edits if method == "dystyle" else edits[: config.compared],
                 f"{size} at once, {method}",
             )
-            for method in config.methods
+            for method in methods
         }
     return result
+
+
+def _inverted(editor: FaceEditor, config: EditingConfig) -> list[np.ndarray]:
+    """Codes of further faces, degraded and put through the encoder, and of photos."""
+    first = config.first_seed + config.count
+    seeds = range(first, first + config.inverted)
+    pictures = degraded([editor.synthesize(editor.sample(seed, config.truncation)) for seed in seeds], first)
+    return [editor.invert(picture).code for picture in (*config.photos, *pictures)]
+
+
+def bounds(result: dict) -> list[tuple[str, str, str]]:
+    """What the project asks of single edits and of three at once: (what, bound, reached)."""
+    single, three = result["single"], result["joint"]["3"]["dystyle"]
+
+    def reached(name: str) -> float:
+        return single[name]["values"]["reached"][name]["error"]["mean"]
+
+    worst = min(
+        (figures["values"]["reached"][name]["success"]["mean"], name)
+        for name, figures in single.items()
+        if ATTRIBUTES[name].kind == "binary"
+    )
+    together = three["values"]["reached"]
+    binary = [f["success"]["mean"] for f in together.values() if "success" in f]
+    kept = [f["descriptor_distance"]["mean"] for n, f in single.items() if n not in ("age", "gender")]
+    judged = [figures["judged"] for figures in single.values()]
+    rows = [(f"{name} alone", f"{most}", f"{reached(name):.1f}") for name, most in LIMITS.items()]
+    rows.append(("worst binary attribute alone", "92%", f"{worst[0]:.0%} ({worst[1]})"))
+    for name, most in LIMITS_JOINT.items():
+        rows.append((f"{name} among three", f"{most}", f"{together[name]['error']['mean']:.1f}"))
+    rows.append(("binary attributes among three", "88%", f"{np.mean(binary):.0%}"))
+    rows.append(("judges: alone, right", "85%", f"{np.mean([j['right']['mean'] for j in judged]):.0%}"))
+    rows.append(("judges: among three, right", "75%", f"{three['judged']['right']['mean']:.0%}"))
+    rows.append(("judges: sides, alone", "5%", f"{np.mean([j['sides']['mean'] for j in judged]):.1%}"))
+    rows.append(("judges: sides, three", "12%", f"{three['judged']['sides']['mean']:.1%}"))
+    rows.append(("judges: distance, but for age and gender", "0.45", f"{np.mean(kept):.2f}"))
+    return rows
 
 
 def _sum(bench: Bench) -> Method:
@@ -211,9 +294,8 @@ def _sum(bench: Bench) -> Method:
 
 
 def _sequential(bench: Bench) -> Method:
-    rng = np.random.default_rng(0)
-
     def method(code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        rng = np.random.default_rng(code[0].view(np.uint32))  # an order of its own for every face
         for name in rng.permutation(list(configuration)):
             code = bench.editor.edit(code, {name: configuration[name]})
         return code
@@ -253,19 +335,29 @@ def _mean(values) -> dict[str, float]:
 
 def table(result: dict) -> str:
     """The result as Markdown: what was reached, then what else changed."""
-    rows = {(label, "dystyle"): figures for label, figures in result["single"].items()}
-    for size, methods in result["joint"].items():
-        rows |= {(f"{size} at once", method): figures for method, figures in methods.items()}
-    lines = [
-        HEADING.format(**result | {key: " ".join(result[key]) for key in ("methods", "joint")}),
-        "| edit | method | faces | right | judges: right | flipped | judges: flipped "
-        "| identity | judges: distance | Frechet |",
-        "|" + "---|" * 10,
+    rows = _rows(result)
+    words = {key: " ".join(result[key]) for key in ("methods", "joint")}
+    words["photos"] = ", ".join(result["photos"]) or "no photo"
+    lines = [HEADING.format(**result | words)]
+    if "3" in result["joint"]:
+        inverted = (
+            bounds(result["inverted"]) if "inverted" in result else [("", "", "")] * len(bounds(result))
+        )
+        lines.append(BOUNDS_HEADING)
+        for (what, bound, value), (_, _, again) in zip(bounds(result), inverted, strict=True):
+            lines.append(f"| {what} | {bound} | {value} | {again} |")
+    lines += [
+        "",
+        "| edit | method | faces | right | judges: right | error | judges: error | moved | sides "
+        "| judges: sides | flipped | judges: flipped | identity | judges: distance | Frechet |",
+        "|" + "---|" * 15,
     ]
     for (label, method), f in rows.items():
+        taught, judged = f["values"], f["judged"]
         numbers = [
-            *(_percent(f[readings]["right"]) for readings in ("values", "judged")),
-            *(_percent(f[readings]["flipped"]) for readings in ("values", "judged")),
+            *(_percent(read["right"]) for read in (taught, judged)),
+            *(_percent(figure) for figure in (taught["error"], judged["error"], taught["moved"])),
+            *(_percent(read[key]) for key in ("sides", "flipped") for read in (taught, judged)),
             _number(f["identity"]),
             _number(f["descriptor_distance"]),
             f"{f['frechet']:.3f}",
@@ -281,7 +373,9 @@ def table(result: dict) -> str:
     for (label, method), f in rows.items():
         for name, reached in f["values"]["reached"].items():
             judged = f["judged"]["reached"].get(name)
-            lines.append(f"| {label} | {method} | {name} | {_reached(reached)} | {_reached(judged)} |")
+            lines.append(
+                f"| {label} | {method} | {name} | {reached_text(reached)} | {reached_text(judged)} |"
+            )
     names = [name for name in ATTRIBUTES if any(name in f["values"]["change"] for f in rows.values())]
     lines += ["", "Mean absolute change of what was not edited:", ""]
     lines += [f"| edit | method | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
@@ -292,6 +386,63 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def _rows(result: dict) -> dict[tuple[str, str], dict]:
+    """All figures by the edit's and the method's label."""
+    rows = {}
+    for suffix, part in (("", result), (", inverted", result.get("inverted"))):
+        if part is None:
+            continue
+        rows |= {(label + suffix, "dystyle"): figures for label, figures in part["single"].items()}
+        for size, methods in part["joint"].items():
+            rows |= {(f"{size} at once{suffix}", method): figures for method, figures in methods.items()}
+    return rows
+
+
+def plot(result: dict, path: Path) -> None:
+    """Single edits as bars, joint ones as lines over the number of attributes, by method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    names, x = list(result["single"]), np.arange(len(result["single"]))
+    panels = {
+        "right": lambda f, read: f[read]["right"],
+        "of what was not asked for, changed sides": lambda f, read: f[read]["sides"],
+        "identity (cosine)": lambda f, read: f["identity"],
+    }
+    for ax, (title, pick) in zip(axes[0], panels.items(), strict=True):
+        readings = ("values",) if "identity" in title else ("values", "judged")
+        for offset, read in enumerate(readings):
+            figures = [pick(result["single"][name], read) for name in names]
+            means, spread = ([f[key] for f in figures] for key in ("mean", "ci"))
+            label = {"values": "teachers", "judged": "judges"}[read]
+            ax.bar(x + 0.4 * offset, means, 0.4, yerr=spread, label=label)
+        ax.set_xticks(x + 0.2, names, rotation=60, ha="right")
+        ax.set_title(f"one attribute: {title}")
+        if len(readings) > 1:
+            ax.legend()
+    panels = {
+        "error, by the judges (share of the range)": lambda f: f["judged"]["error"],
+        "change of the others, by the judges": lambda f: f["judged"]["moved"],
+        "identity (cosine)": lambda f: f["identity"],
+    }
+    sizes = list(result["joint"])
+    for ax, (title, pick) in zip(axes[1], panels.items(), strict=True):
+        for method in result["methods"]:
+            figures = [pick(result["joint"][size][method]) for size in sizes]
+            means, spread = ([f[key] for f in figures] for key in ("mean", "ci"))
+            ax.errorbar(range(len(sizes)), means, spread, marker="o", capsize=3, label=method)
+        ax.set_xticks(range(len(sizes)), sizes)
+        ax.set_xlabel("attributes at once")
+        ax.set_title(title)
+        ax.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
 def _number(figure: Mapping[str, float]) -> str:
     return f"{figure['mean']:.2f} ± {figure['ci']:.2f}"
 
@@ -300,7 +451,8 @@ def _percent(figure: Mapping[str, float]) -> str:
     return f"{figure['mean']:.0%} ± {figure['ci']:.0%}"
 
 
-def _reached(figures: Mapping[str, dict] | None) -> str:
+def reached_text(figures: Mapping[str, dict] | None) -> str:
+    """One attribute's "reached" of `compare` for a table: the share, or the error and what it had been."""
     if figures is None:
         return ""
     if "success" in figures:

@@ -61,11 +61,9 @@ def evaluate_inversion(config: InversionConfig, sheets: Path | None = None) -> d
     """
     editor, judges = FaceEditor.from_pretrained(encoder=config.encoder), Judges()
     editor.warm_up()
-    rng = torch.get_rng_state()
-    torch.manual_seed(config.first_seed)
     seeds = range(config.first_seed, config.first_seed + config.count)
-    pictures = [_as_photo(editor.synthesize(editor.sample(seed, config.truncation))) for seed in seeds]
-    torch.set_rng_state(rng)
+    portraits = [editor.synthesize(editor.sample(seed, config.truncation)) for seed in seeds]
+    pictures = degraded(portraits, config.first_seed)
     photos = {path.name: load_image(path) for path in config.photos}
     result = {"count": config.count, "first_seed": config.first_seed, "truncation": config.truncation}
     result |= {"generated": {}, "photos": {name: {} for name in photos}}
@@ -88,10 +86,13 @@ def evaluate_inversion(config: InversionConfig, sheets: Path | None = None) -> d
     return result
 
 
-def _as_photo(picture: np.ndarray) -> np.ndarray:
-    """A generated portrait, degraded as photos are."""
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
-    return ((degrade(image)[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+def degraded(portraits: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Generated portraits (s, s, 3) uint8, degraded as photos are; the same seed degrades them alike."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        images = (torch.from_numpy(portrait).permute(2, 0, 1)[None] / 127.5 - 1 for portrait in portraits)
+        photos = [(degrade(image)[0].permute(1, 2, 0) + 1) * 127.5 for image in images]
+    return [photo.round().byte().numpy() for photo in photos]
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:

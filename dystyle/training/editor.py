@@ -1,27 +1,37 @@
-"""Train a DyStyle editor: latent warm-up, then single attributes (easy), then random subsets (hard).
+"""Train a DyStyle editor: latent warm-up, then single attributes (easy), then growing random subsets (hard).
 
 The generator and the networks that read its pictures are frozen; gradients run through them into the
 editor. The starting codes are those of a rendered dataset; what pictures show of them is read once.
+`accelerate launch -m dystyle.train editor` trains on several GPUs, and `torchrun --nproc_per_node 2 -m --
+dystyle.train editor` in processes on CPUs: each draws edits of its own, and the gradients are averaged.
 """
 
 import json
 import math
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm, trange
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
+from dystyle.encoders.fast import FastEncoder
 from dystyle.errors import InputError
+from dystyle.evaluation.editing import compare, draw, reached_text
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.knowledge.readings import FaceReader, IdentityNetwork
-from dystyle.training.dataset import FaceDataset
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
+from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.guide import fit_guide
 from dystyle.training.losses import (
     attribute_loss,
@@ -39,6 +49,8 @@ PREVIEW_ROWS = {128: 9, 256: 11}
 # Share of numeric targets that are the face's own value: an edit to what is there already changes nothing.
 STAY = 0.1
 IDENTITY_DIMENSIONS = 48
+# The curriculum moves on when a window of steps brought the loss down by less than this share.
+WINDOW, SETTLED = 50, 0.03
 
 
 @dataclass(frozen=True)
@@ -47,25 +59,33 @@ class EditorConfig:
 
     Attributes:
         out: folder of the run (checkpoints, log, final weights); an interrupted run goes on.
-        faces: folder of rendered faces (`python -m dystyle.train faces`), for the guide and to start from.
+        faces: folder of rendered faces (`python -m dystyle.train faces`), for the guide and to start from;
+            the last `held` of them are kept for the final report.
         starts, fine_starts: how many of them edits start from at 128 px and at 256 px.
+        inverted: every n-th of these is what the encoder makes of the face's degraded picture, so that
+            photos lie within the training; 0 for none.
         attributes: names of the experts.
         start: weights to start from (a name or a path). only_new: the experts that they have stay as they
             are; new ones and the fusion learn.
         rows, hidden: structure of the editor, see `DyStyle`.
         compared: faces that show how previews read differently from full pictures, see `fit_correction`.
         guide_steps: steps of fitting the latent guide.
-        warmup_steps: steps of 128 codes on the latent guide, before any picture is rendered.
-        steps, batch, groups: picture steps; each batch is split into groups of one configuration each.
-        easy: share of the steps with one attribute at a time.
+        warmup_steps: steps of 128 codes on the latent guide, before any picture is rendered; 0 to go
+            straight to pictures.
+        steps, batch, groups: picture steps; each process's batch is split into groups of one
+            configuration each.
+        most: most attributes in a configuration; hard: share of the steps after which the curriculum has
+            got there at the latest, see `Curriculum`.
         fine: share of the steps, the last ones, with pictures of 256 px instead of 128.
-        most: most attributes in a configuration of the hard stage.
+        precision: "bf16" renders and embeds in bfloat16; readings and weights stay in float32.
     """
 
     out: Path = Path("runs/editor")
     faces: Path = Path("runs/faces")
+    held: int = 32
     starts: int = 3000
     fine_starts: int = 1000
+    inverted: int = 3
     attributes: tuple[str, ...] = tuple(ATTRIBUTES)
     start: str | None = None
     only_new: bool = False
@@ -77,13 +97,14 @@ class EditorConfig:
     steps: int = 2500
     batch: int = 8
     groups: int = 4
-    easy: float = 0.3
-    fine: float = 0.15
-    most: int = 5
+    most: int = 6
+    hard: float = 0.5
+    fine: float = 0.1
+    precision: Literal["no", "bf16"] = "no"
     lr: float = 4e-4
-    identity_weight: float = 2.0
+    identity_weight: float = 1.2
     norm_weight: float = 0.04
-    preservation_weight: float = 0.4
+    preservation_weight: float = 1.5
     ema: float = 0.995
     checkpoint_every: int = 100
     seed: int = 0
@@ -101,7 +122,7 @@ def sample_configuration(
         current: the faces' scores, (b,) by name.
     """
     configuration = {}
-    for name in [names[i] for i in torch.randperm(len(names))[:count]]:
+    for name in [names[i] for i in torch.randperm(len(names))[:count].tolist()]:
         row, batch = ATTRIBUTES[name], len(current[name])
         uniform = torch.rand(batch)
         if row.kind == "binary":
@@ -140,25 +161,72 @@ def fit_correction(
     return correction
 
 
+@dataclass
+class Curriculum:
+    """From easy to hard (section 3.4): how many attributes a configuration may hold.
+
+    One at first; one more whenever the loss has settled, and at the latest as a straight line to `most`
+    over the first `steps` steps asks for.
+    """
+
+    most: int
+    steps: float
+    reached: int = 1
+    losses: list[float] = field(default_factory=list)
+
+    def level(self, step: int) -> int:
+        """The most attributes at this step."""
+        due = 1 + int((self.most - 1) * step / self.steps) if self.steps else self.most
+        return min(self.most, max(self.reached, due))
+
+    def update(self, step: int, loss: float) -> None:
+        """Take in the mean loss of an attribute in this step."""
+        self.losses.append(loss)
+        if len(self.losses) < 2 * WINDOW:
+            return
+        before, now = sum(self.losses[:WINDOW]), sum(self.losses[WINDOW:])
+        self.losses = self.losses[WINDOW:]
+        if now > (1 - SETTLED) * before:
+            self.reached = self.level(step) + 1
+            self.losses = []  # harder configurations have another loss
+
+
 class EditorTrainer:
-    """Everything one training run holds; `run` goes from the warm-up to the final weights."""
+    """Everything one training run holds; `run` goes from the warm-up to the final weights.
+
+    Args:
+        generator: any generator with `mean_w`, `std_w` and pictures of 128 and 256 px of W+ codes.
+    """
 
     def __init__(self, config: EditorConfig, generator: MobileStyleGAN) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.generator = config, generator
-        self.reader, self.identity = FaceReader(), IdentityNetwork()
+        self.config = config
+        # Told that there is no GPU, accelerate joins the processes of `torchrun` on CPUs, too.
+        cpu = not torch.cuda.is_available()
+        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+        self.device = torch.device("cpu") if cpu else self.accelerator.device
+        self.generator = generator.to(self.device)
+        self.reader, self.identity = FaceReader().to(self.device), IdentityNetwork().to(self.device)
         config.out.mkdir(parents=True, exist_ok=True)
         self.data = FaceDataset.load(config.faces)
-        self.codes = torch.from_numpy(self.data.codes.copy())
-        self.full = self._read("full", len(self.codes))
+        learnt = len(self.data.codes) - config.held
+        if learnt < config.starts:
+            raise InputError(
+                f"{config.faces} holds {len(self.data.codes)} faces, too few for {config.starts} to start "
+                f"from and {config.held} held out: render more or give fewer --starts."
+            )
+        self.codes = torch.from_numpy(self.data.codes[:learnt].copy()).to(self.device)
+        self.full = self._read("full", learnt if config.warmup_steps else config.compared)
+        self.starts = self._starts()
         self.size = 0  # of the pictures in training; `resize` sets it and what was read at it
         structure = (config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w)
-        self.editor, self.average = DyStyle(*structure), DyStyle(*structure)
+        self.editor, self.average = (DyStyle(*structure).to(self.device) for _ in range(2))
         if config.start is not None:
             self._start_from(DyStyle.load(config.start))
-        learning = [p for p in self.editor.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(learning, lr=config.lr, betas=(0.9, 0.99))
-        self.step = 0
+        self.learning = [p for p in self.editor.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.learning, lr=config.lr, betas=(0.9, 0.99))
+        self.curriculum = Curriculum(config.most, config.hard * config.steps)
+        self.step, self.seconds = 0, 0.0
 
     def _start_from(self, source: DyStyle) -> None:
         """Copy an editor; what only this one has keeps its fresh weights."""
@@ -174,23 +242,55 @@ class EditorTrainer:
             for name in source.names:
                 self.editor.experts[name].requires_grad_(False)
 
+    def _cached(self, name: str, make) -> object:
+        """Tensors that `make` computes, kept in the run's folder; one process makes them."""
+        path = self.config.out / f"{name}.pt"
+        with self.accelerator.main_process_first():
+            if not path.exists():
+                torch.save(make(), path)
+        return torch.load(path, weights_only=True, map_location=self.device)
+
+    def _pictures(self, index: Tensor) -> Tensor:
+        """Rendered pictures of the dataset, (b, 3, 256, 256) in [-1, 1]."""
+        pictures = torch.from_numpy(self.data.images[index.cpu().numpy()]).to(self.device)
+        return pictures.permute(0, 3, 1, 2) / 127.5 - 1
+
+    @torch.no_grad()
+    def _starts(self) -> Tensor:
+        """The codes that edits start from: the dataset's, every n-th replaced by an inverted one."""
+        config, codes = self.config, self.codes[: self.config.starts].clone()
+        if config.inverted:
+            index = torch.arange(config.compared, config.starts, config.inverted)
+            encoder = FastEncoder.load("encoder").to(self.device)
+
+            def invert() -> Tensor:
+                return torch.cat([encoder(degrade(self._pictures(i))) for i in index.split(16)])
+
+            if len(index):
+                codes[index] = self._cached("inverted", invert)
+        return codes
+
     @torch.no_grad()
     def _read(self, kind: str, count: int) -> Readings:
-        """Readings of the first faces, on the full pictures or on previews ("128", "256"); kept in files."""
-        path = self.config.out / f"readings-{kind}.pt"
-        if not path.exists():
+        """Readings of the first faces' full pictures ("full"), or of the first starts' previews ("128")."""
+
+        def read() -> dict[str, Tensor]:
             signals, embeddings = [], []
             for chunk in tqdm(torch.arange(count).split(8), desc=f"reading faces: {kind}", mininterval=10):
-                if kind == "full":
-                    pictures = torch.from_numpy(self.data.images[chunk.numpy()])
-                    images = pictures.permute(0, 3, 1, 2) / 127.5 - 1
-                else:
-                    images = self.generator(self.codes[chunk], int(kind))
+                images = (
+                    self._pictures(chunk) if kind == "full" else self._preview(self.starts[chunk], int(kind))
+                )
                 signals.append(self.reader.signals(images))
                 embeddings.append(self.identity(images))
-            torch.save({"signals": torch.cat(signals), "embeddings": torch.cat(embeddings)}, path)
-        stored = torch.load(path, weights_only=True)
+            return {"signals": torch.cat(signals), "embeddings": torch.cat(embeddings)}
+
+        stored = self._cached(f"readings-{kind}-{count}", read)
         return Readings(self.reader.calibrate(stored["signals"]), stored["embeddings"])
+
+    def _preview(self, codes: Tensor, size: int) -> Tensor:
+        with self.accelerator.autocast():
+            images = self.generator(codes, size)
+        return images.float()
 
     def resize(self, size: int) -> None:
         """Train on previews of `size` px from now on."""
@@ -209,26 +309,42 @@ class EditorTrainer:
 
     def run(self) -> Path:
         """Train to the end, going on from the run's last checkpoint; returns the weights' path."""
-        checkpoint = self.config.out / "checkpoint.pt"
+        with torch.device(self.device):
+            return self._run()
+
+    def _run(self) -> Path:
+        config, checkpoint = self.config, self.config.out / "checkpoint.pt"
+        main = self.accelerator.is_main_process
         if checkpoint.exists():
             self.load(checkpoint)
         else:
-            self.warm_up()
+            if config.warmup_steps:
+                self.warm_up()
+            for parameter in self.editor.parameters():
+                parameter.data = broadcast(parameter.data)
             self.average.load_state_dict(self.editor.state_dict())
+            # From here on every process draws edits of its own.
+            torch.manual_seed(config.seed + 1 + self.accelerator.process_index)
             self.save(checkpoint)
-        writer = SummaryWriter(self.config.out)
-        progress = trange(self.step, self.config.steps, initial=self.step, total=self.config.steps)
+        writer = SummaryWriter(config.out) if main else None
+        progress = trange(self.step, config.steps, initial=self.step, total=config.steps, disable=not main)
         for step in progress:
+            started = time.perf_counter()
             logs = self.train_step()
-            self.step = step + 1
-            for name, value in logs.items():
-                writer.add_scalar(name, value, step)
-            if step % 20 == 0:
-                progress.write(f"{step} " + " ".join(f"{k}={v:.3f}" for k, v in logs.items()))
-            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+            self.step, self.seconds = step + 1, self.seconds + time.perf_counter() - started
+            if main:
+                for name, value in logs.items():
+                    writer.add_scalar(name, value, step)
+                if step % 20 == 0:
+                    progress.write(f"{step} " + " ".join(f"{k}={v:.3f}" for k, v in logs.items()))
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.save(checkpoint)
-                writer.add_image("edits", self.sample_grid(), step)
-        return self.config.out / "dystyle.safetensors"
+                if main:
+                    writer.add_image("edits", self.sample_grid(), step)
+        if main:
+            self.write_report()
+        self.accelerator.wait_for_everyone()
+        return config.out / "dystyle.safetensors"
 
     @torch.no_grad()
     def sample_grid(self, faces: int = 4) -> Tensor:
@@ -243,6 +359,63 @@ class EditorTrainer:
         images = torch.cat([self.generator(column, 128) for column in columns], 3)
         return (torch.cat(list(images), 1) / 2 + 0.5).clamp(0, 1)
 
+    @torch.no_grad()
+    def report(self) -> dict:
+        """The averaged editor on the held-out faces, by its own teachers on pictures of 256 px.
+
+        Returns:
+            By attribute edited alone, and by "N at once", what `dystyle.evaluation.editing.compare` says.
+        """
+        if self.size != 256:
+            self.resize(256)
+        rng, names = np.random.default_rng(self.config.seed), self.average.names
+        codes = torch.from_numpy(self.data.codes[-self.config.held :].copy()).to(self.device)
+        before = self._values(codes)
+        sizes = [size for size in (2, 3, 5) if size <= min(len(names), self.config.most)]
+        plans = {name: [draw(rng, [name]) for _ in codes] for name in names} | {
+            f"{size} at once": [draw(rng, rng.choice(names, size, replace=False)) for _ in codes]
+            for size in sizes
+        }
+        figures = {}
+        for label, edits in tqdm(plans.items(), desc="report"):
+            targets = [{name: torch.tensor([value]) for name, value in edit.items()} for edit in edits]
+            edited = torch.cat([self.average(c[None], t) for c, t in zip(codes, targets, strict=True)])
+            figures[label] = compare(list(zip(before, self._values(edited), strict=True)), edits)
+        return figures
+
+    def _values(self, codes: Tensor) -> list[dict[str, float]]:
+        """Attribute values of codes (b, 18, 512), read off previews of 256 px."""
+        scores = [self.reader(self.generator(chunk, 256)) for chunk in codes.split(8)]
+        joined = values(self.corrected({name: torch.cat([s[name] for s in scores]) for name in scores[0]}))
+        return [{name: float(value[i]) for name, value in joined.items()} for i in range(len(codes))]
+
+    def write_report(self) -> None:
+        """`report.json`, and `dystyle.md`: a card for the weights."""
+        figures, config, names = self.report(), self.config, self.average.names
+        (config.out / "report.json").write_text(json.dumps(figures, indent=2))
+        lines = [
+            "# dystyle",
+            "",
+            f"A DyStyle editor of {', '.join(names)} on W+ rows 0 to {config.rows - 1}, width "
+            f"{config.hidden}. {self.step} steps of {config.batch} faces in "
+            f"{self.accelerator.num_processes} process(es) took {self.seconds / 60:.0f} minutes.",
+            "",
+            f"Made by `python -m dystyle.train editor` with {json.dumps(asdict(config), default=str)}.",
+            "",
+            f"{config.held} held-out faces, read by the editor's teachers on previews of 256 px. Errors in "
+            "the attributes' units, in brackets had nothing been done; binary attributes: share reached; "
+            "flipped: edits after which an attribute that was not asked for has changed sides. "
+            "`python -m dystyle.evaluate editing` judges the full pictures, with independent networks.",
+            "",
+            "| edit | reached | right | flipped |",
+            "|---|---|---|---|",
+        ]
+        for label, figure in figures.items():
+            reached = reached_text(figure["reached"].get(label))
+            shares = (f"{figure[key]['mean']:.0%}" for key in ("right", "flipped"))
+            lines.append(f"| {label} | {reached} | {' | '.join(shares)} |")
+        (config.out / "dystyle.md").write_text("\n".join(lines) + "\n")
+
     def warm_up(self) -> None:
         """Minutes of image training in seconds: the guide stands in for generator and readers."""
         config = self.config
@@ -256,8 +429,9 @@ class EditorTrainer:
             (torch.stack(list(self.full.scores.values()), 1), (embeddings - centre) @ basis), 1
         )
         guide, r2 = fit_guide(x, outputs, config.guide_steps)
-        print("guide R2 on held-out faces:", {n: round(float(v), 2) for n, v in zip(names, r2, strict=False)})
-        print(f"identity: {float(r2[len(names) :].mean()):.2f}")
+        if self.accelerator.is_main_process:
+            r2s = {n: round(float(v), 2) for n, v in zip(names, r2, strict=False)}
+            print("guide R2 on held-out faces:", r2s, f"identity: {float(r2[len(names) :].mean()):.2f}")
         self._set_lr(1e-3)
         for step in trange(config.warmup_steps, desc="warm-up", mininterval=10):
             index = torch.randint(len(self.codes), (128,))
@@ -281,27 +455,29 @@ class EditorTrainer:
         size = 128 if self.step < (1 - config.fine) * config.steps else 256
         if size != self.size:
             self.resize(size)
-        easy = self.step < config.easy * config.steps
         index = torch.randint(len(self.before.embeddings), (config.batch,))
-        edits, tolerances = [], []
+        edits, tolerances, level = [], [], self.curriculum.level(self.step)
         for chunk in index.chunk(config.groups):
-            count = 1 if easy else int(torch.randint(1, config.most + 1, ()))
-            configuration = sample_configuration(self.editor.names, count, self.before[chunk].scores)
-            edits.append((chunk, configuration, self.editor(self.codes[chunk], configuration)))
-            tolerances.append(identity_tolerance(configuration, self.before[chunk].scores))
-        codes, edited = self.codes[index], torch.cat([edit for _, _, edit in edits])
+            scores = self.before[chunk].scores
+            count = int(torch.randint(1, level + 1, ()))
+            configuration = sample_configuration(self.editor.names, count, scores)
+            edits.append((chunk, configuration, self.editor(self.starts[chunk], configuration)))
+            tolerances.append(identity_tolerance(configuration, scores))
+        codes, edited = self.starts[index], torch.cat([edit for _, _, edit in edits])
         # Rows that the preview does not show learn nothing from it.
         rows = PREVIEW_ROWS[size]
         edited = torch.cat((edited[:, :rows], codes[:, rows:]), 1)
-        images, mirrored = self._view(self.generator(edited, size))
+        images, mirrored = self._view(self._preview(edited, size))
         shift, scale = torch.randn(config.batch, 2) * 0.012, 1 + torch.randn(config.batch) * 0.03
         scores = self.reader(images, shift, scale)
         scores["yaw"] = torch.where(mirrored, -scores["yaw"], scores["yaw"])
         scores = self.corrected(scores)
         logs: dict[str, Tensor] = {}
         self._attribute_terms(edits, scores, logs)
-        embeddings, tolerance = self.identity(images), torch.cat(tolerances)
-        logs["loss/identity"] = identity_loss(embeddings, self.before.embeddings[index], tolerance)
+        with self.accelerator.autocast():
+            embeddings = self.identity(images)
+        tolerance = torch.cat(tolerances)
+        logs["loss/identity"] = identity_loss(embeddings.float(), self.before.embeddings[index], tolerance)
         logs["loss/norm"] = norm_loss(edited, codes, self.generator.std_w)
         loss = (
             logs["loss/attributes"]
@@ -314,7 +490,9 @@ class EditorTrainer:
         decay = min(config.ema, (self.step + 1) / (self.step + 10))
         for average, parameter in zip(self.average.parameters(), self.editor.parameters(), strict=True):
             average.data.lerp_(parameter.data, 1 - decay)
-        return {name: float(value.detach()) for name, value in logs.items()}
+        losses = [value.detach() for name, value in logs.items() if name.startswith("attribute/")]
+        self.curriculum.update(self.step, float(self.accelerator.reduce(torch.stack(losses).mean(), "mean")))
+        return {name: float(value.detach()) for name, value in logs.items()} | {"level": level}
 
     def _attribute_terms(self, edits: list, scores: Mapping[str, Tensor], logs: dict[str, Tensor]) -> None:
         """Attribute and preservation losses, group by group."""
@@ -348,22 +526,39 @@ class EditorTrainer:
             group["lr"] = lr
 
     def _descend(self, loss: Tensor) -> Tensor:
-        """One optimiser step; returns the gradient's norm. A step with a wild gradient is skipped."""
+        """One optimiser step; returns the gradient's norm. A step with a wild gradient is skipped.
+
+        The gradients are averaged over the processes here, because one step runs the editor several times,
+        with different experts.
+        """
         self.optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_([p for p in self.editor.parameters() if p.requires_grad], 1.0)
+        if self.accelerator.num_processes > 1:
+            for parameter in self.learning:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            flat = self.accelerator.reduce(parameters_to_vector(p.grad for p in self.learning), "mean")
+            for p, mean in zip(self.learning, flat.split([p.numel() for p in self.learning]), strict=True):
+                # An expert that no process has run keeps still, as it does in a single process.
+                p.grad = mean.view_as(p) if mean.any() else None
+        norm = nn.utils.clip_grad_norm_(self.learning, 1.0)
         if math.isfinite(norm) and norm < 60:
             self.optimiser.step()
         return norm
 
     def save(self, path: Path) -> None:
         """Checkpoint of everything needed to go on, and the averaged weights beside it."""
+        random = gather_object([self._random()])
+        if not self.accelerator.is_main_process:
+            return
         state = {
             "editor": self.editor.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "curriculum": asdict(self.curriculum),
             "step": self.step,
-            "random": torch.get_rng_state(),
+            "seconds": self.seconds,
+            "random": random,
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -372,10 +567,32 @@ class EditorTrainer:
         self.average.save(path.parent / "dystyle.safetensors", steps=str(self.step), recipe=recipe)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        state = torch.load(path, weights_only=True)
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: it was written by another number of processes.
+        """
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        processes = self.accelerator.num_processes
+        if len(state["random"]) != processes:
+            raise InputError(
+                f"This run was of {len(state['random'])} process(es) and now there are {processes}; go on "
+                "with as many, or start a new run from its weights (--start)."
+            )
         self.editor.load_state_dict(state["editor"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        self.step = state["step"]
+        reached, losses = state["curriculum"]["reached"], state["curriculum"]["losses"]
+        self.curriculum.reached, self.curriculum.losses = reached, losses
+        self.step, self.seconds = state["step"], state["seconds"]
+        random = state["random"][self.accelerator.process_index]
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
+
+    def _random(self) -> dict[str, Tensor]:
+        """The state of this process's random numbers."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state

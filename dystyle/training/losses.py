@@ -18,8 +18,9 @@ TOLERANCE = {"yaw": 0.3, "pitch": 0.2, "age": 0.15, "gender": 0.2}
 def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Distance of readings from target values, (b,) per target attribute.
 
-    Numeric: Huber on the common scale (squared near the target, so that it is met exactly; linear far
-    away, so that one failed sample does not rule the step). Binary: cross-entropy of scaled logits.
+    Numeric: Huber on the common scale, squared within a fortieth of the range and linear beyond, so that
+    the last degrees pull as hard as the first and one failed sample does not rule the step. Binary:
+    cross-entropy of scaled logits.
 
     Args:
         scores: as from `FaceReader`. targets: values in the attribute's unit, (b,).
@@ -32,7 +33,8 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
             continue
         wanted = torch.logit(target.clamp(MARGIN, 1 - MARGIN)) if name == "gender" else target
         difference = common_scale(name, score) - common_scale(name, wanted)
-        losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.2, reduction="none") * 5
+        losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
+        losses[name] = losses[name] * 20
     return losses
 
 
