@@ -52,15 +52,15 @@ def editing(
 def inversion(
     protocol: tyro.conf.OmitArgPrefixes[InversionConfig] = InversionConfig(),  # noqa: B008 (frozen)
     json_file: JsonFile = None,
-    sheets: Path | None = None,
+    plots: Path | None = None,
 ) -> None:
     """Photos and degraded generated faces to codes and back: likeness and time, by quality.
 
     Args:
         json_file: file to write the result to; its table goes beside it.
-        sheets: folder to write a contact sheet to.
+        plots: folder to write plots and a contact sheet to.
     """
-    result = inversion_report.evaluate_inversion(protocol, sheets)
+    result = inversion_report.evaluate_inversion(protocol, plots)
     _report(result, inversion_report.table(result), json_file)
 
 

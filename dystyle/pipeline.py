@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -32,12 +32,15 @@ class InvertedFace:
         quad: (4, 2) float32, the portrait's corners in the photo: top-left, bottom-left, bottom-right,
             top-right, in pixels.
         box: (4,) float32, the face's box in the photo: x0, y0, x1, y1 in pixels.
+        tuned: weights of the generator that `refine="precise"` fitted to this face, float32 by name;
+            `FaceEditor.synthesize` uses them when it is given the face.
     """
 
     code: np.ndarray
     portrait: np.ndarray
     quad: np.ndarray
     box: np.ndarray
+    tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class FaceEditor:
@@ -109,7 +112,8 @@ class FaceEditor:
 
         Args:
             photo: a path, file object, PIL image, or uint8 array (h, w, 3) RGB.
-            refine: "fast" (the encoder alone), "balanced" or "precise" (then optimisation; slower).
+            refine: "fast" (the encoder alone), "balanced" (then optimisation of the code, some seconds), or
+                "precise" (more of it, then pivotal tuning of the generator, up to a minute).
             index: which face, from the largest, 0, on.
             progress: called with the share done, 0..1, and a message.
 
@@ -121,18 +125,16 @@ class FaceEditor:
         report(0.0, "Finding the face")
         face, portrait = self._aligner.align(load_image(photo), index)
         code = self._backend.run(self._encoder, _resize(portrait, 256)[None])[0][0]
+        tuned = {}
         if refine != "fast":
-            code = self._refine(code, portrait, refine, report)
+            # Optimisation needs gradients, and so torch, which nothing else here does.
+            from dystyle.encoders.refine import REFINEMENTS, Refinement
+            from dystyle.engines.graphs import generator, identity, reader
+
+            networks = generator(), identity(), reader()
+            code, tuned = Refinement(portrait, *networks, REFINEMENTS[refine], report).run(code)
         report(1.0, "Done")
-        return InvertedFace(code, portrait, face.quad, face.box)
-
-    def _refine(self, code: np.ndarray, portrait: np.ndarray, refine: str, report: Callable) -> np.ndarray:
-        # Optimisation needs gradients, and so torch, which nothing else here does.
-        from dystyle.encoders.refine import REFINEMENTS, refine_code
-        from dystyle.engines.graphs import generator, identity, reader
-
-        config = REFINEMENTS[refine]
-        return refine_code(code, portrait, generator(), identity(), reader(), config, report)
+        return InvertedFace(code, portrait, face.quad, face.box, tuned)
 
     def edit(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """The edited code, (18, 512) float32.
@@ -157,13 +159,15 @@ class FaceEditor:
         Args:
             code: (18, 512).
             size: 1024, or the previews 256 and 128.
-            face: the inverted face the code came from; for generators tuned to one face.
+            face: the inverted face the code came from; one that was inverted with `refine="precise"` brings
+                weights of the generator along.
 
         Raises:
             InputError: another size, or a code of another shape.
         """
         _choose("size", size, SIZES)
-        return self._backend.run(f"generator_{size}", _check_code(code)[None])[0][0]
+        weights = None if face is None else face.tuned
+        return self._backend.run(f"generator_{size}", _check_code(code)[None], weights)[0][0]
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Attribute values of an aligned portrait (s, s, 3) uint8 RGB, in the table's units.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.memory import keep_freed_memory
 from dystyle.pipeline import FaceEditor
 from dystyle.training.attributes import AttributeConfig, train_attributes
 from dystyle.training.dataset import FaceDataset, sample_codes
@@ -121,6 +122,7 @@ Command = (
 
 
 def main() -> None:
+    keep_freed_memory()
     try:
         print(json.dumps(_train(tyro.cli(Command, prog="python -m dystyle.train")), indent=2))
     except InputError as error:

@@ -115,6 +115,29 @@ def test_refinement_comes_closer_and_reports(editor, astronaut, face, monkeypatc
     assert error(refined.code) < 0.9 * error(face.code)
 
 
+def test_precise_inversion_tunes_the_generator_for_this_face_alone(
+    editor, reference, astronaut, face, monkeypatch
+):
+    from dystyle.encoders import refine
+
+    short = refine.RefineConfig(schedule=((128, 3),), tuning_steps=3, tuning_lr=1e-3)
+    monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
+    plain = editor.synthesize(face.code)
+    tuned = editor.invert(astronaut, refine="precise")
+
+    def error(picture):
+        return np.abs(picture.astype(float) - tuned.portrait).mean()
+
+    own, without = editor.synthesize(tuned.code, face=tuned), editor.synthesize(tuned.code)
+    assert error(own) < error(without) - 1
+    assert np.array_equal(editor.synthesize(face.code, face=face), plain)
+    # Previews carry the weights that they have, and both backends agree.
+    for size in (256, 1024):
+        pictures = [e.synthesize(tuned.code, size, face=tuned).astype(int) for e in (editor, reference)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        assert np.abs(pictures[0] - editor.synthesize(tuned.code, size)).mean() > 0.5
+
+
 def test_cancelling_a_refinement_stops_it(editor, astronaut):
     class Cancelled(Exception):
         pass

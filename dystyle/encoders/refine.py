@@ -1,8 +1,11 @@
 """Refine an encoder's code by optimisation, so that the picture it gives is the person in the portrait.
 
 The code is fitted through the previews first, where a step is cheap, and through the full network last.
+What the code cannot hold (glasses, earrings, the background) goes into a few weights of the generator.
 """
 
+import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +16,13 @@ from torch.nn import functional as F
 
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, common_scale
+from dystyle.memory import keep_freed_memory
+
+# What a step costs at a picture's size, for the progress.
+COSTS = {128: 1, 256: 2, 1024: 8}
+READ_EVERY = 3
+# What pivotal tuning may change: the pointwise kernels at 32 to 256 px, 0.8 of 8 million weights.
+TUNED = re.compile(r"blocks\.[2-5]\.conv[12]\.weight")
 
 
 @dataclass(frozen=True)
@@ -23,73 +33,116 @@ class RefineConfig:
         schedule: (picture size, steps) in order.
         lr: of Adam, in units of W's deviation.
         picture_weight: of the absolute difference of the pictures; the face counts most.
+        texture_weight: of the difference in how much fine structure there is, which absolute differences
+            would rather blur.
         identity_weight: of 1 - cosine of the identity network.
         reading_weight: of the mean absolute difference of the attribute readings on their common scale:
-            expression and age of the portrait, which pixels weigh too little.
+            expression and age of the portrait, which pixels weigh too little. They cost as much as a
+            preview, so every `READ_EVERY`-th step takes them.
         w_weight: of the mean squared distance from mean W; spread_weight: between the rows, so that the
             code stays where edits work. Both in units of W's deviation.
+        tuning_steps, tuning_lr: of pivotal tuning, at 1024 px.
     """
 
     schedule: tuple[tuple[int, int], ...]
     lr: float = 0.08
     picture_weight: float = 2.0
-    identity_weight: float = 0.6
+    texture_weight: float = 6.0
+    identity_weight: float = 1.0
     reading_weight: float = 0.5
     w_weight: float = 0.004
     spread_weight: float = 0.008
+    tuning_steps: int = 0
+    tuning_lr: float = 3e-4
 
 
 REFINEMENTS = {
-    "balanced": RefineConfig(schedule=((128, 60), (256, 10), (1024, 10))),
-    "precise": RefineConfig(schedule=((128, 100), (256, 30), (1024, 30))),
+    "balanced": RefineConfig(schedule=((128, 28), (256, 10))),
+    "precise": RefineConfig(schedule=((128, 40), (256, 15), (1024, 14)), tuning_steps=24),
 }
 
 
-def refine_code(
-    code: np.ndarray,
-    portrait: np.ndarray,
-    generator: MobileStyleGAN,
-    identity: IdentityNetwork,
-    reader: FaceReader,
-    config: RefineConfig,
-    progress: Callable[[float, str], None] | None = None,
-) -> np.ndarray:
-    """A code (18, 512) near `code` whose picture is closer to `portrait`.
+class Refinement:
+    """Brings one portrait back: first by its code, then by a few of the generator's weights.
 
     Args:
         portrait: aligned, (1024, 1024, 3) uint8.
+        generator: stays as it is.
         progress: called with the share done, 0..1, and a message; an exception it raises stops the work.
     """
-    target = torch.from_numpy(portrait).permute(2, 0, 1)[None] / 127.5 - 1
-    with torch.no_grad():
-        wanted, readings = identity(target), _scaled(reader(target))
-    start = (torch.from_numpy(code)[None] - generator.mean_w) / generator.std_w
-    x = start.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([x], lr=config.lr, betas=(0.9, 0.95))
-    # A step at 1024 px costs about twenty at 128 px: report time, not steps.
-    costs = [(size, steps, {128: 1, 256: 3, 1024: 15}[size]) for size, steps in config.schedule]
-    total, done = sum(steps * cost for _, steps, cost in costs), 0
-    for size, steps, cost in costs:
-        goal = F.interpolate(target, size=(size, size), mode="area")
-        for _ in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * max(0.15, 1 - done / total)
-            image = generator(x * generator.std_w + generator.mean_w, size)
-            loss = _picture_loss(image, goal) + config.identity_weight * (
-                1 - (identity(image) * wanted).sum()
+
+    def __init__(
+        self,
+        portrait: np.ndarray,
+        generator: MobileStyleGAN,
+        identity: IdentityNetwork,
+        reader: FaceReader,
+        config: RefineConfig,
+        progress: Callable[[float, str], None] | None = None,
+    ) -> None:
+        keep_freed_memory()
+        self.generator, self.identity, self.reader, self.config = generator, identity, reader, config
+        self.target = torch.from_numpy(portrait).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            self.wanted, self.readings = identity(self.target), _scaled(reader(self.target))
+        self.report = progress or (lambda fraction, message: None)
+        work = sum(steps * COSTS[size] for size, steps in config.schedule)
+        self.steps, self.done, self.total = 0, 0, work + config.tuning_steps * COSTS[1024]
+
+    def run(self, code: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """From the encoder's code (18, 512): a better one, and tuned weights by name (maybe none)."""
+        refined = self._refine(torch.from_numpy(code)[None])
+        tuned = self._tune(refined) if self.config.tuning_steps else {}
+        return refined[0].numpy(), tuned
+
+    def _refine(self, code: Tensor) -> Tensor:
+        """Optimise the code through pictures of growing size."""
+        config, generator = self.config, self.generator
+        x = ((code - generator.mean_w) / generator.std_w).requires_grad_(True)
+        optimiser = torch.optim.Adam([x], lr=config.lr, betas=(0.9, 0.95))
+        work = sum(steps * COSTS[size] for size, steps in config.schedule)
+        for size, steps in config.schedule:
+            goal = F.interpolate(self.target, size=(size, size), mode="area")
+            for _ in range(steps):
+                optimiser.param_groups[0]["lr"] = config.lr * max(0.15, 1 - self.done / work)
+                image = generator(x * generator.std_w + generator.mean_w, size)
+                spread = x[:, :16] - x[:, :16].mean(1, keepdim=True)
+                loss = self._loss(image, goal) + config.w_weight * x[:, :16].square().mean()
+                loss = loss + config.spread_weight * spread.square().mean()
+                self._step(optimiser, loss, size, f"Refining at {size} px")
+        return x.detach() * generator.std_w + generator.mean_w
+
+    def _tune(self, code: Tensor) -> dict[str, np.ndarray]:
+        """Pivotal tuning (Roich et al. 2021): fit a few weights around the code, which stays."""
+        config, generator = self.config, copy.deepcopy(self.generator)
+        weights = {name: p for name, p in generator.named_parameters() if TUNED.fullmatch(name)}
+        for p in weights.values():
+            p.requires_grad_(True)
+        optimiser = torch.optim.Adam(weights.values(), lr=config.tuning_lr, betas=(0.9, 0.95))
+        for step in range(config.tuning_steps):
+            optimiser.param_groups[0]["lr"] = config.tuning_lr * (1 - 0.8 * step / config.tuning_steps)
+            self._step(
+                optimiser, self._loss(generator(code, 1024), self.target), 1024, "Tuning the generator"
             )
-            difference = (_scaled(reader(image)) - readings).abs().mean()
-            loss = loss + config.reading_weight * difference
-            loss = loss + config.w_weight * x[:, :16].square().mean()
-            loss = loss + config.spread_weight * (x[:, :16] - x[:, :16].mean(1, keepdim=True)).square().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            done += cost
-            if progress is not None:
-                progress(done / total, f"Refining at {size} px")
-    refined = x.detach() * generator.std_w + generator.mean_w
-    return refined[0].numpy()
+        return {name: p.detach().numpy() for name, p in weights.items()}
+
+    def _loss(self, image: Tensor, goal: Tensor) -> Tensor:
+        config = self.config
+        loss = config.picture_weight * _picture_loss(image, goal)
+        loss = loss + config.texture_weight * (_texture(image) - _texture(goal)).abs().mean()
+        loss = loss + config.identity_weight * (1 - (self.identity(image) * self.wanted).sum())
+        self.steps += 1
+        if self.steps % READ_EVERY == 0:
+            difference = (_scaled(self.reader(image)) - self.readings).abs().mean()
+            loss = loss + READ_EVERY * config.reading_weight * difference
+        return loss
+
+    def _step(self, optimiser: torch.optim.Optimizer, loss: Tensor, size: int, message: str) -> None:
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        self.done += COSTS[size]
+        self.report(self.done / self.total, message)
 
 
 def _scaled(scores: dict[str, Tensor]) -> Tensor:
@@ -105,3 +158,9 @@ def _picture_loss(image: Tensor, goal: Tensor) -> Tensor:
     window = 0.25 + 2 * torch.exp(-3 * (x[None, :].square() + (x[:, None] - 0.15).square()))
     difference = (image - goal) * (window / window.mean())
     return sum(F.adaptive_avg_pool2d(difference, size).abs().mean() for size in (image.shape[-1], 64, 16))
+
+
+def _texture(image: Tensor) -> Tensor:
+    """How much fine structure there is around every eighth pixel: mean contrast to the neighbourhood."""
+    detail = image - F.avg_pool2d(image, 5, 1, 2, count_include_pad=False)
+    return F.avg_pool2d(detail.abs(), 8)

@@ -16,7 +16,7 @@ reference backend, not to run engines.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -153,9 +153,13 @@ class TorchBackend:
         self.device = device
 
     @torch.no_grad()
-    def run(self, name: str, x: np.ndarray) -> list[np.ndarray]:
-        """The outputs of a graph for a batch."""
-        outputs = module(name).to(self.device)(torch.from_numpy(x).to(self.device))
+    def run(
+        self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """The outputs of a graph for a batch; `weights` stand in for the generator's, by name."""
+        graph, x = module(name).to(self.device), torch.from_numpy(x).to(self.device)
+        own = {f"generator.{k}": torch.from_numpy(w).to(self.device) for k, w in (weights or {}).items()}
+        outputs = torch.func.functional_call(graph, own, (x,))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return [output.cpu().numpy() for output in outputs]
 

@@ -4,10 +4,13 @@ import hashlib
 import os
 import re
 import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from filelock import FileLock
 
@@ -29,6 +32,7 @@ _WEIGHTS = {
     "detector": ("knowledge/blazeface",),
     "mesh": ("knowledge/facemesh",),
 }
+TUNED_SESSIONS = 6  # faces with weights of their own: two sizes for each of three
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -74,6 +78,16 @@ def engine_file(name: str) -> Path:
     return file
 
 
+def _tuned_model(file: Path, weights: Mapping[str, np.ndarray]) -> bytes:
+    """A generator's engine with other weights, by their names in the generator."""
+    model = onnx.load(file)
+    for initializer in model.graph.initializer:
+        weight = weights.get(initializer.name.removeprefix("generator."))
+        if weight is not None:
+            initializer.CopyFrom(onnx.numpy_helper.from_array(weight, initializer.name))
+    return model.SerializeToString()
+
+
 class OnnxBackend:
     """All graphs as ONNX Runtime sessions, opened when first used; safe to share between threads.
 
@@ -92,21 +106,49 @@ class OnnxBackend:
             )
         self.providers = list(wanted)
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._tuned: OrderedDict[str, onnxruntime.InferenceSession] = OrderedDict()
         self._lock = threading.Lock()
 
-    def _open(self, key: str, model) -> onnxruntime.InferenceSession:
+    def _create(self, model: str | bytes) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
+        # Spinning workers would take the cores from whatever else serves the page.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(model, options, providers=self.providers)
+
+    def _open(self, key: str, model: Callable[[], str | bytes]) -> onnxruntime.InferenceSession:
         with self._lock:
             if key not in self._sessions:
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
-                # Spinning workers would take the cores from whatever else serves the page.
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-                self._sessions[key] = onnxruntime.InferenceSession(model(), options, providers=self.providers)
+                self._sessions[key] = self._create(model())
             return self._sessions[key]
 
-    def run(self, name: str, x: np.ndarray) -> list[np.ndarray]:
-        """The outputs of a graph (see `dystyle.engines.graphs`) for a batch."""
-        return self._open(name, lambda: str(engine_file(name))).run(None, {"input": x})
+    def _open_tuned(self, name: str, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
+        """A session of a face's own; of these the last few used stay open."""
+        digest = hashlib.blake2b(name.encode())
+        for weight in weights.values():
+            digest.update(np.ascontiguousarray(weight))
+        key = digest.hexdigest()
+        with self._lock:
+            if key not in self._tuned:
+                self._tuned[key] = self._create(_tuned_model(engine_file(name), weights))
+                while len(self._tuned) > TUNED_SESSIONS:
+                    self._tuned.popitem(last=False)
+            self._tuned.move_to_end(key)
+            return self._tuned[key]
+
+    def run(
+        self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """The outputs of a graph (see `dystyle.engines.graphs`) for a batch.
+
+        Args:
+            weights: of a generator tuned to one face, by their names in it.
+        """
+        if weights:
+            session = self._open_tuned(name, weights)
+        else:
+            session = self._open(name, lambda: str(engine_file(name)))
+        return session.run(None, {"input": x})
 
     def edit(self, codes: np.ndarray, configuration: dict[str, float]) -> np.ndarray:
         """Edited codes (b, 18, 512) for a configuration with at least one attribute, in table order."""

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.linear import LinearEditor
-from dystyle.evaluation.inversion import degraded
 from dystyle.evaluation.judges import Judges
 from dystyle.pipeline import FaceEditor
+from dystyle.training.dataset import degraded
 
 # Targets that faces can follow; the sliders' ranges are wider.
 TARGET_RANGES = {"yaw": (-25, 25), "pitch": (-15, 15), "age": (10, 70), "gender": (0, 1)}

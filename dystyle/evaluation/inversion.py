@@ -1,33 +1,39 @@
 """How well inversion gives a person back: identity, pixels and time, by quality."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
+from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
 from dystyle.alignment import load_image
+from dystyle.evaluation.editing import compare, draw
 from dystyle.evaluation.judges import Judges
 from dystyle.evaluation.sheets import tile
 from dystyle.pipeline import FaceEditor, InvertedFace, save_picture
-from dystyle.training.dataset import degrade
+from dystyle.training.dataset import degraded
 
 READ_SIZE = 256
+EDITED = {"age": 60.0, "smile": 1.0}  # in the sheets' last columns
 HEADING = """\
 # Inversion
 
-Made by `python -m dystyle.evaluate inversion --json docs/benchmarks/inversion.json --sheets
-docs/benchmarks`: {count} generated faces (seeds {first_seed} on, truncation {truncation}, not used in
-training), degraded as photos are, and public-domain photos, each detected, aligned, inverted and
-rendered at 1024 px. Means with their standard deviation.
+Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --json
+docs/benchmarks/inversion.json --plots docs/benchmarks`: {count} generated faces ({slow_count} for `precise`;
+seeds {first_seed} on, truncation {truncation}, not used in training), degraded as photos are, and
+public-domain photos, each detected, aligned, inverted and rendered at 1024 px. Means with their standard
+deviation.
 
 - identity: cosine of faceres embeddings to the portrait (the network that training and refinement
-  optimise)
-- distance: of dlib's descriptors, which neither has met (one person: below 0.6)
-- pixels: root mean square difference at 256 px, of 255
+  optimise); distance: of dlib's descriptors, which neither has met (one person: below 0.6)
+- pixels: root mean square difference at 256 px, of 255; SSIM: structural similarity at 256 px
+- edits right: one random attribute of each face edited from the inverted code, and in brackets from the
+  code that the face was made of; "right" as in [editing.md](editing.md)
+- seconds: of `FaceEditor.invert` on {cores} cores, engines warm
 """
 
 
@@ -38,10 +44,12 @@ class InversionConfig:
     Attributes:
         count: generated faces, of seeds `first_seed` on; truncation of theirs.
         photos: pictures to invert, too.
+        slow_count: how many of them to invert with `precise`.
         refine: the qualities to compare.
     """
 
     count: int = 128
+    slow_count: int = 32
     first_seed: int = 30_000
     truncation: float = 0.9
     photos: tuple[Path, ...] = (Path("webapp/examples/astronaut.jpg"),)
@@ -49,50 +57,67 @@ class InversionConfig:
     encoder: str = "fast"
 
 
-def evaluate_inversion(config: InversionConfig, sheets: Path | None = None) -> dict:
+def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> dict:
     """Invert every face at every quality.
 
     Args:
-        sheets: folder to write `inversion.jpg` to: portraits and what came back, of the first faces.
+        plots: folder to write `inversion.png` and the sheet `inversion.jpg` to: portraits, what came back,
+            and that edited, of the photos and the first faces.
 
     Returns:
         "generated" and, by file name, "photos": by quality lists over the faces of "identity", "distance",
-        "pixels" and "seconds" (of `FaceEditor.invert`, without its first call).
+        "pixels", "ssim" and "seconds" (of `FaceEditor.invert`, without its first call); "edits" by
+        quality: lists of whether a random edit was right, "inverted" and "sampled".
     """
     editor, judges = FaceEditor.from_pretrained(encoder=config.encoder), Judges()
     editor.warm_up()
     seeds = range(config.first_seed, config.first_seed + config.count)
-    portraits = [editor.synthesize(editor.sample(seed, config.truncation)) for seed in seeds]
-    pictures = degraded(portraits, config.first_seed)
+    codes = [editor.sample(seed, config.truncation) for seed in seeds]
+    pictures = degraded([editor.synthesize(code) for code in codes], config.first_seed)
     photos = {path.name: load_image(path) for path in config.photos}
-    result = {"count": config.count, "first_seed": config.first_seed, "truncation": config.truncation}
-    result |= {"generated": {}, "photos": {name: {} for name in photos}}
+    result = {"count": config.count, "slow_count": config.slow_count, "first_seed": config.first_seed}
+    result |= {"truncation": config.truncation, "cores": os.cpu_count()}
+    result |= {"generated": {}, "edits": {}, "photos": {name: {} for name in photos}}
     shown: dict[int, list[np.ndarray]] = {}
     for refine in config.refine:
-        for index, picture in enumerate(tqdm([*photos.values(), *pictures], desc=refine, mininterval=10)):
+        editor.invert(pictures[0] if pictures else next(iter(photos.values())), "fast")  # warm
+        count = min(config.count, config.slow_count) if refine == "precise" else config.count
+        edits = result["edits"].setdefault(refine, {"inverted": [], "sampled": []})
+        chosen = [*photos.values(), *pictures[:count]]
+        for index, picture in enumerate(tqdm(chosen, desc=refine, mininterval=10)):
             started = time.perf_counter()
             face = editor.invert(picture, refine)
             seconds = time.perf_counter() - started
             figures, again = _compare(editor, judges, face)
-            group = result["photos"][list(photos)[index]] if index < len(photos) else result["generated"]
+            number = index - len(photos)
+            group = result["photos"][list(photos)[index]] if number < 0 else result["generated"]
             for name, value in (figures | {"seconds": seconds}).items():
                 group.setdefault(refine, {}).setdefault(name, []).append(value)
+            if number >= 0:
+                rng = np.random.default_rng(config.first_seed + number)
+                edit = draw(rng, [rng.choice(list(editor.attributes))])
+                edits["inverted"].append(_edit_is_right(editor, face.code, edit, face))
+                edits["sampled"].append(_edit_is_right(editor, codes[number], edit))
             if index < 8:
-                shown.setdefault(index, [_shrink(face.portrait)]).append(again)
-    if sheets is not None:
-        columns = ["portrait", *config.refine]
+                edited = editor.synthesize(editor.edit(face.code, EDITED), face=face)
+                shown.setdefault(index, [_shrink(face.portrait)]).extend((again, _shrink(edited)))
+    if plots is not None:
+        columns = ["portrait", *(c for refine in config.refine for c in (refine, f"{refine}: {_title()}"))]
         tiles = [picture for row in shown.values() for picture in row]
-        save_picture(tile(tiles, columns * len(shown), 2 * len(columns)), sheets / "inversion.jpg")
+        save_picture(tile(tiles, columns * len(shown), len(columns)), plots / "inversion.jpg")
+        _plot(result["generated"], plots / "inversion.png")
     return result
 
 
-def degraded(portraits: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Generated portraits (s, s, 3) uint8, degraded as photos are; the same seed degrades them alike."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        images = (torch.from_numpy(portrait).permute(2, 0, 1)[None] / 127.5 - 1 for portrait in portraits)
-        photos = [(degrade(image)[0].permute(1, 2, 0) + 1) * 127.5 for image in images]
-    return [photo.round().byte().numpy() for photo in photos]
+def _title() -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in EDITED.items())
+
+
+def _edit_is_right(
+    editor: FaceEditor, code: np.ndarray, edit: dict[str, float], face: InvertedFace | None = None
+) -> bool:
+    before, after = (editor.measure(editor.synthesize(c, face=face)) for c in (code, editor.edit(code, edit)))
+    return compare([(before, after)], [edit])["right"]["mean"] == 1
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:
@@ -107,6 +132,7 @@ def _compare(editor: FaceEditor, judges: Judges, face: InvertedFace) -> tuple[di
         "identity": float(editor.embed(portrait) @ editor.embed(again)),
         "distance": float(np.linalg.norm(a - b)),
         "pixels": float(np.sqrt(np.square(portrait.astype(np.float32) - again).mean())),
+        "ssim": float(structural_similarity(portrait, again, channel_axis=2)),
     }
     return figures, again
 
@@ -115,8 +141,8 @@ def table(result: dict) -> str:
     """The result as Markdown."""
     lines = [
         HEADING.format(**result),
-        "| faces | quality | identity | distance | pixels | seconds |",
-        "|---|---|---|---|---|---|",
+        "| faces | quality | identity | distance | pixels | SSIM | seconds | edits right |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for label, qualities in {"generated": result["generated"], **result["photos"]}.items():
         for refine, figures in qualities.items():
@@ -124,5 +150,23 @@ def table(result: dict) -> str:
                 f"{np.mean(values):.2f}" + (f" ± {np.std(values):.2f}" if len(values) > 1 else "")
                 for values in figures.values()
             ]
-            lines.append(f"| {label} | {refine} | {' | '.join(cells)} |")
+            edits = result["edits"][refine] if label == "generated" else None
+            right = edits and f"{np.mean(edits['inverted']):.0%} ({np.mean(edits['sampled']):.0%})"
+            lines.append(f"| {label} | {refine} | {' | '.join(cells)} | {right or ''} |")
     return "\n".join(lines)
+
+
+def _plot(generated: dict, path: Path) -> None:
+    """Box plots over the faces, by quality."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 5, figsize=(15, 4), layout="constrained")
+    for ax, name in zip(axes, ("identity", "distance", "pixels", "ssim", "seconds"), strict=True):
+        ax.boxplot([figures[name] for figures in generated.values()], tick_labels=list(generated))
+        ax.set_title(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)

@@ -47,14 +47,13 @@ def make_sheet(config: SheetConfig) -> None:
     """
     editor = FaceEditor.from_pretrained(encoder=config.encoder)
     targets = [parse_configuration(tuple(edit.split(","))) for edit in config.edits]
-    people = [(None, editor.sample(seed, config.truncation)) for seed in config.seeds]
-    for photo in config.photos:
-        face = editor.invert(photo, config.refine)
-        people.append((face.portrait, face.code))
+    people = [(editor.sample(seed, config.truncation), None) for seed in config.seeds]
+    faces = [editor.invert(photo, config.refine) for photo in config.photos]
+    people += [(face.code, face) for face in faces]
     rows = []
-    for portrait, code in tqdm(people, desc="contact sheet"):
-        pictures = [editor.synthesize(editor.edit(code, target)) for target in ({}, *targets)]
-        rows.append(([] if portrait is None else [portrait]) + pictures)
+    for code, face in tqdm(people, desc="contact sheet"):
+        pictures = [editor.synthesize(editor.edit(code, target), face=face) for target in ({}, *targets)]
+        rows.append(([] if face is None else [face.portrait]) + pictures)
     titles = ["photo"] * bool(config.photos) + ["unedited", *config.edits]
     save_picture(_compose(rows, titles, config.size), config.out)
 

@@ -68,6 +68,15 @@ def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
     return (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
 
 
+def degraded(portraits: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """Generated portraits (s, s, 3) uint8, degraded as photos are; the same seed degrades them alike."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        images = (torch.from_numpy(portrait).permute(2, 0, 1)[None] / 127.5 - 1 for portrait in portraits)
+        photos = [(degrade(image)[0].permute(1, 2, 0) + 1) * 127.5 for image in images]
+    return [photo.round().byte().numpy() for photo in photos]
+
+
 @dataclass(frozen=True)
 class FaceDataset:
     """Codes (n, 18, 512) float32 and pictures (n, 256, 256, 3) uint8 of generated faces in a folder."""

@@ -1,0 +1,26 @@
+"""Memory between operations."""
+
+import ctypes
+import sys
+
+# glibc's mallopt parameters.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory for the next tensor, for the rest of this process.
+
+    By default it gives large blocks back to the system at once, which clears their pages anew for every
+    operation: on a CPU a gradient step through the generator at 1024 px then takes three times as long.
+    The price is that the process keeps its peak.
+
+    Returns:
+        Whether this C library listens (glibc on Linux); elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return False
+    settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1))
+    return all([library.mallopt(parameter, value) for parameter, value in settings])
