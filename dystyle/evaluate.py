@@ -15,6 +15,7 @@ from dystyle.evaluation.attributes import AttributesConfig
 from dystyle.evaluation.editing import EditingConfig
 from dystyle.evaluation.inversion import InversionConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
+from dystyle.memory import keep_freed_memory
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
 
@@ -78,6 +79,7 @@ def _report(result: dict, table: str, path: Path | None) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     commands = {"attributes": attributes, "editing": editing, "inversion": inversion, "sheet": sheet}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")

@@ -128,7 +128,7 @@ class Stop(Exception):
 
 
 def small(out: Path, faces: Path, **changes) -> EditorConfig:
-    """A run of seconds: three steps on pictures of 128 px and one of 256."""
+    """A run of seconds: two steps on pictures of 128 px, one of 256, one in full."""
     config = EditorConfig(
         out=out,
         faces=faces,
@@ -137,14 +137,13 @@ def small(out: Path, faces: Path, **changes) -> EditorConfig:
         fine_starts=4,
         inverted=3,
         compared=2,
-        fine=0.25,
+        stages=((128, 0.5, 2), (256, 0.25, 2), (1024, 0.25, 2)),
         rows=3,
         hidden=8,
         attributes=("yaw", "smile"),
         guide_steps=3,
         warmup_steps=2,
         steps=4,
-        batch=2,
         groups=2,
         most=2,
         checkpoint_every=2,

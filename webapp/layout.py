@@ -60,10 +60,11 @@ class Layout:
             elem_id="faces",
         )
         self.quality = gr.Radio(
-            [("Fast", "fast"), ("Balanced", "balanced")],
+            [("Fast", "fast"), ("Balanced", "balanced"), ("Precise", "precise")],
             value="balanced",
             label="Quality",
-            info="Balanced keeps the likeness and takes half a minute on two cores; Fast is a rough guess.",
+            info="Fast is a rough guess. Balanced keeps the likeness, in seconds. Precise keeps details, too, "
+            "in up to a minute.",
             elem_id="quality",
             elem_classes="segments",
         )

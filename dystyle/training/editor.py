@@ -45,7 +45,7 @@ from dystyle.training.losses import (
 # Targets are drawn where faces can follow; the table's full ranges are what the slider shows.
 TARGET_RANGES = {"yaw": (-32, 32), "pitch": (-18, 18), "age": (6, 75)}
 # Preview size -> W+ rows its picture is made from; it knows later rows only through their average.
-PREVIEW_ROWS = {128: 9, 256: 11}
+PREVIEW_ROWS = {128: 9, 256: 11, 1024: 16}
 # Share of numeric targets that are the face's own value: an edit to what is there already changes nothing.
 STAY = 0.1
 IDENTITY_DIMENSIONS = 48
@@ -61,7 +61,7 @@ class EditorConfig:
         out: folder of the run (checkpoints, log, final weights); an interrupted run goes on.
         faces: folder of rendered faces (`python -m dystyle.train faces`), for the guide and to start from;
             the last `held` of them are kept for the final report.
-        starts, fine_starts: how many of them edits start from at 128 px and at 256 px.
+        starts, fine_starts: how many of them edits start from at 128 px, and in larger pictures.
         inverted: every n-th of these is what the encoder makes of the face's degraded picture, so that
             photos lie within the training; 0 for none.
         attributes: names of the experts.
@@ -72,11 +72,11 @@ class EditorConfig:
         guide_steps: steps of fitting the latent guide.
         warmup_steps: steps of 128 codes on the latent guide, before any picture is rendered; 0 to go
             straight to pictures.
-        steps, batch, groups: picture steps; each process's batch is split into groups of one
-            configuration each.
+        steps: with pictures.
+        stages: the pictures' size, the share of the steps with it, and each process's batch, in order.
+        groups: parts of a batch, each with a configuration of its own.
         most: most attributes in a configuration; hard: share of the steps after which the curriculum has
             got there at the latest, see `Curriculum`.
-        fine: share of the steps, the last ones, with pictures of 256 px instead of 128.
         precision: "bf16" renders and embeds in bfloat16; readings and weights stay in float32.
     """
 
@@ -95,11 +95,10 @@ class EditorConfig:
     guide_steps: int = 4000
     warmup_steps: int = 3000
     steps: int = 2500
-    batch: int = 8
+    stages: tuple[tuple[int, float, int], ...] = ((128, 0.75, 8), (1024, 0.25, 4))
     groups: int = 4
     most: int = 6
     hard: float = 0.5
-    fine: float = 0.1
     precision: Literal["no", "bf16"] = "no"
     lr: float = 4e-4
     identity_weight: float = 1.2
@@ -195,7 +194,7 @@ class EditorTrainer:
     """Everything one training run holds; `run` goes from the warm-up to the final weights.
 
     Args:
-        generator: any generator with `mean_w`, `std_w` and pictures of 128 and 256 px of W+ codes.
+        generator: any generator with `mean_w`, `std_w` and pictures of W+ codes in the stages' sizes.
     """
 
     def __init__(self, config: EditorConfig, generator: MobileStyleGAN) -> None:
@@ -288,9 +287,17 @@ class EditorTrainer:
         return Readings(self.reader.calibrate(stored["signals"]), stored["embeddings"])
 
     def _preview(self, codes: Tensor, size: int) -> Tensor:
+        """Pictures of codes; larger ones averaged down to the 256 px that networks look at."""
         with self.accelerator.autocast():
             images = self.generator(codes, size)
-        return images.float()
+        images = images.float()
+        return F.interpolate(images, (256, 256), mode="area") if size > 256 else images
+
+    def stage(self) -> tuple[int, int]:
+        """The pictures' size and each process's batch at this step."""
+        ends = np.cumsum([share * self.config.steps for _, share, _ in self.config.stages])
+        size, _, batch = self.config.stages[min(np.searchsorted(ends, self.step, "right"), len(ends) - 1)]
+        return size, batch
 
     def resize(self, size: int) -> None:
         """Train on previews of `size` px from now on."""
@@ -361,13 +368,13 @@ class EditorTrainer:
 
     @torch.no_grad()
     def report(self) -> dict:
-        """The averaged editor on the held-out faces, by its own teachers on pictures of 256 px.
+        """The averaged editor on the held-out faces, by its own teachers on the last stage's pictures.
 
         Returns:
             By attribute edited alone, and by "N at once", what `dystyle.evaluation.editing.compare` says.
         """
-        if self.size != 256:
-            self.resize(256)
+        if self.size == 0:  # a finished run was started again
+            self.resize(self.stage()[0])
         rng, names = np.random.default_rng(self.config.seed), self.average.names
         codes = torch.from_numpy(self.data.codes[-self.config.held :].copy()).to(self.device)
         before = self._values(codes)
@@ -384,8 +391,8 @@ class EditorTrainer:
         return figures
 
     def _values(self, codes: Tensor) -> list[dict[str, float]]:
-        """Attribute values of codes (b, 18, 512), read off previews of 256 px."""
-        scores = [self.reader(self.generator(chunk, 256)) for chunk in codes.split(8)]
+        """Attribute values of codes (b, 18, 512)."""
+        scores = [self.reader(self.generator(chunk, self.size)) for chunk in codes.split(8)]
         joined = values(self.corrected({name: torch.cat([s[name] for s in scores]) for name in scores[0]}))
         return [{name: float(value[i]) for name, value in joined.items()} for i in range(len(codes))]
 
@@ -397,13 +404,13 @@ class EditorTrainer:
             "# dystyle",
             "",
             f"A DyStyle editor of {', '.join(names)} on W+ rows 0 to {config.rows - 1}, width "
-            f"{config.hidden}. {self.step} steps of {config.batch} faces in "
+            f"{config.hidden}. {self.step} steps in "
             f"{self.accelerator.num_processes} process(es) took {self.seconds / 60:.0f} minutes.",
             "",
             f"Made by `python -m dystyle.train editor` with {json.dumps(asdict(config), default=str)}.",
             "",
-            f"{config.held} held-out faces, read by the editor's teachers on previews of 256 px. Errors in "
-            "the attributes' units, in brackets had nothing been done; binary attributes: share reached; "
+            f"{config.held} held-out faces, read by the editor's teachers at {self.size} px. Errors in the "
+            "attributes' units, in brackets had nothing been done; binary attributes: share reached; "
             "flipped: edits after which an attribute that was not asked for has changed sides. "
             "`python -m dystyle.evaluate editing` judges the full pictures, with independent networks.",
             "",
@@ -452,10 +459,10 @@ class EditorTrainer:
     def train_step(self) -> dict[str, float]:
         """One step on rendered pictures; returns the numbers to log."""
         config = self.config
-        size = 128 if self.step < (1 - config.fine) * config.steps else 256
+        size, batch = self.stage()
         if size != self.size:
             self.resize(size)
-        index = torch.randint(len(self.before.embeddings), (config.batch,))
+        index = torch.randint(len(self.before.embeddings), (batch,))
         edits, tolerances, level = [], [], self.curriculum.level(self.step)
         for chunk in index.chunk(config.groups):
             scores = self.before[chunk].scores
@@ -468,7 +475,7 @@ class EditorTrainer:
         rows = PREVIEW_ROWS[size]
         edited = torch.cat((edited[:, :rows], codes[:, rows:]), 1)
         images, mirrored = self._view(self._preview(edited, size))
-        shift, scale = torch.randn(config.batch, 2) * 0.012, 1 + torch.randn(config.batch) * 0.03
+        shift, scale = torch.randn(batch, 2) * 0.012, 1 + torch.randn(batch) * 0.03
         scores = self.reader(images, shift, scale)
         scores["yaw"] = torch.where(mirrored, -scores["yaw"], scores["yaw"])
         scores = self.corrected(scores)
