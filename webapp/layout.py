@@ -63,8 +63,8 @@ class Layout:
             [("Fast", "fast"), ("Balanced", "balanced"), ("Precise", "precise")],
             value="balanced",
             label="Quality",
-            info="Fast is a rough guess. Balanced keeps the likeness, in seconds. Precise keeps details, too, "
-            "in up to a minute.",
+            info="Fast is a rough guess. Balanced keeps the likeness, in seconds. "
+            "Precise keeps details, too, in up to a minute.",
             elem_id="quality",
             elem_classes="segments",
         )
