@@ -5,6 +5,7 @@ What the code cannot hold (glasses, earrings, the background) goes into a few we
 """
 
 import copy
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from dystyle.memory import keep_freed_memory
 # What a step costs at a picture's size, for the progress.
 COSTS = {128: 1, 256: 2, 1024: 8}
 READ_EVERY = 3
+# A size is done with when so many steps have not brought the picture closer by this share.
+PATIENCE, CLOSER = 6, 0.002
 # What pivotal tuning may change: the pointwise kernels at 32 to 256 px, 0.8 of 8 million weights.
 TUNED = re.compile(r"blocks\.[2-5]\.conv[12]\.weight")
 
@@ -30,7 +33,7 @@ class RefineConfig:
     """How long and with which weights to refine.
 
     Attributes:
-        schedule: (picture size, steps) in order.
+        schedule: (picture size, most steps) in order.
         lr: of Adam, in units of W's deviation.
         picture_weight: of the absolute difference of the pictures; the face counts most.
         texture_weight: of the difference in how much fine structure there is, which absolute differences
@@ -86,8 +89,7 @@ class Refinement:
         with torch.no_grad():
             self.wanted, self.readings = identity(self.target), _scaled(reader(self.target))
         self.report = progress or (lambda fraction, message: None)
-        work = sum(steps * COSTS[size] for size, steps in config.schedule)
-        self.steps, self.done, self.total = 0, 0, work + config.tuning_steps * COSTS[1024]
+        self.done, self.total = 0, _work((*config.schedule, (1024, config.tuning_steps)))
 
     def run(self, code: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """From the encoder's code (18, 512): a better one, and tuned weights by name (maybe none)."""
@@ -100,16 +102,15 @@ class Refinement:
         config, generator = self.config, self.generator
         x = ((code - generator.mean_w) / generator.std_w).requires_grad_(True)
         optimiser = torch.optim.Adam([x], lr=config.lr, betas=(0.9, 0.95))
-        work = sum(steps * COSTS[size] for size, steps in config.schedule)
-        for size, steps in config.schedule:
-            goal = F.interpolate(self.target, size=(size, size), mode="area")
-            for _ in range(steps):
-                optimiser.param_groups[0]["lr"] = config.lr * max(0.15, 1 - self.done / work)
-                image = generator(x * generator.std_w + generator.mean_w, size)
-                spread = x[:, :16] - x[:, :16].mean(1, keepdim=True)
-                loss = self._loss(image, goal) + config.w_weight * x[:, :16].square().mean()
-                loss = loss + config.spread_weight * spread.square().mean()
-                self._step(optimiser, loss, size, f"Refining at {size} px")
+
+        def render(size: int) -> tuple[Tensor, Tensor]:
+            """The picture, and what leaving the region where edits work costs."""
+            spread = x[:, :16] - x[:, :16].mean(1, keepdim=True)
+            far = config.w_weight * x[:, :16].square().mean()
+            image = generator(x * generator.std_w + generator.mean_w, size)
+            return image, far + config.spread_weight * spread.square().mean()
+
+        self._optimise(optimiser, render, config.schedule, "Refining at {} px")
         return x.detach() * generator.std_w + generator.mean_w
 
     def _tune(self, code: Tensor) -> dict[str, np.ndarray]:
@@ -119,30 +120,51 @@ class Refinement:
         for p in weights.values():
             p.requires_grad_(True)
         optimiser = torch.optim.Adam(weights.values(), lr=config.tuning_lr, betas=(0.9, 0.95))
-        for step in range(config.tuning_steps):
-            optimiser.param_groups[0]["lr"] = config.tuning_lr * (1 - 0.8 * step / config.tuning_steps)
-            self._step(
-                optimiser, self._loss(generator(code, 1024), self.target), 1024, "Tuning the generator"
-            )
+        schedule = ((1024, config.tuning_steps),)
+        self._optimise(optimiser, lambda size: (generator(code, size), 0), schedule, "Tuning the generator")
         return {name: p.detach().numpy() for name, p in weights.items()}
 
-    def _loss(self, image: Tensor, goal: Tensor) -> Tensor:
-        config = self.config
-        loss = config.picture_weight * _picture_loss(image, goal)
-        loss = loss + config.texture_weight * (_texture(image) - _texture(goal)).abs().mean()
-        loss = loss + config.identity_weight * (1 - (self.identity(image) * self.wanted).sum())
-        self.steps += 1
-        if self.steps % READ_EVERY == 0:
-            difference = (_scaled(self.reader(image)) - self.readings).abs().mean()
-            loss = loss + READ_EVERY * config.reading_weight * difference
-        return loss
+    def _optimise(
+        self,
+        optimiser: torch.optim.Optimizer,
+        render: Callable[[int], tuple[Tensor, Tensor]],
+        schedule: tuple[tuple[int, int], ...],
+        message: str,
+    ) -> None:
+        """Steps at each size, fewer of them once the picture does not come closer any more."""
+        group, start, work = optimiser.param_groups[0], self.done, _work(schedule)
+        lr = group["lr"]
+        for size, steps in schedule:
+            goal = F.interpolate(self.target, size=(size, size), mode="area")
+            end, best, stale = self.done + steps * COSTS[size], math.inf, 0
+            for step in range(steps):
+                group["lr"] = lr * max(0.15, 1 - (self.done - start) / work)
+                image, penalty = render(size)
+                difference = self._difference(image, goal)
+                loss = difference + penalty
+                if step % READ_EVERY == 0:
+                    readings = (_scaled(self.reader(image)) - self.readings).abs().mean()
+                    loss = loss + READ_EVERY * self.config.reading_weight * readings
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                self.done += COSTS[size]
+                self.report(self.done / self.total, message.format(size))
+                closer = float(difference.detach()) < (1 - CLOSER) * best
+                best, stale = (float(difference.detach()), 0) if closer else (best, stale + 1)
+                if stale == PATIENCE:
+                    break
+            self.done = end
 
-    def _step(self, optimiser: torch.optim.Optimizer, loss: Tensor, size: int, message: str) -> None:
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        self.done += COSTS[size]
-        self.report(self.done / self.total, message)
+    def _difference(self, image: Tensor, goal: Tensor) -> Tensor:
+        config = self.config
+        difference = config.picture_weight * _picture_loss(image, goal)
+        difference = difference + config.texture_weight * (_texture(image) - _texture(goal)).abs().mean()
+        return difference + config.identity_weight * (1 - (self.identity(image) * self.wanted).sum())
+
+
+def _work(schedule: tuple[tuple[int, int], ...]) -> int:
+    return sum(steps * COSTS[size] for size, steps in schedule)
 
 
 def _scaled(scores: dict[str, Tensor]) -> Tensor:

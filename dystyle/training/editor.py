@@ -502,7 +502,7 @@ class EditorTrainer:
         return {name: float(value.detach()) for name, value in logs.items()} | {"level": level}
 
     def _attribute_terms(self, edits: list, scores: Mapping[str, Tensor], logs: dict[str, Tensor]) -> None:
-        """Attribute and preservation losses, group by group."""
+        """Attribute and preservation losses, group by group; logs errors in the attributes' units, too."""
         start, attribute, preservation = 0, [], []
         for chunk, configuration, _ in edits:
             part = {name: score[start : start + len(chunk)] for name, score in scores.items()}
@@ -512,6 +512,8 @@ class EditorTrainer:
             before = self.before[chunk].scores
             preservation.append(preservation_loss(part, before, configuration))
             logs |= {f"attribute/{name}": value.mean() for name, value in losses.items()}
+            read = values(part)
+            logs |= {f"error/{name}": (read[name] - v).abs().mean() for name, v in configuration.items()}
         logs["loss/attributes"] = torch.stack(attribute).mean()
         logs["loss/preservation"] = torch.stack(preservation).mean()
 
