@@ -11,12 +11,12 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
-from dystyle.engines.runtime import OnnxBackend
+from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend
 from dystyle.errors import InputError
 from dystyle.weights import load, resolve
 
 METHODS = ("dystyle",)
-BACKENDS = ("onnx", "torch", "tensorrt")
+BACKENDS = ("onnx", "openvino", "torch", "tensorrt")
 DEVICES = ("cpu", "cuda")
 SIZES = (1024, 256, 128)
 REFINE = ("fast", "balanced", "precise")
@@ -74,8 +74,8 @@ class FaceEditor:
 
         Args:
             device: "cpu" or "cuda".
-            backend: "onnx" (ONNX Runtime; engines are built on first use), "torch" (the reference), or
-                "tensorrt" (ONNX Runtime with TensorRT).
+            backend: "onnx" (ONNX Runtime; engines are built on first use), "openvino" (for CPUs), "torch"
+                (the reference), or "tensorrt" (ONNX Runtime with TensorRT).
             method: the editing method, "dystyle".
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
                 of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
@@ -93,6 +93,10 @@ class FaceEditor:
             from dystyle.engines.graphs import TorchBackend
 
             runner = TorchBackend(device)
+        elif backend == "openvino":
+            if device != "cpu":
+                raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
+            runner = OpenVinoBackend()
         else:
             runner = OnnxBackend("tensorrt" if backend == "tensorrt" else device)
         return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph)

@@ -1,13 +1,18 @@
-"""Run engines with ONNX Runtime; build them on first use. Imports no torch unless an engine is missing."""
+"""Run engines with ONNX Runtime or OpenVINO; build them on first use.
+
+Imports no torch unless an engine is missing.
+"""
 
 import hashlib
 import os
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import onnx
@@ -88,49 +93,36 @@ def _tuned_model(file: Path, weights: Mapping[str, np.ndarray]) -> bytes:
     return model.SerializeToString()
 
 
-class OnnxBackend:
-    """All graphs as ONNX Runtime sessions, opened when first used; safe to share between threads.
+Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
-    Args:
-        device: "cpu", "cuda" or "tensorrt".
 
-    Raises:
-        InputError: ONNX Runtime lacks the device's execution provider.
-    """
+class Engines(ABC):
+    """All graphs, compiled when first used; safe to share between threads."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        wanted = _PROVIDERS[device]
-        if wanted[0] not in onnxruntime.get_available_providers():
-            raise InputError(
-                f"ONNX Runtime here has no {wanted[0]}; install requirements-gpu.txt or use device='cpu'."
-            )
-        self.providers = list(wanted)
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        self._tuned: OrderedDict[str, onnxruntime.InferenceSession] = OrderedDict()
+    def __init__(self) -> None:
+        self._compiled: dict[str, Run] = {}
+        self._tuned: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
 
-    def _create(self, model: str | bytes) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
-        # Spinning workers would take the cores from whatever else serves the page.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return onnxruntime.InferenceSession(model, options, providers=self.providers)
+    @abstractmethod
+    def compile(self, name: str, model: Path | bytes) -> Run:
+        """Make an ONNX model ready to run: inputs by name -> outputs."""
 
-    def _open(self, key: str, model: Callable[[], str | bytes]) -> onnxruntime.InferenceSession:
+    def _open(self, key: str, model: Callable[[], Path | bytes]) -> Run:
         with self._lock:
-            if key not in self._sessions:
-                self._sessions[key] = self._create(model())
-            return self._sessions[key]
+            if key not in self._compiled:
+                self._compiled[key] = self.compile(key, model())
+            return self._compiled[key]
 
-    def _open_tuned(self, name: str, weights: Mapping[str, np.ndarray]) -> onnxruntime.InferenceSession:
-        """A session of a face's own; of these the last few used stay open."""
+    def _open_tuned(self, name: str, weights: Mapping[str, np.ndarray]) -> Run:
+        """A generator of a face's own; of these the last few used stay open."""
         digest = hashlib.blake2b(name.encode())
         for weight in weights.values():
             digest.update(np.ascontiguousarray(weight))
         key = digest.hexdigest()
         with self._lock:
             if key not in self._tuned:
-                self._tuned[key] = self._create(_tuned_model(engine_file(name), weights))
+                self._tuned[key] = self.compile(name, _tuned_model(engine_file(name), weights))
                 while len(self._tuned) > TUNED_SESSIONS:
                     self._tuned.popitem(last=False)
             self._tuned.move_to_end(key)
@@ -144,11 +136,8 @@ class OnnxBackend:
         Args:
             weights: of a generator tuned to one face, by their names in it.
         """
-        if weights:
-            session = self._open_tuned(name, weights)
-        else:
-            session = self._open(name, lambda: str(engine_file(name)))
-        return session.run(None, {"input": x})
+        run = self._open_tuned(name, weights) if weights else self._open(name, lambda: engine_file(name))
+        return run({"input": x})
 
     def edit(self, codes: np.ndarray, configuration: dict[str, float]) -> np.ndarray:
         """Edited codes (b, 18, 512) for a configuration with at least one attribute, in table order."""
@@ -157,5 +146,72 @@ class OnnxBackend:
             return build_editor_graph(*load("dystyle"), list(configuration)).SerializeToString()
 
         targets = np.tile(np.float32(list(configuration.values())), (len(codes), 1))
-        session = self._open("editor:" + ",".join(configuration), model)
-        return session.run(None, {"codes": codes, "targets": targets})[0]
+        run = self._open("editor:" + ",".join(configuration), model)
+        return run({"codes": codes, "targets": targets})[0]
+
+
+class OnnxBackend(Engines):
+    """Engines on ONNX Runtime.
+
+    Args:
+        device: "cpu", "cuda" or "tensorrt".
+
+    Raises:
+        InputError: ONNX Runtime lacks the device's execution provider.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        wanted = _PROVIDERS[device]
+        if wanted[0] not in onnxruntime.get_available_providers():
+            raise InputError(
+                f"ONNX Runtime here has no {wanted[0]}; install requirements-gpu.txt or use device='cpu'."
+            )
+        self.providers = list(wanted)
+
+    def compile(self, name: str, model: Path | bytes) -> Run:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
+        # Spinning workers would take the cores from whatever else serves the page.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(model, options, providers=self.providers)
+        return lambda feeds: session.run(None, feeds)
+
+
+class OpenVinoBackend(Engines):
+    """Engines on OpenVINO: on CPUs with bfloat16 units, pictures in about half of ONNX Runtime's time.
+
+    Pictures are rendered in bfloat16 where the CPU has it, everything else runs in float32.
+
+    Raises:
+        InputError: OpenVINO is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            import openvino
+        except ImportError as error:
+            raise InputError("OpenVINO is not installed; pip install openvino, or use 'onnx'.") from error
+        self._core = openvino.Core()
+        self._bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+    def compile(self, name: str, model: Path | bytes) -> Run:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Pinned threads of several processes would all sit on the first cores.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 and name.startswith("generator") else "f32",
+            "CACHE_DIR": str(cache_folder() / "engines" / "openvino"),
+        }
+        compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
+        idle: SimpleQueue = SimpleQueue()  # a request serves one thread at a time
+
+        def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            request = idle.get() if not idle.empty() else compiled.create_infer_request()
+            try:
+                return list(request.infer(feeds).values())
+            finally:
+                idle.put(request)
+
+        return run
