@@ -1,7 +1,8 @@
 """Start the browser demo: `python app.py`. Hugging Face Spaces runs this file too.
 
 GRADIO_SERVER_NAME and GRADIO_SERVER_PORT change the address, http://127.0.0.1:7860 without them;
-DYSTYLE_ENCODER chooses the encoder: fast (without it), e4e, or the path of a checkpoint.
+DYSTYLE_ENCODER chooses the encoder: fast (without it), e4e, or the path of a checkpoint; DYSTYLE_BACKEND what
+runs the engines: auto (without it), onnx, openvino.
 """
 
 import logging
@@ -21,7 +22,8 @@ def load_editor() -> FaceEditor:
     started = time.monotonic()
     logger.info("Loading the editor; the first start fetches the generator and builds the engines")
     try:
-        editor = FaceEditor.from_pretrained(encoder=os.environ.get("DYSTYLE_ENCODER") or "fast")
+        encoder, backend = (os.environ.get(f"DYSTYLE_{what}") for what in ("ENCODER", "BACKEND"))
+        editor = FaceEditor.from_pretrained(backend=backend or "auto", encoder=encoder or "fast")
         editor.warm_up()
     except InputError as error:
         print(error, file=sys.stderr)

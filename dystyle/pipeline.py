@@ -11,12 +11,12 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
-from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend
+from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, runtimes
 from dystyle.errors import InputError
 from dystyle.weights import load, resolve
 
 METHODS = ("dystyle",)
-BACKENDS = ("onnx", "openvino", "torch", "tensorrt")
+BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda")
 SIZES = (1024, 256, 128)
 REFINE = ("fast", "balanced", "precise")
@@ -75,7 +75,8 @@ class FaceEditor:
         Args:
             device: "cpu" or "cuda".
             backend: "onnx" (ONNX Runtime; engines are built on first use), "openvino" (for CPUs), "torch"
-                (the reference), or "tensorrt" (ONNX Runtime with TensorRT).
+                (the reference), "tensorrt" (ONNX Runtime with TensorRT), or "auto": on a CPU what a short
+                measurement at the first start found fastest, on a GPU TensorRT if it is there.
             method: the editing method, "dystyle".
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
                 of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
@@ -89,14 +90,17 @@ class FaceEditor:
         graph = _encoder_graph(encoder)
         _, metadata = load(method)
         names = json.loads(metadata["structure"])["names"]
+        if backend == "auto":
+            on_gpu = "onnx" if runtimes()["tensorrt"] else "tensorrt"
+            backend = fastest_on_cpu() if device == "cpu" else on_gpu
         if backend == "torch":
             from dystyle.engines.graphs import TorchBackend
 
             runner = TorchBackend(device)
+        elif device == "cpu" and backend in CPU_BACKENDS:
+            runner = CPU_BACKENDS[backend]()
         elif backend == "openvino":
-            if device != "cpu":
-                raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
-            runner = OpenVinoBackend()
+            raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
         else:
             runner = OnnxBackend("tensorrt" if backend == "tensorrt" else device)
         return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph)

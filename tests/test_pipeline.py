@@ -6,6 +6,7 @@ import torch
 
 from dystyle import FaceEditor, InputError
 from dystyle.attributes import ATTRIBUTES
+from dystyle.engines import runtime
 from dystyle.engines.graphs import GRAPHS, TorchBackend
 from dystyle.engines.runtime import OnnxBackend
 
@@ -82,6 +83,19 @@ def test_openvino_gives_the_same_people(editor, face):
     assert other.embed(picture) @ editor.embed(picture) > 0.9999
     with pytest.raises(InputError, match="CPU"):
         FaceEditor.from_pretrained(backend="openvino", device="cuda")
+
+
+def test_auto_takes_what_was_fastest_and_remembers(monkeypatch, tmp_path):
+    seconds = {runtime.OnnxBackend: 2.0, runtime.OpenVinoBackend: 1.0}
+    monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path))
+    monkeypatch.setattr(runtime, "_render_seconds", lambda backend: seconds[type(backend)])
+    assert runtime.fastest_on_cpu() == "openvino"
+    seconds[runtime.OnnxBackend] = 0.5
+    assert runtime.fastest_on_cpu() == "openvino"  # not measured again
+    (tmp_path / "engines" / "fastest.json").write_text("{")
+    assert runtime.fastest_on_cpu() == "onnx"
+    monkeypatch.setattr(runtime, "runtimes", lambda: {"onnx": "", "openvino": "missing"})
+    assert runtime.fastest_on_cpu() == "onnx"
 
 
 def row_span(name: str) -> float:

@@ -4,9 +4,14 @@ Imports no torch unless an engine is missing.
 """
 
 import hashlib
+import importlib.metadata
+import importlib.util
+import json
 import os
+import platform
 import re
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -215,3 +220,50 @@ class OpenVinoBackend(Engines):
                 idle.put(request)
 
         return run
+
+
+def runtimes() -> dict[str, str]:
+    """Why each runtime cannot be used here, by name; an empty reason if it can."""
+    providers = onnxruntime.get_available_providers()
+    reasons = {"onnx": "", "openvino": "", "cuda": "", "tensorrt": ""}
+    if importlib.util.find_spec("openvino") is None:
+        reasons["openvino"] = "the package is missing: pip install openvino"
+    for name in ("cuda", "tensorrt"):
+        if _PROVIDERS[name][0] not in providers:
+            reasons[name] = f"ONNX Runtime here has no {_PROVIDERS[name][0]}: install requirements-gpu.txt"
+    if not reasons["tensorrt"] and importlib.util.find_spec("tensorrt") is None:
+        reasons["tensorrt"] = "the package is missing: install requirements-gpu.txt"
+    return reasons
+
+
+def fastest_on_cpu() -> str:
+    """The backend that renders fastest on this machine's CPU, measured once and remembered."""
+    candidates = [name for name in ("onnx", "openvino") if not runtimes()[name]]
+    if len(candidates) == 1:
+        return candidates[0]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "openvino")]
+    machine = ", ".join((platform.node(), f"{os.cpu_count()} cores", *versions))
+    file = cache_folder() / "engines" / "fastest.json"
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):  # not there yet, or damaged
+        known = {}
+    if known.get(machine) not in candidates:
+        seconds = {name: _render_seconds(CPU_BACKENDS[name]()) for name in candidates}
+        known[machine] = min(seconds, key=seconds.get)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(known, indent=2))
+    return known[machine]
+
+
+def _render_seconds(backend: Engines) -> float:
+    """Median of three renders at 1024 px, after a first one."""
+    code = np.repeat(load("mobile_stylegan")[0]["mean_w"][None, None], 18, axis=1)
+    times = [time.perf_counter()]
+    for _ in range(4):
+        backend.run("generator_1024", code)
+        times.append(time.perf_counter())
+    return float(np.median(np.diff(times)[1:]))
+
+
+CPU_BACKENDS: dict[str, type[Engines]] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
