@@ -277,7 +277,7 @@ def bounds(result: dict) -> list[tuple[str, str, str]]:
     together = three["values"]["reached"]
     binary = [f["success"]["mean"] for f in together.values() if "success" in f]
     kept = [f["descriptor_distance"]["mean"] for n, f in single.items() if n not in ("age", "gender")]
-    judged = [figures["judged"] for figures in single.values()]
+    judged = [figures["judged"] for figures in single.values() if figures["judged"]["right"]]
     rows = [(f"{name} alone", f"{most}", f"{reached(name):.1f}") for name, most in LIMITS.items()]
     rows.append(("worst binary attribute alone", "92%", f"{worst[0]:.0%} ({worst[1]})"))
     for name, most in LIMITS_JOINT.items():
@@ -330,10 +330,13 @@ def draw(rng: np.random.Generator, names) -> dict[str, float]:
     }
 
 
-def _mean(values) -> dict[str, float]:
-    """Mean of a list and half of its 95 % confidence interval (normal approximation; 0 for a single one)."""
-    if not len(values):  # with all attributes edited, none is left to change
-        return {"mean": 0.0, "ci": 0.0}
+def _mean(values) -> dict[str, float] | None:
+    """Mean of a list and half of its 95 % confidence interval (normal approximation; 0 for a single one).
+
+    None for an empty list: with all attributes edited none is left to change, and some have no judge.
+    """
+    if not len(values):
+        return None
     values = np.asarray(values, np.float64)
     error = values.std(ddof=min(1, len(values) - 1)) / len(values) ** 0.5
     return {"mean": float(values.mean()), "ci": float(STANDARD_ERRORS * error)}
@@ -421,7 +424,7 @@ def plot(result: dict, path: Path) -> None:
         readings = ("values",) if "identity" in title else ("values", "judged")
         for offset, read in enumerate(readings):
             figures = [pick(result["single"][name], read) for name in names]
-            means, spread = ([f[key] for f in figures] for key in ("mean", "ci"))
+            means, spread = _bars(figures)
             label = {"values": "teachers", "judged": "judges"}[read]
             ax.bar(x + 0.4 * offset, means, 0.4, yerr=spread, label=label)
         ax.set_xticks(x + 0.2, names, rotation=60, ha="right")
@@ -437,7 +440,7 @@ def plot(result: dict, path: Path) -> None:
     for ax, (title, pick) in zip(axes[1], panels.items(), strict=True):
         for method in result["methods"]:
             figures = [pick(result["joint"][size][method]) for size in sizes]
-            means, spread = ([f[key] for f in figures] for key in ("mean", "ci"))
+            means, spread = _bars(figures)
             ax.errorbar(range(len(sizes)), means, spread, marker="o", capsize=3, label=method)
         ax.set_xticks(range(len(sizes)), sizes)
         ax.set_xlabel("attributes at once")
@@ -448,12 +451,17 @@ def plot(result: dict, path: Path) -> None:
     pyplot.close(figure)
 
 
+def _bars(figures: list[dict[str, float] | None]) -> tuple[list[float], list[float]]:
+    """Heights and half intervals; nothing is drawn where there is no figure."""
+    return tuple([np.nan if f is None else f[key] for f in figures] for key in ("mean", "ci"))
+
+
 def _number(figure: Mapping[str, float]) -> str:
     return f"{figure['mean']:.2f} ± {figure['ci']:.2f}"
 
 
-def _percent(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.0%} ± {figure['ci']:.0%}"
+def _percent(figure: Mapping[str, float] | None) -> str:
+    return "" if figure is None else f"{figure['mean']:.0%} ± {figure['ci']:.0%}"
 
 
 def reached_text(figures: Mapping[str, dict] | None) -> str:
