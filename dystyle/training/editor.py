@@ -407,7 +407,7 @@ class EditorTrainer:
             f"{config.hidden}. {self.step} steps in "
             f"{self.accelerator.num_processes} process(es) took {self.seconds / 60:.0f} minutes.",
             "",
-            f"Made by `python -m dystyle.train editor` with {json.dumps(asdict(config), default=str)}.",
+            f"Made by `python -m dystyle.train editor` with {json.dumps(self.recipe())}.",
             "",
             f"{config.held} held-out faces, read by the editor's teachers at {self.size} px. Errors in the "
             "attributes' units, in brackets had nothing been done; binary attributes: share reached; "
@@ -572,7 +572,7 @@ class EditorTrainer:
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
-        recipe = json.dumps(asdict(self.config), default=str)
+        recipe = json.dumps(self.recipe())
         self.average.save(path.parent / "dystyle.safetensors", steps=str(self.step), recipe=recipe)
 
     def load(self, path: Path) -> None:
@@ -598,6 +598,10 @@ class EditorTrainer:
         torch.set_rng_state(random["cpu"])
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], self.device)
+
+    def recipe(self) -> dict:
+        """The configuration without the folders, which concern nobody else."""
+        return {k: v for k, v in asdict(self.config).items() if not isinstance(v, Path)}
 
     def _random(self) -> dict[str, Tensor]:
         """The state of this process's random numbers."""
