@@ -85,6 +85,22 @@ def test_openvino_gives_the_same_people(editor, face):
         FaceEditor.from_pretrained(backend="openvino", device="cuda")
 
 
+def test_only_the_last_configurations_stay_open(editor, monkeypatch):
+    class Counting(OnnxBackend):
+        compiled = ()
+
+        def compile(self, name, model):
+            self.compiled += (name,)
+            return super().compile(name, model)
+
+    monkeypatch.setattr(runtime, "EDITORS_OPEN", 2)
+    backend, codes = Counting(), editor.sample(3)[None]
+    for name in ("yaw", "age", "yaw", "smile", "yaw", "age"):
+        target = {name: editor.attributes[name].high}
+        assert np.array_equal(backend.edit(codes, target)[0], editor.edit(codes[0], target))
+    assert backend.compiled == ("editor:yaw", "editor:age", "editor:smile", "editor:age")
+
+
 def test_auto_takes_what_was_fastest_and_remembers(monkeypatch, tmp_path):
     seconds = {runtime.OnnxBackend: 2.0, runtime.OpenVinoBackend: 1.0}
     monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path))

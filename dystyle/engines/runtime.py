@@ -42,7 +42,9 @@ _WEIGHTS = {
     "detector": ("knowledge/blazeface",),
     "mesh": ("knowledge/facemesh",),
 }
-TUNED_SESSIONS = 6  # faces with weights of their own: two sizes for each of three
+# How many stay open. A page never stops to ask for new ones of the last two: configurations of the editor, 15
+# to 50 MB each, and generators tuned to one face, two sizes for each of three faces.
+GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 24, 6
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -88,6 +90,13 @@ def engine_file(name: str) -> Path:
     return file
 
 
+def _digest(name: str, weights: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(name.encode())
+    for weight in weights.values():
+        digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()
+
+
 def _tuned_model(file: Path, weights: Mapping[str, np.ndarray]) -> bytes:
     """A generator's engine with other weights, by their names in the generator."""
     model = onnx.load(file)
@@ -105,7 +114,8 @@ class Engines(ABC):
     """All graphs, compiled when first used; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._compiled: dict[str, Run] = {}
+        self._graphs: OrderedDict[str, Run] = OrderedDict()
+        self._editors: OrderedDict[str, Run] = OrderedDict()
         self._tuned: OrderedDict[str, Run] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -113,25 +123,15 @@ class Engines(ABC):
     def compile(self, name: str, model: Path | bytes) -> Run:
         """Make an ONNX model ready to run: inputs by name -> outputs."""
 
-    def _open(self, key: str, model: Callable[[], Path | bytes]) -> Run:
+    def _open(self, opened: OrderedDict[str, Run], most: int, key: str, compile: Callable[[], Run]) -> Run:
+        """What is open under this key, compiled if need be; only the `most` used last stay open."""
         with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self.compile(key, model())
-            return self._compiled[key]
-
-    def _open_tuned(self, name: str, weights: Mapping[str, np.ndarray]) -> Run:
-        """A generator of a face's own; of these the last few used stay open."""
-        digest = hashlib.blake2b(name.encode())
-        for weight in weights.values():
-            digest.update(np.ascontiguousarray(weight))
-        key = digest.hexdigest()
-        with self._lock:
-            if key not in self._tuned:
-                self._tuned[key] = self.compile(name, _tuned_model(engine_file(name), weights))
-                while len(self._tuned) > TUNED_SESSIONS:
-                    self._tuned.popitem(last=False)
-            self._tuned.move_to_end(key)
-            return self._tuned[key]
+            if key not in opened:
+                opened[key] = compile()
+                while len(opened) > most:
+                    opened.popitem(last=False)
+            opened.move_to_end(key)
+            return opened[key]
 
     def run(
         self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
@@ -141,17 +141,26 @@ class Engines(ABC):
         Args:
             weights: of a generator tuned to one face, by their names in it.
         """
-        run = self._open_tuned(name, weights) if weights else self._open(name, lambda: engine_file(name))
-        return run({"input": x})
+        opened, most, key = self._graphs, GRAPHS_OPEN, name
+        if weights:
+            opened, most, key = self._tuned, TUNED_OPEN, _digest(name, weights)
+
+        def compile() -> Run:
+            file = engine_file(name)
+            return self.compile(name, _tuned_model(file, weights) if weights else file)
+
+        return self._open(opened, most, key, compile)({"input": x})
 
     def edit(self, codes: np.ndarray, configuration: dict[str, float]) -> np.ndarray:
         """Edited codes (b, 18, 512) for a configuration with at least one attribute, in table order."""
+        key = "editor:" + ",".join(configuration)
 
-        def model() -> bytes:
-            return build_editor_graph(*load("dystyle"), list(configuration)).SerializeToString()
+        def compile() -> Run:
+            graph = build_editor_graph(*load("dystyle"), list(configuration))
+            return self.compile(key, graph.SerializeToString())
 
         targets = np.tile(np.float32(list(configuration.values())), (len(codes), 1))
-        run = self._open("editor:" + ",".join(configuration), model)
+        run = self._open(self._editors, EDITORS_OPEN, key, compile)
         return run({"codes": codes, "targets": targets})[0]
 
 
