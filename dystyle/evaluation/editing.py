@@ -278,11 +278,11 @@ def bounds(result: dict) -> list[tuple[str, str, str]]:
     binary = [f["success"]["mean"] for f in together.values() if "success" in f]
     kept = [f["descriptor_distance"]["mean"] for n, f in single.items() if n not in ("age", "gender")]
     judged = [figures["judged"] for figures in single.values() if figures["judged"]["right"]]
-    rows = [(f"{name} alone", f"{most}", f"{reached(name):.1f}") for name, most in LIMITS.items()]
+    rows = [(f"{name} alone", f"{most}", f"{reached(name):.2f}") for name, most in LIMITS.items()]
     rows.append(("worst binary attribute alone", "92%", f"{worst[0]:.0%} ({worst[1]})"))
     for name, most in LIMITS_JOINT.items():
         if name in together:
-            rows.append((f"{name} among three", f"{most}", f"{together[name]['error']['mean']:.1f}"))
+            rows.append((f"{name} among three", f"{most}", f"{together[name]['error']['mean']:.2f}"))
     rows.append(("binary attributes among three", "88%", f"{np.mean(binary):.0%}"))
     rows.append(("judges: alone, right", "85%", f"{np.mean([j['right']['mean'] for j in judged]):.0%}"))
     rows.append(("judges: among three, right", "75%", f"{three['judged']['right']['mean']:.0%}"))
@@ -430,7 +430,7 @@ def plot(result: dict, path: Path) -> None:
         ax.set_xticks(x + 0.2, names, rotation=60, ha="right")
         ax.set_title(f"one attribute: {title}")
         if len(readings) > 1:
-            ax.legend()
+            ax.legend(loc="lower left" if title == "right" else "upper left")
     panels = {
         "error, by the judges (share of the range)": lambda f: f["judged"]["error"],
         "change of the others, by the judges": lambda f: f["judged"]["moved"],
