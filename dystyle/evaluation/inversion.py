@@ -103,8 +103,9 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
                 shown.setdefault(index, [_shrink(face.portrait)]).extend((again, _shrink(edited)))
     if plots is not None:
         columns = ["portrait", *(c for refine in config.refine for c in (refine, f"{refine}: {_title()}"))]
-        tiles = [picture for row in shown.values() for picture in row]
-        save_picture(tile(tiles, columns * len(shown), len(columns)), plots / "inversion.jpg")
+        rows = [row for row in shown.values() if len(row) == len(columns)]  # seen at every quality
+        tiles = [picture for row in rows for picture in row]
+        save_picture(tile(tiles, columns * len(rows), len(columns)), plots / "inversion.jpg")
         _plot(result["generated"], plots / "inversion.png")
     return result
 
