@@ -348,6 +348,8 @@ class EditorTrainer:
                 self.save(checkpoint)
                 if main:
                     writer.add_image("edits", self.sample_grid(), step)
+        if self.size == 0:  # a finished run was started again: all processes read, one reports
+            self.resize(self.stage()[0])
         if main:
             self.write_report()
         self.accelerator.wait_for_everyone()
@@ -373,8 +375,6 @@ class EditorTrainer:
         Returns:
             By attribute edited alone, and by "N at once", what `dystyle.evaluation.editing.compare` says.
         """
-        if self.size == 0:  # a finished run was started again
-            self.resize(self.stage()[0])
         rng, names = np.random.default_rng(self.config.seed), self.average.names
         codes = torch.from_numpy(self.data.codes[-self.config.held :].copy()).to(self.device)
         before = self._values(codes)
