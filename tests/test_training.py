@@ -9,15 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
+from dystyle.encoders.fast import FastEncoder
 from dystyle.engines.graphs import generator, module
 from dystyle.errors import InputError
-from dystyle.training.dataset import FaceDataset, sample_codes
+from dystyle.training.dataset import FaceDataset, degrade, jpeg, occlude, sample_codes
 from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
+from dystyle.training.encoder import EncoderConfig, train_encoder
 from dystyle.training.losses import (
     attribute_loss,
+    background_loss,
+    backgrounds,
     carried_loss,
     identity_loss,
     identity_tolerance,
@@ -85,14 +90,72 @@ def test_identity_may_change_as_much_as_the_edit_needs():
     assert (identity_tolerance({"smile": torch.zeros(2)}, before) == 0).all()
     embedding, other = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.8, 0.6]] * 2)
     # The face that was not turned pays for a cosine of 0.8, the turned one does not.
-    assert identity_loss(embedding, other, turned).item() == pytest.approx(0.1)
+    assert identity_loss(embedding, other, turned).tolist() == pytest.approx([0.2, 0])
+
+
+def test_interrupted_encoder_run_ends_as_a_straight_one(tmp_path, monkeypatch):
+    rng, faces = np.random.default_rng(0), tmp_path / "faces"
+    faces.mkdir()
+    np.save(faces / "codes.npy", rng.standard_normal((132, 18, 512), np.float32))
+    np.save(faces / "images.npy", rng.integers(0, 256, (132, 256, 256, 3), np.uint8))
+    (faces / "done.txt").write_text("132")
+    config = EncoderConfig(dataset=faces, out=tmp_path / "straight", steps=2, batch=2)
+    config = replace(config, image_steps=1, image_batch=2, progressive_steps=2, checkpoint_every=1)
+    network = generator()
+    train_encoder(config, network)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    config = replace(config, out=tmp_path / "interrupted")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(network), "forward", stop)
+        train_encoder(config, network)
+    train_encoder(config, network)
+    straight, resumed = (
+        FastEncoder.load(str(tmp_path / run / "encoder.safetensors")).state_dict()
+        for run in ("straight", "interrupted")
+    )
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
 def test_norm_loss_counts_rows_in_units_of_deviation():
     codes, std = torch.zeros(2, 18, 512), torch.full((512,), 3.0)
     edited = codes.clone()
     edited[:, :4] = 6
-    assert norm_loss(edited, codes, std).item() == pytest.approx(4 * 2**2)
+    edited[1] = 3
+    assert norm_loss(edited, codes, std).tolist() == pytest.approx([4 * 2**2, 18])
+
+
+def test_background_is_beside_the_head():
+    picture = torch.zeros(1, 3, 256, 256)
+    before = backgrounds(picture)
+    picture[:, :, 32:, 48:208] = 1  # head and shoulders
+    assert background_loss(picture, before).item() == 0
+    picture[:, :, :192, :32] = 0.5
+    assert background_loss(picture, before).item() == pytest.approx(0.25)
+
+
+def test_photos_are_stored_and_hidden_in_places():
+    torch.manual_seed(0)
+    smooth = F.interpolate(torch.rand(16, 3, 8, 8) * 2 - 1, size=128, mode="bicubic").clamp(-1, 1)
+    coarse, fine = ((jpeg(smooth[0], quality) - smooth[0]).abs().mean().item() for quality in (40, 95))
+    assert 0 < fine < coarse < 0.05
+    assert degrade(smooth).shape == smooth.shape and degrade(smooth).abs().max() <= 1
+    hidden = (occlude(smooth, share=0.5) != smooth).any(1).float().mean((1, 2))
+    assert 4 <= (hidden > 0).sum() <= 12 and hidden.max() < 0.3
+    assert torch.equal(occlude(smooth, share=0), smooth)
+
+
+def test_encoder_learns_offsets_row_by_row():
+    model, images = FastEncoder(channels=(8, 8, 8, 8, 8)).eval(), torch.rand(2, 3, 128, 128)
+    codes, first = model(images), model(images, rows=4)
+    assert torch.equal(first[:, :4], codes[:, :4]) and torch.equal(
+        model(images, rows=1), codes[:, :1].expand(-1, 18, -1)
+    )
+    assert torch.equal(first[:, 4:], codes[:, :1].expand(-1, 14, -1)) and not torch.equal(
+        first[:, 1], first[:, 0]
+    )
 
 
 def test_rendering_goes_on_where_it_stopped(tmp_path):

@@ -46,14 +46,16 @@ class FastEncoder(nn.Module):
         self.offsets = nn.Linear(768, (ROWS - 1) * 64)
         self.spread = nn.Parameter(torch.randn(ROWS - 1, 64, DIM) * 0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, rows: int = ROWS) -> Tensor:
+        """Portraits -> codes; only the first `rows` have offsets, the others are the base code."""
         if images.shape[-1] != self.size:
             images = F.interpolate(images, size=(self.size, self.size), mode="area")
         x = F.silu(self.hidden(self.stages(images).flatten(1)))
         base = self.base(x)[:, None]
         offsets = torch.einsum("brk,rkd->brd", self.offsets(x).unflatten(1, (ROWS - 1, 64)), self.spread)
-        rows = torch.cat((base, base + offsets), 1)
-        return rows.float() * self.std_w + self.mean_w
+        offsets = offsets * (torch.arange(1, ROWS, device=x.device) < rows)[:, None]
+        codes = torch.cat((base, base + offsets), 1)
+        return codes.float() * self.std_w + self.mean_w
 
     def save(self, path: Path, **metadata: str) -> None:
         """Write float16 weights with what `load` needs as metadata."""

@@ -3,10 +3,12 @@
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
@@ -14,8 +16,10 @@ from dystyle.alignment import load_image
 from dystyle.evaluation.editing import compare, draw
 from dystyle.evaluation.judges import Judges
 from dystyle.evaluation.sheets import tile
+from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.pipeline import FaceEditor, InvertedFace, save_picture
 from dystyle.training.dataset import degraded
+from dystyle.training.losses import perceptual_loss
 
 READ_SIZE = 256
 EDITED = {"age": 60.0, "smile": 1.0}  # in the sheets' last columns
@@ -30,7 +34,8 @@ deviation.
 
 - identity: cosine of faceres embeddings to the portrait (the network that training and refinement
   optimise); distance: of dlib's descriptors, which neither has met (one person: below 0.6)
-- pixels: root mean square difference at 256 px, of 255; SSIM: structural similarity at 256 px
+- pixels: root mean square difference at 256 px, of 255; SSIM: structural similarity at 256 px;
+  perceptual: distance of the identity network's early features (`perceptual_loss`)
 - edits right: one random attribute of each face edited from the inverted code, and in brackets from the
   code that the face was made of; "right" as in [editing.md](editing.md)
 - seconds: of `FaceEditor.invert` on {cores} cores, engines warm
@@ -66,8 +71,8 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
 
     Returns:
         "generated" and, by file name, "photos": by quality lists over the faces of "identity", "distance",
-        "pixels", "ssim" and "seconds" (of `FaceEditor.invert`, without its first call); "edits" by
-        quality: lists of whether a random edit was right, "inverted" and "sampled".
+        "pixels", "ssim", "perceptual" and "seconds" (of `FaceEditor.invert`, without its first call);
+        "edits" by quality: lists of whether a random edit was right, "inverted" and "sampled".
     """
     editor, judges = FaceEditor.from_pretrained(encoder=config.encoder), Judges()
     editor.warm_up()
@@ -134,16 +139,29 @@ def _compare(editor: FaceEditor, judges: Judges, face: InvertedFace) -> tuple[di
         "distance": float(np.linalg.norm(a - b)),
         "pixels": float(np.sqrt(np.square(portrait.astype(np.float32) - again).mean())),
         "ssim": float(structural_similarity(portrait, again, channel_axis=2)),
+        "perceptual": _perceptual(portrait, again),
     }
     return figures, again
+
+
+@cache
+def _network() -> IdentityNetwork:
+    return IdentityNetwork()
+
+
+@torch.no_grad()
+def _perceptual(a: np.ndarray, b: np.ndarray) -> float:
+    images = torch.from_numpy(np.stack([a, b])).permute(0, 3, 1, 2) / 127.5 - 1
+    features = _network().features(images)
+    return float(perceptual_loss([maps[:1] for maps in features], [maps[1:] for maps in features]))
 
 
 def table(result: dict) -> str:
     """The result as Markdown."""
     lines = [
         HEADING.format(**result),
-        "| faces | quality | identity | distance | pixels | SSIM | seconds | edits right |",
-        "|---|---|---|---|---|---|---|---|",
+        "| faces | quality | identity | distance | pixels | SSIM | perceptual | seconds | edits right |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for label, qualities in {"generated": result["generated"], **result["photos"]}.items():
         for refine, figures in qualities.items():
@@ -164,8 +182,10 @@ def _plot(generated: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 5, figsize=(15, 4), layout="constrained")
-    for ax, name in zip(axes, ("identity", "distance", "pixels", "ssim", "seconds"), strict=True):
+    figure, axes = pyplot.subplots(1, 6, figsize=(18, 4), layout="constrained")
+    for ax, name in zip(
+        axes, ("identity", "distance", "pixels", "ssim", "perceptual", "seconds"), strict=True
+    ):
         ax.boxplot([figures[name] for figures in generated.values()], tick_labels=list(generated))
         ax.set_title(name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import AGE_GENDER_MEAN, EMOTIONS, load_network
 from dystyle.knowledge.probe import FaceProbe
 from dystyle.weights import load
@@ -22,6 +23,7 @@ AGE_CROPS = ((0.58, 0.6), (0.57, 0.65), (0.56, 0.7))
 EMOTION_CROPS = ((0.58, 0.55), (0.58, 0.6), (0.58, 0.65))
 MESH_CROP = (0.56, 0.9)
 IDENTITY_CROP = (0.57, 0.7)
+PERCEPTUAL_LAYERS = ("relu_7", "relu_15", "relu_23")  # of the identity network
 # Face mesh points: corners of the eyes on the left and on the right of the picture (outer, inner).
 EYE_CORNERS = ((33, 133), (263, 362))
 EYE_CROP_SCALE = 2.3
@@ -207,7 +209,17 @@ class IdentityNetwork(nn.Module):
         self.network = load_network("faceres")
 
     def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.network(self._view(images)), dim=1)
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps (b, c, h, w) of `PERCEPTUAL_LAYERS`, each pixel's channels a unit vector."""
+        network = self.network
+        inner = Graph(network.operations, list(PERCEPTUAL_LAYERS), dict(network.named_buffers()))
+        return tuple(F.normalize(maps, dim=1) for maps in inner(self._view(images)))
+
+    @staticmethod
+    def _view(images: Tensor) -> Tensor:
         if images.shape[-1] > 256:
             images = F.interpolate(images, size=(256, 256), mode="area")
         geometry = (images.new_full((1,), value) for value in (0.5, *IDENTITY_CROP))
-        return F.normalize(self.network((crop(images, 224, *geometry) + 1) * 127.5), dim=1)
+        return (crop(images, 224, *geometry) + 1) * 127.5

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def sample_codes(
 
 
 def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
-    """What photos have and renders lack: misalignment, blur, exposure, colour cast, noise.
+    """What photos have and renders lack: misalignment, blur, exposure, colour cast, noise, JPEG.
 
     (b, 3, s, s) in [-1, 1] -> the same shape; each degradation is drawn per picture.
 
@@ -65,7 +66,31 @@ def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
     x = x + torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5) * (small - x)
     x = ((x + 1) / 2).clamp(0, 1) ** torch.exp(draw(0.15 * colour)) * 2 - 1
     x = x * (1 + draw(0.1 * colour)) + draw(0.08 * colour) + draw(0.05 * colour, 3, 1, 1)
-    return (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
+    x = (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
+    quality = torch.randint(40, 180, (count,)).tolist()  # half of the pictures stay as they are
+    return torch.stack([jpeg(image, q) if q <= 95 else image for image, q in zip(x, quality, strict=True)])
+
+
+def jpeg(image: Tensor, quality: int) -> Tensor:
+    """A picture (3, s, s) in [-1, 1] after it has been stored as JPEG; without gradients."""
+    pixels = ((image.detach() + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    _, stored = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    pixels = cv2.imdecode(stored, cv2.IMREAD_COLOR)[..., ::-1].copy()
+    return torch.from_numpy(pixels).to(image.device).permute(2, 0, 1) / 127.5 - 1
+
+
+def occlude(images: Tensor, share: float = 0.25) -> Tensor:
+    """Something in front of the face in a share of the pictures (b, 3, s, s): an ellipse of another one.
+
+    Its axes are 0.1 to 0.3 of the picture (hands, hair, microphones); its content is the next picture of
+    the batch, mirrored upside down.
+    """
+    count, size = len(images), images.shape[-1]
+    axis = torch.linspace(-1, 1, size)
+    centre, radius = torch.rand(2, count, 1, 1) * 1.6 - 0.8, torch.rand(2, count, 1, 1) * 0.4 + 0.2
+    distance = ((axis - centre[0]) / radius[0]) ** 2 + ((axis[:, None] - centre[1]) / radius[1]) ** 2
+    hidden = (distance < 1) & (torch.rand(count, 1, 1) < share)
+    return torch.where(hidden[:, None], images.roll(1, 0).flip(2), images)
 
 
 def degraded(portraits: list[np.ndarray], seed: int) -> list[np.ndarray]:

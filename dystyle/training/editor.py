@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +35,8 @@ from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.guide import fit_guide
 from dystyle.training.losses import (
     attribute_loss,
+    background_loss,
+    backgrounds,
     carried_loss,
     identity_loss,
     identity_tolerance,
@@ -104,6 +106,7 @@ class EditorConfig:
     identity_weight: float = 1.2
     norm_weight: float = 0.04
     preservation_weight: float = 1.5
+    background_weight: float = 1.0
     ema: float = 0.995
     checkpoint_every: int = 100
     seed: int = 0
@@ -135,13 +138,15 @@ def sample_configuration(
 
 @dataclass(frozen=True)
 class Readings:
-    """What networks see of n faces: scores (n,) by attribute, and identity embeddings (n, 1024)."""
+    """What is seen of n faces: scores (n,) by attribute, identity embeddings (n, 1024), `backgrounds`."""
 
     scores: dict[str, Tensor]
     embeddings: Tensor
+    backgrounds: Tensor
 
     def __getitem__(self, index) -> "Readings":
-        return Readings({name: score[index] for name, score in self.scores.items()}, self.embeddings[index])
+        scores = {name: score[index] for name, score in self.scores.items()}
+        return Readings(scores, self.embeddings[index], self.backgrounds[index])
 
 
 def fit_correction(
@@ -274,17 +279,19 @@ class EditorTrainer:
         """Readings of the first faces' full pictures ("full"), or of the first starts' previews ("128")."""
 
         def read() -> dict[str, Tensor]:
-            signals, embeddings = [], []
+            signals, embeddings, strips = [], [], []
             for chunk in tqdm(torch.arange(count).split(8), desc=f"reading faces: {kind}", mininterval=10):
                 images = (
                     self._pictures(chunk) if kind == "full" else self._preview(self.starts[chunk], int(kind))
                 )
                 signals.append(self.reader.signals(images))
                 embeddings.append(self.identity(images))
-            return {"signals": torch.cat(signals), "embeddings": torch.cat(embeddings)}
+                strips.append(backgrounds(images))
+            seen = {"signals": signals, "embeddings": embeddings, "backgrounds": strips}
+            return {name: torch.cat(parts) for name, parts in seen.items()}
 
         stored = self._cached(f"readings-{kind}-{count}", read)
-        return Readings(self.reader.calibrate(stored["signals"]), stored["embeddings"])
+        return Readings(self.reader.calibrate(stored.pop("signals")), **stored)
 
     def _preview(self, codes: Tensor, size: int) -> Tensor:
         """Pictures of codes; larger ones averaged down to the 256 px that networks look at."""
@@ -307,7 +314,7 @@ class EditorTrainer:
         preview, full = self.before[: config.compared].scores, self.full[: config.compared].scores
         count = min(len(score) for score in preview.values())
         self.correction = fit_correction(preview, {name: score[:count] for name, score in full.items()})
-        self.before = Readings(self.corrected(self.before.scores), self.before.embeddings)
+        self.before = replace(self.before, scores=self.corrected(self.before.scores))
 
     def corrected(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the full picture would read, from the readings of its preview."""
@@ -453,7 +460,8 @@ class EditorTrainer:
             loss = sum(attribute_loss(scores, configuration).values()).mean()
             loss = loss + config.preservation_weight * preservation_loss(scores, before.scores, configuration)
             loss = loss + config.identity_weight / 4 * (1 - same)
-            loss = loss + 2 * config.norm_weight * norm_loss(edited, self.codes[index], self.generator.std_w)
+            norm = norm_loss(edited, self.codes[index], self.generator.std_w).mean()
+            loss = loss + 2 * config.norm_weight * norm
             self._descend(loss)
 
     def train_step(self) -> dict[str, float]:
@@ -463,18 +471,20 @@ class EditorTrainer:
         if size != self.size:
             self.resize(size)
         index = torch.randint(len(self.before.embeddings), (batch,))
-        edits, tolerances, level = [], [], self.curriculum.level(self.step)
+        edits, tolerances, counts, level = [], [], [], self.curriculum.level(self.step)
         for chunk in index.chunk(config.groups):
             scores = self.before[chunk].scores
             count = int(torch.randint(1, level + 1, ()))
             configuration = sample_configuration(self.editor.names, count, scores)
             edits.append((chunk, configuration, self.editor(self.starts[chunk], configuration)))
             tolerances.append(identity_tolerance(configuration, scores))
+            counts.append(torch.full((len(chunk),), float(count)))
         codes, edited = self.starts[index], torch.cat([edit for _, _, edit in edits])
         # Rows that the preview does not show learn nothing from it.
         rows = PREVIEW_ROWS[size]
         edited = torch.cat((edited[:, :rows], codes[:, rows:]), 1)
-        images, mirrored = self._view(self._preview(edited, size))
+        before, pictures = self.before[index], self._preview(edited, size)
+        images, mirrored = self._view(pictures)
         shift, scale = torch.randn(batch, 2) * 0.012, 1 + torch.randn(batch) * 0.03
         scores = self.reader(images, shift, scale)
         scores["yaw"] = torch.where(mirrored, -scores["yaw"], scores["yaw"])
@@ -483,14 +493,18 @@ class EditorTrainer:
         self._attribute_terms(edits, scores, logs)
         with self.accelerator.autocast():
             embeddings = self.identity(images)
-        tolerance = torch.cat(tolerances)
-        logs["loss/identity"] = identity_loss(embeddings.float(), self.before.embeddings[index], tolerance)
-        logs["loss/norm"] = norm_loss(edited, codes, self.generator.std_w)
+        # Both grow faster than the number of attributes; unshared they would hold joint edits back.
+        share = torch.cat(counts).rsqrt()
+        identity = identity_loss(embeddings.float(), before.embeddings, torch.cat(tolerances))
+        logs["loss/identity"] = (share * identity).mean()
+        logs["loss/norm"] = (share * norm_loss(edited, codes, self.generator.std_w)).mean()
+        logs["loss/background"] = background_loss(pictures, before.backgrounds).mean()
         loss = (
             logs["loss/attributes"]
             + config.preservation_weight * logs["loss/preservation"]
             + config.identity_weight * logs["loss/identity"]
             + config.norm_weight * logs["loss/norm"]
+            + config.background_weight * logs["loss/background"]
         )
         self._set_lr(config.lr * min(1, (self.step + 1) / 50) * (1 - 0.95 * self.step / config.steps))
         logs["gradient"] = self._descend(loss)

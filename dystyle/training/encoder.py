@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
-from dystyle.encoders.fast import FastEncoder
+from dystyle.encoders.fast import ROWS, FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.training.dataset import FaceDataset, degrade
+from dystyle.training.dataset import FaceDataset, degrade, occlude
+from dystyle.training.losses import perceptual_loss
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class EncoderConfig:
         dataset: folder of rendered faces; out: folder of the run.
         start: encoder weights to start from (a name or a path).
         steps, batch: on codes alone. image_steps, image_batch: then with pictures of the predicted codes.
+        progressive_steps: in which offsets are allowed for one row after the other, coarse ones first (Tov
+            et al. 2021, section 4.1); 0, to start from an encoder that has them.
         offset_weight: keeps the rows close to one another, and so the codes near W.
     """
 
@@ -33,12 +36,21 @@ class EncoderConfig:
     batch: int = 32
     image_steps: int = 400
     image_batch: int = 8
+    progressive_steps: int = 1500
     lr: float = 1e-3
     offset_weight: float = 0.05
     image_weight: float = 2.0
     identity_weight: float = 1.0
+    perceptual_weight: float = 1.0
     checkpoint_every: int = 200
     seed: int = 0
+
+
+def _rows(config: EncoderConfig, step: int) -> int:
+    """Rows that may have offsets at this step."""
+    if step >= config.progressive_steps:
+        return ROWS
+    return 1 + int((ROWS - 1) * step / config.progressive_steps)
 
 
 def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
@@ -71,6 +83,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         )
 
     for step in (progress := trange(start, total, initial=start, total=total, mininterval=5)):
+        torch.manual_seed(config.seed + step)  # so that an interrupted run ends as a straight one
         with_images = step >= config.steps
         size = config.image_batch if with_images else config.batch
         images, codes = batch(
@@ -78,11 +91,11 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         )
         # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
         with torch.autocast(images.device.type, torch.bfloat16):
-            predicted = model(degrade(images)).float()
+            predicted = model(occlude(degrade(images)), _rows(config, step)).float()
         # Rows above 15 reach nothing in this generator; the rest count alike.
         loss = F.smooth_l1_loss(predicted[:, :16] / model.std_w, codes[:, :16] / model.std_w)
         offsets = (predicted[:, 1:] - predicted[:, :1]) / model.std_w
-        logs = {"code": float(loss)}
+        logs = {"code": float(loss.detach())}
         loss = loss + config.offset_weight * offsets.square().mean()
         if with_images:
             rendered = generator(predicted, 128)
@@ -90,6 +103,11 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
             logs |= {"image": float(F.mse_loss(rendered, images)), "identity": float(similarity)}
             loss = loss + config.image_weight * F.smooth_l1_loss(rendered, images)
             loss = loss + config.identity_weight * (1 - similarity)
+            with torch.no_grad():
+                wanted = identity.features(images)
+            perceptual = perceptual_loss(identity.features(rendered), wanted).mean()
+            logs["perceptual"] = float(perceptual)
+            loss = loss + config.perceptual_weight * perceptual
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,6 +1,6 @@
 """Losses on readings, identity and codes (DyStyle, section 3.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
         wanted = torch.logit(target.clamp(MARGIN, 1 - MARGIN)) if name == "gender" else target
         difference = common_scale(name, score) - common_scale(name, wanted)
         losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
-        losses[name] = losses[name] * 20
+        losses[name] = losses[name] * 30
     return losses
 
 
@@ -78,10 +78,34 @@ def identity_tolerance(targets: Mapping[str, Tensor], before: Mapping[str, Tenso
 
 
 def identity_loss(embedding: Tensor, before: Tensor, tolerance: Tensor) -> Tensor:
-    """1 - cosine of unit embeddings (b, d) where it exceeds the tolerance (b,), averaged."""
-    return (1 - (embedding * before).sum(1) - tolerance).clamp(min=0).mean()
+    """1 - cosine of unit embeddings (b, d) where it exceeds the tolerance (b,), (b,)."""
+    return (1 - (embedding * before).sum(1) - tolerance).clamp(min=0)
+
+
+def perceptual_loss(features: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Squared distance of feature maps with unit channels, averaged over pixels and layers, (b,).
+
+    After Zhang et al. 2018, without their learnt weights; see `IdentityNetwork.features`.
+    """
+    distances = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(features, wanted, strict=True)]
+    return torch.stack(distances).mean(0)
+
+
+def backgrounds(images: Tensor) -> Tensor:
+    """The picture beside the head: two strips, 32 px high, of pictures (b, 3, s, s): (b, 3, 24, 8).
+
+    The outer eighths in the upper three quarters; hair and shoulders are mostly elsewhere in an aligned
+    face.
+    """
+    small = F.interpolate(images, (32, 32), mode="area")[:, :, :24]
+    return torch.cat((small[..., :4], small[..., -4:]), 3)
+
+
+def background_loss(images: Tensor, before: Tensor) -> Tensor:
+    """Mean absolute change beside the head, (b,); see `backgrounds`."""
+    return (backgrounds(images) - before).abs().mean((1, 2, 3))
 
 
 def norm_loss(edited: Tensor, codes: Tensor, std_w: Tensor) -> Tensor:
-    """Sum over rows of the mean squared change of the code, in units of W's deviation, averaged."""
-    return ((edited - codes) / std_w).square().mean(2).sum(1).mean()
+    """Sum over rows of the mean squared change of the code, in units of W's deviation, (b,)."""
+    return ((edited - codes) / std_w).square().mean(2).sum(1)
