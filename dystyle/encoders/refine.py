@@ -1,6 +1,7 @@
 """Refine an encoder's code by optimisation, so that the picture it gives is the person in the portrait.
 
-The code is fitted through the previews first, where a step is cheap, and through the full network last.
+The code is fitted through the previews first, where a step is cheap, and through the full network last:
+previews guess the colours of the full picture, so what is optimised on them alone comes back off colour.
 What the code cannot hold (glasses, earrings, the background) goes into a few weights of the generator.
 """
 
@@ -19,8 +20,10 @@ from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, common_scale
 from dystyle.memory import keep_freed_memory
 
+# Parts of the full picture are this large; the first looks at the face, every second one anywhere.
+DETAIL, FACE = 512, (20, 16)
 # What a step costs at a picture's size, for the progress.
-COSTS = {128: 1, 256: 2, 1024: 8}
+COSTS = {128: 1, 256: 2, DETAIL: 2, 1024: 8}
 READ_EVERY = 3
 # A size is done with when so many steps have not brought the picture closer by this share.
 PATIENCE, CLOSER = 6, 0.002
@@ -44,6 +47,7 @@ class RefineConfig:
             preview, so every `READ_EVERY`-th step takes them.
         w_weight: of the mean squared distance from mean W; spread_weight: between the rows, so that the
             code stays where edits work. Both in units of W's deviation.
+        detail_steps: on the late rows and parts of the full picture, see `MobileStyleGAN.detail`.
         tuning_steps, tuning_lr: of pivotal tuning, at 1024 px.
     """
 
@@ -55,12 +59,13 @@ class RefineConfig:
     reading_weight: float = 0.5
     w_weight: float = 0.004
     spread_weight: float = 0.008
+    detail_steps: int = 0
     tuning_steps: int = 0
     tuning_lr: float = 3e-4
 
 
 REFINEMENTS = {
-    "balanced": RefineConfig(schedule=((128, 28), (256, 10))),
+    "balanced": RefineConfig(schedule=((128, 26), (256, 5)), detail_steps=8),
     "precise": RefineConfig(schedule=((128, 40), (256, 15), (1024, 14)), tuning_steps=24),
 }
 
@@ -89,11 +94,16 @@ class Refinement:
         with torch.no_grad():
             self.wanted, self.readings = identity(self.target), _scaled(reader(self.target))
         self.report = progress or (lambda fraction, message: None)
-        self.done, self.total = 0, _work((*config.schedule, (1024, config.tuning_steps)))
+        self.done, self.total = (
+            0,
+            _work((*config.schedule, (DETAIL, config.detail_steps), (1024, config.tuning_steps))),
+        )
 
     def run(self, code: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """From the encoder's code (18, 512): a better one, and tuned weights by name (maybe none)."""
         refined = self._refine(torch.from_numpy(code)[None])
+        if self.config.detail_steps:
+            refined = self._refine_detail(refined)
         tuned = self._tune(refined) if self.config.tuning_steps else {}
         return refined[0].numpy(), tuned
 
@@ -112,6 +122,34 @@ class Refinement:
 
         self._optimise(optimiser, render, config.schedule, "Refining at {} px")
         return x.detach() * generator.std_w + generator.mean_w
+
+    def _refine_detail(self, code: Tensor) -> Tensor:
+        """Optimise the rows behind the 64 px features, on parts of the full picture."""
+        config, generator = self.config, self.generator
+        mean, std, side = generator.mean_w, generator.std_w, DETAIL // 16
+        with torch.no_grad():
+            features = generator.features(code, 64)
+        late = ((code[:, 9:16] - mean) / std).requires_grad_(True)
+        optimiser = torch.optim.Adam([late], lr=config.lr, betas=(0.9, 0.95))
+        random = np.random.default_rng(0)
+        for step in range(config.detail_steps):
+            optimiser.param_groups[0]["lr"] = config.lr * max(0.15, 1 - step / config.detail_steps)
+            top, left = FACE if step % 2 == 0 else random.integers(0, 64 - side, 2).tolist()
+            rows = torch.cat((code[:, :9], late * std + mean, code[:, 16:]), 1)
+            image = generator.detail(features, rows, top, left, side)
+            goal = self.target[..., 16 * top :, 16 * left :][..., :DETAIL, :DETAIL]
+            difference = sum(
+                F.adaptive_avg_pool2d(image - goal, size).abs().mean() for size in (DETAIL, 64, 16)
+            )
+            texture = (_texture(image) - _texture(goal)).abs().mean()
+            loss = config.picture_weight * difference + config.texture_weight * texture
+            loss = loss + config.w_weight * late.square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            self.done += COSTS[DETAIL]
+            self.report(self.done / self.total, "Refining colours and detail")
+        return torch.cat((code[:, :9], late.detach() * std + mean, code[:, 16:]), 1)
 
     def _tune(self, code: Tensor) -> dict[str, np.ndarray]:
         """Pivotal tuning (Roich et al. 2021): fit a few weights around the code, which stays."""

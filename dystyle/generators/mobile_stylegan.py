@@ -64,12 +64,15 @@ class ModulatedConv(nn.Module):
         self.register_buffer("noise", torch.zeros(1, 1, size, size))
         self.separable = separable
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(b, c_in, s, s) activations and (b, 512) codes -> (b, c_out, s, s)."""
+    def forward(self, x: Tensor, w: Tensor, corner: tuple[int, int] = (0, 0)) -> Tensor:
+        """(b, c_in, s, s) activations and (b, 512) codes -> (b, c_out, s, s); `corner` as in `detail`."""
         x = x * (self.modulation(w) * self.scale)[:, :, None, None]
         if self.separable:
             x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
         x = F.conv2d(x, self.weight, self.bias, padding=0 if self.separable else 1)
+        if x.shape[-1] < self.noise.shape[-1]:
+            (top, left), side = corner, x.shape[-1]
+            return F.leaky_relu(x + self.noise[:, :, top : top + side, left : left + side], 0.2)
         return F.leaky_relu(x + self.noise, 0.2)
 
 
@@ -82,10 +85,10 @@ class Block(nn.Module):
         self.conv1 = ModulatedConv(channels_in // 4, channels_out, size)
         self.conv2 = ModulatedConv(channels_out, channels_out, size)
 
-    def forward(self, x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w1: Tensor, w2: Tensor, corner: tuple[int, int] = (0, 0)) -> Tensor:
         """(b, c_in, s/2, s/2) and two rows of W+ -> (b, c_out, s, s)."""
         x = inverse_haar(x * self.up(w1)[:, :, None, None])
-        return self.conv2(self.conv1(x, w1), w2)
+        return self.conv2(self.conv1(x, w1, corner), w2, corner)
 
 
 class ImageHead(nn.Module):
@@ -194,6 +197,21 @@ class MobileStyleGAN(nn.Module):
                 break
             x = block(x, w_plus[:, 2 * index + 1], w_plus[:, 2 * index + 2])
         return x
+
+    def detail(self, features: Tensor, w_plus: Tensor, top: int, left: int, side: int) -> Tensor:
+        """A square part of the 1024 px picture, (b, 3, 16 * side, 16 * side), from its 64 px features.
+
+        Much cheaper than the whole where rows 9 to 15 are fitted. Its outermost pixels lack their
+        neighbours.
+
+        Args:
+            features: (b, 512, 64, 64). top, left, side: the part, in pixels of the features.
+        """
+        x = features[:, :, top : top + side, left : left + side]
+        for index in range(4, 7):
+            corner = (top << index - 3, left << index - 3)
+            x = self.blocks[index](x, w_plus[:, 2 * index + 1], w_plus[:, 2 * index + 2], corner)
+        return self.blocks[6].to_img(x, w_plus[:, 15])
 
     def forward(self, codes: Tensor, size: int = 1024) -> Tensor:
         """Images for W (b, 512) or W+ (b, 18, 512) codes: (b, 3, size, size) RGB, about [-1, 1].

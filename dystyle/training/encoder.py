@@ -100,13 +100,16 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         if with_images:
             rendered = generator(predicted, 128)
             similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
-            logs |= {"image": float(F.mse_loss(rendered, images)), "identity": float(similarity)}
+            logs |= {
+                "image": float(F.mse_loss(rendered.detach(), images)),
+                "identity": float(similarity.detach()),
+            }
             loss = loss + config.image_weight * F.smooth_l1_loss(rendered, images)
             loss = loss + config.identity_weight * (1 - similarity)
             with torch.no_grad():
                 wanted = identity.features(images)
             perceptual = perceptual_loss(identity.features(rendered), wanted).mean()
-            logs["perceptual"] = float(perceptual)
+            logs["perceptual"] = float(perceptual.detach())
             loss = loss + config.perceptual_weight * perceptual
         optimiser.zero_grad()
         loss.backward()
