@@ -379,13 +379,14 @@ class ResidualBlock(nn.Module):
         return self.skip(x, gain=0.5**0.5) + self.conv1(self.conv0(x), gain=0.5**0.5)
 
 
-def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+def minibatch_deviation(x: Tensor, group: int | None) -> Tensor:
     """Append one channel: how much features differ within a group (Karras et al. 2018, section 3).
 
-    Groups are strided: of 8 pictures 0, 2, 4, 6 form one. A batch that 4 does not divide has smaller ones.
+    Groups are strided: of 8 pictures in groups of 4, 0, 2, 4, 6 form one. They are smaller in a batch that
+    the group's size does not divide, and the whole batch if it is None.
     """
     n = len(x)
-    size = next((g for g in range(min(group, n), 0, -1) if n % g == 0), 1)
+    size = next((g for g in range(min(group or n, n), 0, -1) if n % g == 0), 1)
     y = x.float().unflatten(0, (size, n // size))
     y = (y - y.mean(0)).square().mean(0).add(1e-8).sqrt().mean((1, 2, 3), keepdim=True)
     return torch.cat((x, y.to(x.dtype).repeat(size, 1, *x.shape[2:])), 1)
@@ -394,7 +395,7 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
 class Discriminator(nn.Module):
     """Images -> logits, high for real ones. With classes, the projection of Miyato & Koyama (2018).
 
-    Args: as for `StyleGAN2`; mapping_layers: depth of the network of labels.
+    Args: as for `StyleGAN2`; mapping_layers: depth of the network of labels; group: see `minibatch_deviation`.
 
     Attributes:
         half: so many blocks, from the largest down, compute in float16 on GPUs.
@@ -408,6 +409,7 @@ class Discriminator(nn.Module):
         c_dim: int = 0,
         mapping_layers: int = 8,
         clamp: float | None = None,
+        group: int | None = 4,
     ) -> None:
         super().__init__()
         channels = channel_table(size, channel_base, channel_max)
@@ -418,8 +420,9 @@ class Discriminator(nn.Module):
             "c_dim": c_dim,
             "mapping_layers": mapping_layers,
             "clamp": clamp,
+            "group": group,
         }
-        self.size, self.c_dim, self.half = size, c_dim, 0
+        self.size, self.c_dim, self.group, self.half = size, c_dim, group, 0
         self.from_rgb = Conv(3, channels[size], 1, clamp=clamp)
         self.blocks = nn.ModuleDict(
             {
@@ -449,7 +452,7 @@ class Discriminator(nn.Module):
         x = self.from_rgb(images.to(torch.float16 if half[0] and len(half) > 1 else torch.float32))
         for block, low in zip(self.blocks.values(), half, strict=False):
             x = block(x.to(torch.float16 if low else torch.float32))
-        x = self.conv(minibatch_deviation(x.float()))
+        x = self.conv(minibatch_deviation(x.float(), self.group))
         x = self.out(self.fc(x.flatten(1)))
         if self.c_dim:
             x = (x * self.mapping(None, c)).sum(1, keepdim=True) * x.shape[1] ** -0.5
