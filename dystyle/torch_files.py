@@ -1,4 +1,4 @@
-"""Read other people's PyTorch checkpoints (.pt) without running anything in them, and check what they hold."""
+"""Read foreign PyTorch checkpoints (.pt) without running anything in them, and check what they hold."""
 
 import argparse
 import zipfile

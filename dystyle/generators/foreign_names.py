@@ -1,7 +1,7 @@
 """Where the public formats of StyleGAN2 keep what the networks here hold: names, shapes, reversed kernels.
 
-rosinality is https://github.com/rosinality/stylegan2-pytorch, whose generator is also the `decoder.*` of pSp and
-encoder4editing; nvidia is stylegan2-ada-pytorch and the StyleGAN2 configurations of stylegan3.
+rosinality is https://github.com/rosinality/stylegan2-pytorch, whose generator is also the `decoder.*` of pSp
+and encoder4editing; nvidia is stylegan2-ada-pytorch and the StyleGAN2 configurations of stylegan3.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Names:
         self.filters: dict[str, Tensor] = {}
 
     def add(self, there: str, here: str, ones: int = 0, after: int = 0, flipped: bool = False) -> None:
-        """A tensor that has so many dimensions of size 1 more there, in front (if negative: less) and behind."""
+        """A tensor with `ones` dimensions of size 1 before (negative: taken away) and `after` behind."""
         shape = (1,) * ones + self._shapes[here][max(-ones, 0) :] + (1,) * after
         self.entries[there] = Entry(here, shape, flipped)
 
@@ -68,7 +68,7 @@ def rosinality_generator(network: StyleGAN2) -> Names:
             # The convolution that doubles is a transposed one there, and its kernel is kept for that.
             names.add(f"{there}.conv.weight", f"{here}.weight", ones=1, flipped=layer == "conv0")
             names.layer(f"{there}.conv.modulation", f"{here}.affine")
-            names.add(f"{there}.noise.weight", f"{here}.noise_strength", ones=1)
+            names.add(f"{there}.noise.weight", f"{here}.noise_strength")
             names.add(f"{there}.activate.bias", f"{here}.bias")
             names.add(f"noises.noise_{number}", f"{here}.noise")
         here, there = f"blocks.b{size}.to_rgb", f"to_rgbs.{level - 1}" if level else "to_rgb1"
@@ -117,7 +117,7 @@ def nvidia_generator(network: StyleGAN2) -> Names:
             names.add(f"{there}.{layer}.bias", f"{here}.{layer}.bias")
             names.layer(f"{there}.{layer}.affine", f"{here}.{layer}.affine")
             names.add(f"{there}.{layer}.noise_const", f"{here}.{layer}.noise", ones=-2)
-            names.add(f"{there}.{layer}.noise_strength", f"{here}.{layer}.noise_strength")
+            names.add(f"{there}.{layer}.noise_strength", f"{here}.{layer}.noise_strength", ones=-1)
             names.filter(f"{there}.{layer}.resample_filter")
         names.layer(f"{there}.torgb", f"{here}.to_rgb")
         names.layer(f"{there}.torgb.affine", f"{here}.to_rgb.affine")

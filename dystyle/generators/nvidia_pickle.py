@@ -66,10 +66,11 @@ def _vocabulary() -> dict[str, Callable]:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def tensor(stored: torch.TypedStorage, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
+        empty, numbers = torch.empty(0, dtype=stored.dtype), stored._untyped_storage
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if not isinstance(stored, torch.TypedStorage) or last >= len(stored) and 0 not in size:
-            raise pickle.UnpicklingError("a tensor without its numbers")
-        return torch.empty(0, dtype=stored.dtype).set_(stored.untyped(), offset, size, stride)
+        if last >= numbers.nbytes() // empty.element_size() and 0 not in size:
+            raise pickle.UnpicklingError("a tensor larger than its numbers")
+        return empty.set_(numbers, offset, size, stride)
 
     def parameter(data: Tensor, *_: object) -> Tensor:
         return data
