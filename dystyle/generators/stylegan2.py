@@ -154,7 +154,7 @@ class SynthesisBlock(nn.Module):
     ) -> Tensor:
         """Activations of the size below (None for the first block) and styles -> (b, c, s, s)."""
         if x is None:
-            x = self.const.expand(len(styles["b4.conv1"]), -1, -1, -1).to(dtype)
+            x = self.const.expand(styles["b4.conv1"].shape[0], -1, -1, -1).to(dtype)
         else:
             x = self.conv0(x.to(dtype), styles[f"b{self.size}.conv0"], noise, form)
         return self.conv1(x, styles[f"b{self.size}.conv1"], noise, form)
