@@ -42,7 +42,7 @@ class GeneratorFacts:
             return cls(None, (1024, *PREVIEWS), *_mapping(load(DEFAULT)[0], rate=None))
         file = converted(name_or_path)
         tensors, metadata = load(file)
-        if metadata.get("format") != "stylegan2":
+        if metadata.get("format") not in ("stylegan2", "stylegan1"):
             raise InputError(f"'{name_or_path}' holds no StyleGAN2 generator.")
         structure = json.loads(metadata["structure"])
         if structure["c_dim"]:
