@@ -1,4 +1,4 @@
-"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|linear|generator] --help."""
+"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|...] --help."""
 
 import json
 import sys

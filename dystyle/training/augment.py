@@ -54,7 +54,7 @@ def adapt(p: float, signs: float, pictures: int, speed: float, target: float = T
 def draw_blits(
     count: int, p: float, size: int, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random arguments of `blit`: mirrored in half of the cases, any quarter turn, moved by up to an eighth."""
+    """Random arguments of `blit`: mirrored or not, any quarter turn, moved by up to an eighth."""
     flips = _chosen(count, p, device) & _chosen(count, 0.5, device)
     turns = torch.randint(4, (count,), device=device) * _chosen(count, p, device)
     shifts = (torch.rand(count, 2, device=device) * 2 - 1) * 0.125 * size

@@ -27,7 +27,7 @@ from dystyle.evaluation.editing import frechet
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.pipeline import save_picture
-from dystyle.training.augment import TARGET, adapt, augment
+from dystyle.training.augment import adapt, augment
 from dystyle.training.pictures import Pictures
 from dystyle.weights import save
 

@@ -67,8 +67,8 @@ class Pictures:
     ) -> Iterator[np.ndarray]:
         """Shuffled batches (batch, size, size, 3) without end, every picture once an epoch.
 
-        The order depends on the seed alone, so a training goes on from batch `start` as if it had not stopped,
-        and every process takes its own part of a step's pictures.
+        The order depends on the seed alone, so a training goes on from batch `start` as if it had not
+        stopped, and every process takes its own part of a step's pictures.
         """
         with ThreadPoolExecutor(READERS) as pool:
             waiting = deque()
