@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,8 @@ Made by `python -m dystyle.evaluate {command}` on {device} ({threads} threads) w
 Milliseconds, the median of repeated runs after a warm-up{clock}. "reference" is the plain PyTorch of
 `dystyle/ops`, "torch.compile" that compiled by PyTorch{missing}. "limit": the time in which the measured
 copy bandwidth, {bandwidth:.1f} GB/s, reads everything that comes in and writes everything that comes out;
-"of the limit": its share of the compiled op's time. Above 100 % caches were at work, and convolutions are bound
-by arithmetic instead.
+"of the limit": its share of the compiled op's time. Above 100 % caches were at work, and convolutions are
+bound by arithmetic instead.
 """
 
 
@@ -185,13 +185,8 @@ def evaluate_ops(config: OpsConfig) -> dict:
                     row = {"op": case.name, "dtype": str(dtype).split(".")[1], "size": size}
                     row |= {"pass": "both" if backward else "forward", "bytes": case.moved(backward)}
                     row |= {"limit": row["bytes"] / result["bandwidth"]}
-                    row |= _by_method(
-                        partial(_call, case.inputs, backward),
-                        case.run,
-                        device,
-                        config.seconds,
-                        config.compare,
-                    )
+                    call = partial(_forward_and_gradients if backward else _forward, case)
+                    row |= _by_method(call, case.run, device, config.seconds, config.compare)
                     result["rows"].append(row)
     return result | {"batch": config.batch, "channels": config.channels}
 
@@ -337,7 +332,7 @@ def ops_table(result: dict) -> str:
     """The result of `evaluate_ops` as Markdown."""
     lines = [
         _heading(result, "Speed of the ops", "ops"),
-        f'Feature maps of {result["channels"]} channels, batch {result["batch"]}; "both": forward and gradients.',
+        f'Maps of {result["channels"]} channels, batch {result["batch"]}; "both": forward and gradients.',
         "",
         f"| op | type | size | pass | {' | '.join(METHODS)} | limit | of the limit |",
         "|---" * (6 + len(METHODS)) + "|",
