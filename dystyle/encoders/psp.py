@@ -8,7 +8,6 @@ Modules bear the checkpoints' names.
 
 import argparse
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.errors import InputError
+from dystyle.torch_files import is_named, misfit, read_torch
 from dystyle.weights import resolve
 
 ROWS, DIM, SIZE = 18, 512, 256
+WHAT = "pSp or encoder4editing"
 # What a checkpoint's `opts` call the network.
 KINDS = {"Encoder4Editing": "e4e", "GradualStyleEncoder": "psp"}
 
@@ -145,8 +146,8 @@ class PspEncoder(nn.Module):
             model = cls(_kind(path, checkpoint))
         wanted = {f"encoder.{key}": value for key, value in model.state_dict().items()}
         state = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("encoder.")}
-        if misfit := _misfit(state, wanted):
-            raise InputError(f"The encoder in '{path}' does not fit the {model.kind} network: {misfit}.")
+        if wrong := misfit(state, wanted):
+            raise InputError(f"The encoder in '{path}' does not fit the {model.kind} network: {wrong}.")
         state = {key.removeprefix("encoder."): value.to(wanted[key].dtype) for key, value in state.items()}
         model.load_state_dict(state, assign=True)
         model.latent_avg = _latent_avg(path, checkpoint)
@@ -159,26 +160,10 @@ def _double(x: Tensor) -> Tensor:
 
 def _read(path: Path) -> dict:
     """The checkpoint's dictionary, with a `state_dict` of named entries in it."""
-    try:
-        packed = zipfile.is_zipfile(path)
-        if packed:  # torch ignores the archive's checksums
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(str(path), map_location="cpu", weights_only=True, mmap=packed)
-        if not _is_named(checkpoint) or not _is_named(checkpoint["state_dict"]):
-            raise TypeError("not a dictionary with named weights")
-    except Exception as error:  # a broken pickle can raise anything
-        raise InputError(
-            f"'{path}' is damaged or not a checkpoint of pSp or encoder4editing (a .pt file with tensors "
-            "and options only); fetch it again."
-        ) from error
+    checkpoint = read_torch(path, WHAT)
+    if not is_named(checkpoint.get("state_dict")):
+        raise InputError(f"'{path}' is damaged or not a checkpoint of {WHAT}: it has no `state_dict`.")
     return checkpoint
-
-
-def _is_named(entries: object) -> bool:
-    return isinstance(entries, dict) and all(isinstance(key, str) for key in entries)
 
 
 def _kind(path: Path, checkpoint: Mapping) -> str:
@@ -191,18 +176,6 @@ def _kind(path: Path, checkpoint: Mapping) -> str:
             f"{' or '.join(KINDS)}, not {encoder_type}."
         )
     return KINDS[encoder_type]
-
-
-def _misfit(state: Mapping[str, object], wanted: Mapping[str, Tensor]) -> str | None:
-    """What is wrong with the first key that does not fit, in the network's order, None if all do."""
-    for key, expected in wanted.items():
-        if key not in state:
-            return f"'{key}' is missing"
-        if not isinstance(state[key], Tensor) or state[key].layout != torch.strided:
-            return f"'{key}' is not a tensor"
-        if state[key].shape != expected.shape:
-            return f"'{key}' has the shape {tuple(state[key].shape)}, not {tuple(expected.shape)}"
-    return next((f"'{key}' is unknown" for key in state if key not in wanted), None)
 
 
 def _latent_avg(path: Path, checkpoint: Mapping) -> Tensor:

@@ -1,40 +1,241 @@
-"""Read and write StyleGAN2 in its public formats."""
+"""Read and write StyleGAN2 in its public formats: ours, rosinality's, pSp's and encoder4editing's, NVIDIA's.
 
+What a network looks like (size, channels, depth of the mapping) is read off the shapes, then every key and
+shape has to fit. Nothing in a file is executed.
+"""
+
+import json
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
+from dystyle.errors import InputError
+from dystyle.generators.foreign_names import (
+    Names,
+    nvidia_discriminator,
+    nvidia_generator,
+    rosinality_discriminator,
+    rosinality_generator,
+)
+from dystyle.generators.nvidia_pickle import read_pickle
+from dystyle.generators.stylegan2 import DIM, Discriminator, StyleGAN2
+from dystyle.torch_files import is_named, misfit, read_torch
+from dystyle.weights import load, resolve
+from dystyle.weights import save as save_tensors
+
+FORMATS = {StyleGAN2: "stylegan2", Discriminator: "stylegan2_discriminator"}
+# How a PyTorch checkpoint without an archive around it begins; NVIDIA's pickles are plain ones.
+_TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+_WHAT = "StyleGAN2, pSp or encoder4editing"
 
 
 def read_generator(name_or_path: str | os.PathLike[str], key: str | None = None) -> StyleGAN2:
     """The generator in any file that holds one, in float32, frozen, with `mean_w` and `std_w`.
 
     Args:
-        key: which network of the file, such as "g" instead of the averaged "g_ema"; None: the averaged one.
+        key: which of the file's networks, such as "g" or "G"; None: the averaged one, "g_ema" or "G_ema".
 
     Raises:
         InputError: the file is missing, damaged or no such file, or a key or shape does not fit.
     """
-    raise NotImplementedError
+    path = resolve(name_or_path)
+    if path.suffix == ".safetensors":
+        return _read_own(path, StyleGAN2)
+    if _is_nvidia(path):
+        found = _one_of(path, read_pickle(path), key or "G_ema")
+        state, structure = found.tensors, _nvidia_structure(path, found.tensors, found.options)
+        model = _build(path, StyleGAN2, structure, state, nvidia_generator)
+        mean = model.mean_w.clone()
+    else:
+        checkpoint = read_torch(path, _WHAT)
+        state = _decoder(path, checkpoint, key)
+        model = _build(path, StyleGAN2, _rosinality_structure(path, state), state, rosinality_generator)
+        mean = _mean_w(path, checkpoint)
+    model.measure_w()
+    if mean is not None:
+        model.mean_w.copy_(mean)
+    return model
 
 
 def read_discriminator(name_or_path: str | os.PathLike[str]) -> Discriminator:
-    """The discriminator in a file that holds one, in float32, frozen; errors as for `read_generator`."""
-    raise NotImplementedError
+    """The discriminator in a file that holds one ("d" or "D"), in float32, frozen.
+
+    Raises:
+        InputError: as for `read_generator`.
+    """
+    path = resolve(name_or_path)
+    if path.suffix == ".safetensors":
+        return _read_own(path, Discriminator)
+    if _is_nvidia(path):
+        found = _one_of(path, read_pickle(path), "D")
+        state, options, names = found.tensors, found.options, nvidia_discriminator
+    else:
+        state, options, names = _state(path, read_torch(path, _WHAT), "d"), {}, rosinality_discriminator
+    return _build(path, Discriminator, _discriminator_structure(path, state, options), state, names)
 
 
 def save(network: StyleGAN2 | Discriminator, path: Path, **metadata: str) -> None:
     """Write one network as safetensors, which `read_generator` and `read_discriminator` take."""
-    raise NotImplementedError
+    tensors = {key: tensor.detach().cpu().float().numpy() for key, tensor in network.state_dict().items()}
+    kind, structure = FORMATS[type(network)], json.dumps(network.structure)
+    save_tensors(path, tensors, format=kind, structure=structure, **metadata)
 
 
-def write_rosinality(path: Path, g_ema: StyleGAN2, **others: nn.Module) -> None:
-    """Write a checkpoint (.pt) in the format of rosinality's stylegan2-pytorch.
+def write_rosinality(
+    path: Path, g_ema: StyleGAN2, g: StyleGAN2 | None = None, d: Discriminator | None = None
+) -> None:
+    """Write a checkpoint (.pt) of rosinality's stylegan2-pytorch, with `latent_avg`.
 
-    Args:
-        g_ema: the averaged generator.
-        others: `g` (a generator) and `d` (a discriminator).
+    That format has no limits of magnitude: a network with `clamp` loses them.
+
+    Raises:
+        InputError: the networks have classes, which the format has not.
     """
-    raise NotImplementedError
+    checkpoint: dict[str, object] = {}
+    for name, network in {"g_ema": g_ema, "g": g, "d": d}.items():
+        if network is None:
+            continue
+        if network.c_dim:
+            raise InputError("rosinality's format has no class labels; save the network as safetensors.")
+        table = rosinality_discriminator if name == "d" else rosinality_generator
+        names, own = table(network), network.state_dict()
+        state = {
+            there: (own[entry.key].flip(2, 3) if entry.flipped else own[entry.key]).reshape(entry.shape)
+            for there, entry in names.entries.items()
+        }
+        checkpoint[name] = {key: tensor.float().cpu() for key, tensor in (state | names.filters).items()}
+    torch.save(checkpoint | {"latent_avg": g_ema.mean_w.cpu().clone()}, path)
+
+
+def _read_own(path: Path, kind: type) -> StyleGAN2 | Discriminator:
+    arrays, metadata = load(path)
+    if metadata.get("format") != FORMATS[kind]:
+        raise InputError(f"'{path}' holds no {kind.__name__} (its format is {metadata.get('format')}).")
+    try:
+        model = kind(**json.loads(metadata["structure"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"'{path}' is damaged: it does not say how its network is built.") from error
+    state = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    if wrong := misfit(state, model.state_dict()):
+        raise InputError(f"The {kind.__name__} in '{path}' does not fit: {wrong}.")
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+def _build(path: Path, kind: type, structure: dict, state: Mapping[str, Tensor], table: Callable):
+    """A network of this structure with the tensors of a foreign format, all of which have to fit."""
+    model = kind(**structure)
+    names: Names = table(model)
+    wanted = {there: torch.empty(entry.shape, device="meta") for there, entry in names.entries.items()}
+    given = {key: tensor for key, tensor in state.items() if key not in names.filters}
+    if wrong := misfit(given, wanted):
+        raise InputError(f"The {kind.__name__} in '{path}' does not fit: {wrong}.")
+    for key, expected in names.filters.items():
+        actual = state.get(key, expected)
+        if misfit({key: actual}, {key: expected}) or not torch.allclose(actual.float(), expected):
+            raise InputError(
+                f"The {kind.__name__} in '{path}' does not fit: '{key}' is not the filter 1 3 3 1."
+            )
+    loaded = model.state_dict()
+    for there, entry in names.entries.items():
+        tensor = given[there].float().reshape(loaded[entry.key].shape)
+        loaded[entry.key] = tensor.flip(2, 3) if entry.flipped else tensor
+    model.load_state_dict(loaded)
+    return model.eval().requires_grad_(False)
+
+
+def _is_nvidia(path: Path) -> bool:
+    """Whether a file is a plain pickle, and not what PyTorch writes."""
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH_MAGIC))
+    return start[:1] == b"\x80" and start != _TORCH_MAGIC
+
+
+def _one_of(path: Path, entries: Mapping[str, object], key: str):
+    if key not in entries:
+        raise InputError(f"'{path}' holds no '{key}'; it holds {', '.join(entries) or 'no network'}.")
+    return entries[key]
+
+
+def _state(path: Path, checkpoint: Mapping[str, object], key: str) -> dict[str, Tensor]:
+    state = _one_of(path, checkpoint, key)
+    if not is_named(state):
+        raise InputError(f"'{key}' in '{path}' is no dictionary with named weights.")
+    return state
+
+
+def _decoder(path: Path, checkpoint: Mapping[str, object], key: str | None) -> dict[str, Tensor]:
+    """The generator of a checkpoint of rosinality, or of pSp and encoder4editing."""
+    if key is not None or "state_dict" not in checkpoint:
+        return _state(path, checkpoint, key or "g_ema")
+    state = _state(path, checkpoint, "state_dict")
+    return {name.removeprefix("decoder."): t for name, t in state.items() if name.startswith("decoder.")}
+
+
+def _mean_w(path: Path, checkpoint: Mapping[str, object]) -> Tensor | None:
+    mean = checkpoint.get("latent_avg")
+    if mean is not None and (not isinstance(mean, Tensor) or mean.ndim > 2 or mean.shape[-1:] != (DIM,)):
+        raise InputError(f"'latent_avg' in '{path}' has to be a tensor of the shape ({DIM},).")
+    # Encoders' checkpoints repeat it for every row of W+.
+    return None if mean is None else mean.float().reshape(-1, DIM).mean(0)
+
+
+def _shape(path: Path, state: Mapping[str, object], key: str, ndim: int) -> torch.Size:
+    tensor = state.get(key)
+    if not isinstance(tensor, Tensor) or tensor.ndim != ndim:
+        raise InputError(f"'{path}' holds no StyleGAN2 that fits: '{key}' is missing or has another shape.")
+    return tensor.shape
+
+
+def _numbers(state: Mapping[str, object], pattern: str) -> list[int]:
+    """The numbers in the keys of this pattern."""
+    return [int(match[1]) for key in state if (match := re.fullmatch(pattern, key))]
+
+
+def _channels(size: int, first: int, last: int) -> dict[str, int]:
+    """The structure's part that says how wide it is, from the channels at 4 px and at the full size."""
+    return {"size": size, "channel_base": last * size, "channel_max": first}
+
+
+def _rosinality_structure(path: Path, state: Mapping[str, Tensor]) -> dict:
+    doublings = len(_numbers(state, r"to_rgbs\.(\d+)\.bias"))
+    last = f"to_rgbs.{doublings - 1}" if doublings else "to_rgb1"
+    first, last = _shape(path, state, "input.input", 4)[1], _shape(path, state, f"{last}.conv.weight", 5)[2]
+    layers = len(_numbers(state, r"style\.(\d+)\.weight"))
+    return {**_channels(4 << doublings, first, last), "mapping_layers": layers}
+
+
+def _nvidia_structure(path: Path, state: Mapping[str, Tensor], options: Mapping[str, object]) -> dict:
+    size = max(_numbers(state, r"synthesis\.b(\d+)\.conv1\.weight"), default=4)
+    first = _shape(path, state, "synthesis.b4.const", 3)[0]
+    last = _shape(path, state, f"synthesis.b{size}.torgb.weight", 4)[1]
+    return {
+        **_channels(size, first, last),
+        **_labels(path, state),
+        "clamp": options.get("synthesis.b4.conv1.conv_clamp"),
+    }
+
+
+def _labels(path: Path, state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Classes and depth of NVIDIA's mapping network."""
+    classes = _shape(path, state, "mapping.embed.weight", 2)[1] if "mapping.embed.weight" in state else 0
+    return {"c_dim": classes, "mapping_layers": len(_numbers(state, r"mapping\.fc(\d+)\.weight"))}
+
+
+def _discriminator_structure(path: Path, state: Mapping[str, Tensor], options: Mapping[str, object]) -> dict:
+    if "b4.conv.weight" not in state:
+        size = 4 << len(_numbers(state, r"convs\.(\d+)\.skip\.1\.weight"))
+        first = _shape(path, state, "final_conv.0.weight", 4)[0]
+        return _channels(size, first, _shape(path, state, "convs.0.0.weight", 4)[0])
+    size = max(_numbers(state, r"b(\d+)\.conv0\.weight"), default=4)
+    first, last = state["b4.conv.weight"].shape[0], _shape(path, state, f"b{size}.fromrgb.weight", 4)[0]
+    return {
+        **_channels(size, first, last),
+        **_labels(path, state),
+        "clamp": options.get("b4.conv.conv_clamp"),
+        "group": options.get("b4.mbstd.group_size", 4),
+    }

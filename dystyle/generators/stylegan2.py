@@ -87,7 +87,7 @@ class MappingNetwork(nn.Module):
         if self.c_dim:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
                 raise InputError(f"This network has {self.c_dim} classes: give labels (b, {self.c_dim}).")
-            parts.append(normalize(self.embed(c.float())))
+            parts.append(normalize(self.embed(c.to(self.embed.weight.dtype))))
         x = torch.cat(parts, 1)
         for layer in self.layers:
             x = layer(x)
@@ -103,7 +103,7 @@ class StyledConv(nn.Module):
         self.affine = Linear(DIM, channels_in, bias=1.0)
         self.weight = nn.Parameter(torch.randn(channels_out, channels_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels_out))
-        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.noise_strength = nn.Parameter(torch.zeros(1))
         self.register_buffer("noise", torch.randn(1, 1, size, size))
         self.register_buffer("filter", setup_filter(FILTER), persistent=False)
 
@@ -160,8 +160,9 @@ class SynthesisBlock(nn.Module):
         return self.conv1(x, styles[f"b{self.size}.conv1"], noise, form)
 
     def draw(self, x: Tensor, image: Tensor | None, style: Tensor, form: str) -> Tensor:
-        """The picture (b, 3, s, s) float32 from activations and the picture of the size below."""
-        own = self.to_rgb(x, style, form).float()
+        """The picture (b, 3, s, s), at least float32, from activations and the picture of the size below."""
+        own = self.to_rgb(x, style, form)
+        own = own.to(torch.promote_types(own.dtype, torch.float32))
         return own if image is None else upsample2d(image, self.filter) + own
 
 
@@ -303,7 +304,7 @@ class StyleGAN2(nn.Module):
         x = image = None
         for block in blocks:
             half = block.size > self.size >> self.half and self.mean_w.is_cuda
-            x = block(x, styles, noise, self.form, torch.float16 if half else torch.float32)
+            x = block(x, styles, noise, self.form, torch.float16 if half else self.mean_w.dtype)
             image = block.draw(x, image, styles[f"b{block.size}.to_rgb"], self.form)
         return x, image
 
@@ -379,22 +380,26 @@ class ResidualBlock(nn.Module):
         return self.skip(x, gain=0.5**0.5) + self.conv1(self.conv0(x), gain=0.5**0.5)
 
 
-def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+def minibatch_deviation(x: Tensor, group: int | None) -> Tensor:
     """Append one channel: how much features differ within a group (Karras et al. 2018, section 3).
 
-    Groups are strided: of 8 pictures 0, 2, 4, 6 form one. A batch that 4 does not divide has smaller ones.
+    Groups are strided: of 8 pictures in groups of 4, 0, 2, 4, 6 form one. They are smaller in a batch that
+    the group's size does not divide, and the whole batch if it is None.
     """
     n = len(x)
-    size = next((g for g in range(min(group, n), 0, -1) if n % g == 0), 1)
-    y = x.float().unflatten(0, (size, n // size))
+    size = next((g for g in range(min(group or n, n), 0, -1) if n % g == 0), 1)
+    y = x.unflatten(0, (size, n // size))
     y = (y - y.mean(0)).square().mean(0).add(1e-8).sqrt().mean((1, 2, 3), keepdim=True)
-    return torch.cat((x, y.to(x.dtype).repeat(size, 1, *x.shape[2:])), 1)
+    return torch.cat((x, y.repeat(size, 1, *x.shape[2:])), 1)
 
 
 class Discriminator(nn.Module):
     """Images -> logits, high for real ones. With classes, the projection of Miyato & Koyama (2018).
 
-    Args: as for `StyleGAN2`; mapping_layers: depth of the network of labels.
+    Args:
+        size, channel_base, channel_max, c_dim, clamp: as for `StyleGAN2`.
+        mapping_layers: depth of the network of labels.
+        group: see `minibatch_deviation`.
 
     Attributes:
         half: so many blocks, from the largest down, compute in float16 on GPUs.
@@ -408,6 +413,7 @@ class Discriminator(nn.Module):
         c_dim: int = 0,
         mapping_layers: int = 8,
         clamp: float | None = None,
+        group: int | None = 4,
     ) -> None:
         super().__init__()
         channels = channel_table(size, channel_base, channel_max)
@@ -418,8 +424,9 @@ class Discriminator(nn.Module):
             "c_dim": c_dim,
             "mapping_layers": mapping_layers,
             "clamp": clamp,
+            "group": group,
         }
-        self.size, self.c_dim, self.half = size, c_dim, 0
+        self.size, self.c_dim, self.group, self.half = size, c_dim, group, 0
         self.from_rgb = Conv(3, channels[size], 1, clamp=clamp)
         self.blocks = nn.ModuleDict(
             {
@@ -445,12 +452,15 @@ class Discriminator(nn.Module):
             raise InputError(
                 f"Images have the shape (b, 3, {self.size}, {self.size}), not {tuple(images.shape)}."
             )
-        half = [bool(i < self.half and images.is_cuda) for i in range(len(self.blocks) + 1)]
-        x = self.from_rgb(images.to(torch.float16 if half[0] and len(half) > 1 else torch.float32))
-        for block, low in zip(self.blocks.values(), half, strict=False):
-            x = block(x.to(torch.float16 if low else torch.float32))
-        x = self.conv(minibatch_deviation(x.float()))
+        x = self.from_rgb(self._cast(images, 0))
+        for index, block in enumerate(self.blocks.values()):
+            x = block(self._cast(x, index))
+        x = self.conv(minibatch_deviation(x.to(self.fc.weight.dtype), self.group))
         x = self.out(self.fc(x.flatten(1)))
         if self.c_dim:
             x = (x * self.mapping(None, c)).sum(1, keepdim=True) * x.shape[1] ** -0.5
         return x
+
+    def _cast(self, x: Tensor, index: int) -> Tensor:
+        """To the type that the block of this index computes in."""
+        return x.to(torch.float16 if index < self.half and x.is_cuda else self.fc.weight.dtype)

@@ -1,0 +1,122 @@
+"""Read the networks in NVIDIA's pickles (stylegan2-ada-pytorch, stylegan3) without running anything in them.
+
+Such a pickle holds each network as its attributes and the source code of its class, which the original loader
+executes. Here the source stays a string. The pickle may name only what is listed in `_vocabulary`, all of it
+inert; a file that names anything else is refused before it is called.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dystyle.errors import InputError
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Network:
+    """What a pickle says about a module.
+
+    Attributes:
+        name: of its class.
+        tensors: parameters and buffers by their names, with those of the modules in it.
+        options: its plain attributes, by names such as "synthesis.b8.conv0.conv_clamp".
+    """
+
+    def __init__(self, description: dict) -> None:
+        state = description["state"]
+        self.name = description["class_name"]
+        tensors = {**state["_parameters"], **state["_buffers"]}
+        self.tensors: dict[str, Tensor] = {key: t for key, t in tensors.items() if t is not None}
+        self.options = {key: value for key, value in state.items() if isinstance(value, _PLAIN)}
+        for name, module in state["_modules"].items():
+            self.tensors |= {f"{name}.{key}": tensor for key, tensor in module.tensors.items()}
+            self.options |= {f"{name}.{key}": value for key, value in module.options.items()}
+
+
+def _vocabulary() -> dict[str, Callable]:
+    """What a pickle may name; made anew for every file, which then cannot change it for the next one."""
+
+    class Described(Network):
+        pass
+
+    class EasyDict(dict):
+        pass
+
+    class Kind:  # numpy.dtype
+        def __init__(self, code: str, *_: object) -> None:
+            self.code = code
+
+        def __setstate__(self, state: tuple) -> None:
+            self.order = state[1]
+
+    def scalar(kind: Kind, data: bytes) -> int | float | bool:
+        if kind.code[0] not in "fiub":
+            raise pickle.UnpicklingError(f"a NumPy scalar of the kind {kind.code}")
+        order = kind.order if kind.order in "<>" else "="
+        return np.frombuffer(data, np.dtype(kind.code).newbyteorder(order), 1)[0].item()
+
+    def storage(data: bytes) -> torch.TypedStorage:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+    def tensor(stored: torch.TypedStorage, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
+        empty, numbers = torch.empty(0, dtype=stored.dtype), stored._untyped_storage
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if last >= numbers.nbytes() // empty.element_size() and 0 not in size:
+            raise pickle.UnpicklingError("a tensor larger than its numbers")
+        return empty.set_(numbers, offset, size, stride)
+
+    def parameter(data: Tensor, *_: object) -> Tensor:
+        return data
+
+    return {
+        "torch_utils.persistence._reconstruct_persistent_obj": Described,
+        "torch.storage._load_from_bytes": storage,
+        "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._utils._rebuild_parameter": parameter,
+        "dnnlib.util.EasyDict": EasyDict,
+        "collections.OrderedDict": OrderedDict,
+        "builtins.set": set,
+        "numpy.dtype": Kind,
+        "numpy.core.multiarray.scalar": scalar,
+        "numpy._core.multiarray.scalar": scalar,
+    }
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__(file)
+        self._known = _vocabulary()
+
+    def find_class(self, module: str, name: str) -> Callable:
+        if f"{module}.{name}" not in self._known:
+            raise InputError(f"it names '{module}.{name}'")
+        return self._known[f"{module}.{name}"]
+
+
+def read_pickle(path: Path) -> dict[str, Network]:
+    """The networks of a pickle by name: "G", "D", "G_ema".
+
+    Raises:
+        InputError: the file is damaged, no such pickle, or would run code.
+    """
+    try:
+        with path.open("rb") as file:
+            contents = _Unpickler(file).load()
+        networks = {key: value for key, value in contents.items() if isinstance(value, Network)}
+    except InputError as error:
+        raise InputError(
+            f"'{path}' was refused: {error}, which has no place in a pickle of stylegan2-ada-pytorch or "
+            "stylegan3, and might run code."
+        ) from error
+    except Exception as error:  # a broken pickle can raise anything
+        raise InputError(
+            f"'{path}' is damaged or no pickle of stylegan2-ada-pytorch or stylegan3; fetch it again."
+        ) from error
+    return networks
