@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from dystyle.errors import InputError
 from dystyle.evaluation import speed
 from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
+from dystyle.generators.checkpoints import save
 from dystyle.training import augment as ada
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer, path_lengths, r1_penalty
 from dystyle.training.pictures import Pictures
@@ -49,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "more").mkdir()
     for index in range(12):
         picture = np.zeros((40 + index, 80, 3), np.uint8)
-        picture[:, 15:65] = (20 * index, 100, 255 - 20 * index)
+        picture[:, 8:72] = (20 * index, 100, 255 - 20 * index)
         name = f"{index:02d}.{('png', 'webp')[index % 2]}"
         Image.fromarray(picture).save(folder / ("more" if index > 8 else ".") / name, lossless=True)
     (folder / "notes.txt").write_text("no picture")
@@ -334,6 +335,21 @@ def test_average_follows_with_the_half_life(tmp_path, folder):
         trainer._follow()
     for parameter in trainer.average.parameters():
         torch.testing.assert_close(parameter, torch.full_like(parameter, 0.75))
+
+
+def test_training_starts_from_weights_that_fit(tmp_path, folder):
+    torch.manual_seed(5)
+    first = GeneratorTrainer(small(tmp_path / "first", folder))
+    paths = [str(tmp_path / name) for name in ("g.safetensors", "d.safetensors")]
+    for network, path in zip((first.generator, first.discriminator), paths, strict=True):
+        save(network, Path(path))
+    started = small(tmp_path / "second", folder, start=paths[0], start_discriminator=paths[1], seed=1)
+    second = GeneratorTrainer(replace(started, channel_base=999))
+    for name in ("generator", "discriminator"):
+        for key, value in getattr(first, name).state_dict().items():
+            assert torch.equal(value, getattr(second, name).state_dict()[key]), key
+    with pytest.raises(InputError, match="give --size 8"):
+        GeneratorTrainer(replace(started, size=16))
 
 
 def test_precision_that_is_not_there_is_refused(tmp_path, folder):

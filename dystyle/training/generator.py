@@ -24,12 +24,12 @@ from tqdm import trange
 
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import frechet
+from dystyle.generators.checkpoints import read_discriminator, read_generator, save
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.pipeline import save_picture
 from dystyle.training.augment import adapt, augment
 from dystyle.training.pictures import Pictures
-from dystyle.weights import save
 
 DIM = 512
 STEP = 1e-2  # of a path in W, for the perceptual path length
@@ -48,6 +48,8 @@ class GeneratorConfig:
             weights); an interrupted run goes on.
         size: pixels of the pictures, a power of two.
         channel_base, channel_max, mapping_layers: structure, see `StyleGAN2`.
+        start, start_discriminator: files to start from, in any format that `read_generator` and
+            `read_discriminator` take; their structure counts.
         mirror: pictures may be mirrored.
         steps: each with `batch` real pictures in every process.
         precision: "bf16" for everything but regularisation, losses and weights; or "fp16" for the four
@@ -67,6 +69,8 @@ class GeneratorConfig:
     channel_base: int = 32768
     channel_max: int = 512
     mapping_layers: int = 8
+    start: str | None = None
+    start_discriminator: str | None = None
     mirror: bool = True
     steps: int = 100_000
     batch: int = 32
@@ -104,11 +108,19 @@ def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
     return gradients.square().sum(2).mean(1).sqrt()
 
 
+def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int) -> None:
+    if network.size != size:
+        raise InputError(f"'{name}' is of {network.size} px; give --size {network.size} to start from it.")
+    if network.c_dim:
+        raise InputError(f"'{name}' knows classes, and training here is without; start from another one.")
+
+
 class GeneratorTrainer:
     """Everything one training run holds; `run` goes from random weights to the final ones.
 
     Raises:
-        InputError: the data is missing, or the precision is not there on this machine.
+        InputError: the data is missing, the precision is not there on this machine, or a file to start from
+            does not fit.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -125,15 +137,8 @@ class GeneratorTrainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.pictures = Pictures(config.data, config.size, config.mirror)
         config.out.mkdir(parents=True, exist_ok=True)
-        half = config.precision == "fp16"
-        structure = {"channel_base": config.channel_base, "channel_max": config.channel_max}
-        structure |= {"size": config.size, "clamp": CLAMP if half else None}
-        self.generator, self.average = (
-            StyleGAN2(mapping_layers=config.mapping_layers, **structure).to(self.device) for _ in range(2)
-        )
+        self.generator, self.average, self.discriminator = self._networks()
         self.average.requires_grad_(False)
-        self.discriminator = Discriminator(**structure).to(self.device)
-        self.generator.half = self.discriminator.half = HALF_BLOCKS if half else 0
         self.g_optimiser = self._optimiser(self.generator, config.path_every)
         self.d_optimiser = self._optimiser(self.discriminator, config.r1_every)
         self.batch = config.batch * self.accelerator.num_processes
@@ -143,6 +148,29 @@ class GeneratorTrainer:
         self.step, self.seconds = 0, 0.0
         self.figures: list[dict[str, float]] = []
         self.identity = IdentityNetwork().to(self.device)
+
+    def _networks(self) -> tuple[StyleGAN2, StyleGAN2, Discriminator]:
+        """The generator, its average and the discriminator, fresh or from files."""
+        config, half = self.config, self.config.precision == "fp16"
+        structure = {name: getattr(config, name) for name in ("size", "channel_base", "channel_max")}
+        generator = {"mapping_layers": config.mapping_layers} | structure
+        source = judge = None
+        if config.start is not None:
+            source = read_generator(config.start)
+            _check_start(config.start, source, config.size)
+            generator = source.structure
+            structure |= {name: generator[name] for name in ("channel_base", "channel_max")}
+        if config.start_discriminator is not None:
+            judge = read_discriminator(config.start_discriminator)
+            _check_start(config.start_discriminator, judge, config.size)
+            structure = judge.structure
+        clamp = {"clamp": CLAMP} if half else {}
+        networks = *(StyleGAN2(**generator | clamp) for _ in range(2)), Discriminator(**structure | clamp)
+        for network, start in zip(networks, (source, source, judge), strict=True):
+            if start is not None:
+                network.load_state_dict(start.state_dict())
+            network.to(self.device).half = HALF_BLOCKS if half else 0
+        return networks
 
     def _optimiser(self, network: nn.Module, every: int) -> torch.optim.Adam:
         """Adam; the steps of the lazy regularisation in between must not count (appendix B)."""
@@ -355,11 +383,10 @@ class GeneratorTrainer:
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
+        with torch.device("cpu"):
+            self.average.measure_w()
         recipe = json.dumps(self.recipe())
-        self.average.measure_w()
-        tensors = {name: tensor.cpu().numpy() for name, tensor in self.average.state_dict().items()}
-        structure = json.dumps(self.average.structure)
-        save(path.parent / "generator.safetensors", tensors, structure=structure, recipe=recipe)
+        save(self.average, path.parent / "generator.safetensors", steps=str(self.step), recipe=recipe)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.
