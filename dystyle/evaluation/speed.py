@@ -145,19 +145,16 @@ def op_cases(batch: int, channels: int, size: int, dtype: torch.dtype, device: t
     plain, symlet = setup_filter(FILTER, device=device), setup_filter(SYM6, device=device, separable=True)
     cases = [
         Case("bias_act lrelu", partial(bias_act, act="lrelu", clamp=256.0), (x, b)),
-        Case("upfirdn2d filter 4x4", partial(upfirdn2d, f=plain, padding=(2, 1)), (x,)),
-        Case("upfirdn2d up 2, 4x4", partial(upfirdn2d, f=plain, up=2, padding=(2, 1), gain=4), (half,)),
-        Case("upfirdn2d down 2, 4x4", partial(upfirdn2d, f=plain, down=2, padding=1), (x,)),
-        Case("upfirdn2d filter 12 separable", partial(upfirdn2d, f=symlet, padding=(6, 5)), (x,)),
+        Case("upfirdn2d filter 4x4", partial(upfirdn2d, f=plain, padding=(2, 1)), (x,), True),
+        Case("upfirdn2d up 2, 4x4", partial(upfirdn2d, f=plain, up=2, padding=(2, 1), gain=4), (half,), True),
+        Case("upfirdn2d down 2, 4x4", partial(upfirdn2d, f=plain, down=2, padding=1), (x,), True),
+        Case("upfirdn2d filter 12 separable", partial(upfirdn2d, f=symlet, padding=(6, 5)), (x,), True),
     ]
     up = {"up": 2, "padding": 1, "resample_filter": plain}
     for form in ("activations", "grouped"):
-        cases.append(
-            Case(f"modulated conv, {form}", partial(modulated_conv2d, padding=1, form=form), (x, w, s))
-        )
-        cases.append(
-            Case(f"modulated conv up 2, {form}", partial(modulated_conv2d, **up, form=form), (half, w, s))
-        )
+        conv = partial(modulated_conv2d, form=form)
+        cases.append(Case(f"modulated conv, {form}", partial(conv, padding=1), (x, w, s)))
+        cases.append(Case(f"modulated conv up 2, {form}", partial(conv, **up), (half, w, s)))
     with torch.no_grad():
         folded = fold_style(w, s[0]).requires_grad_(True)
     cases.append(Case("modulated conv, folded", partial(conv2d_resample, padding=1), (x, folded)))
