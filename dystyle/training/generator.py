@@ -33,6 +33,7 @@ from dystyle.training.pictures import Pictures
 
 DIM = 512
 STEP = 1e-2  # of a path in W, for the perceptual path length
+SMALLEST = 8  # pixels, for the discriminator's blocks and the augmentation's filters
 CLAMP, HALF_BLOCKS = 256.0, 4  # in float16
 CHUNK = 32  # pictures at once when nothing is learnt
 ADAPT_EVERY = 4  # steps between changes of the augmentation's probability
@@ -129,6 +130,8 @@ class GeneratorTrainer:
         cpu = not torch.cuda.is_available()
         if cpu and config.precision == "fp16":
             raise InputError("fp16 needs a GPU; train with --precision bf16 or no.")
+        if config.size < SMALLEST:
+            raise InputError(f"Training needs pictures of at least {SMALLEST} px; give a larger --size.")
         # float16 is the networks' own matter; accelerate casts to bfloat16 only.
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=cpu
@@ -254,11 +257,9 @@ class GeneratorTrainer:
             self._descend(loss, self.discriminator, self.d_optimiser)
 
         self._follow()
-        self.signs.append(real.detach().sign().mean())
-        logs |= {"score/real": real.mean(), "score/fake": fake.mean(), "ada/signs": self.signs[-1]}
-        if config.augment and len(self.signs) == ADAPT_EVERY:
-            signs = float(self.accelerator.reduce(torch.stack(self.signs).mean(), "mean"))
-            self.p, self.signs = adapt(self.p, signs, ADAPT_EVERY * self.batch, config.ada_speed), []
+        logs |= {"score/real": real.mean(), "score/fake": fake.mean(), "ada/signs": real.sign().mean()}
+        if config.augment:
+            self._adapt(logs["ada/signs"].detach())
         return {name: float(value.detach()) for name, value in logs.items()} | {"ada/p": self.p}
 
     def _judge(self, images: Tensor) -> Tensor:
@@ -300,6 +301,13 @@ class GeneratorTrainer:
         self.scaler.step(optimiser)
         self.scaler.update()
 
+    def _adapt(self, signs: Tensor) -> None:
+        """Count this step's mean sign, and every few steps change the augmentation's probability."""
+        self.signs.append(signs)
+        if len(self.signs) == ADAPT_EVERY:
+            mean = float(self.accelerator.reduce(torch.stack(self.signs).mean(), "mean"))
+            self.p, self.signs = adapt(self.p, mean, ADAPT_EVERY * self.batch, self.config.ada_speed), []
+
     @torch.no_grad()
     def _follow(self) -> None:
         """Exponential moving average of the generator, short at first."""
@@ -315,9 +323,8 @@ class GeneratorTrainer:
 
     def _fixed_z(self, count: int, seed: int) -> Tensor:
         """The same numbers in every evaluation, without touching those of the training."""
-        return torch.from_numpy(np.random.default_rng(seed).standard_normal((count, DIM), np.float32)).to(
-            self.device
-        )
+        z = np.random.default_rng(seed).standard_normal((count, DIM), np.float32)
+        return torch.from_numpy(z).to(self.device)
 
     @torch.no_grad()
     def _embed(self, images: Tensor) -> np.ndarray:
@@ -326,9 +333,9 @@ class GeneratorTrainer:
 
     def _real_embeddings(self) -> np.ndarray:
         """Embeddings of the first pictures in a shuffled order, read once a run."""
-        path = self.config.out / "embeddings.npy"
+        count = min(self.config.compared, len(self.pictures))
+        path = self.config.out / f"embeddings-{count}.npy"
         if not path.exists():
-            count = min(self.config.compared, len(self.pictures))
             embeddings, batches = [], self.pictures.batches(CHUNK, self.config.seed + 1)
             for _ in trange(0, count, CHUNK, desc="reading pictures", mininterval=10):
                 images = torch.from_numpy(next(batches)).to(self.device)
