@@ -26,7 +26,7 @@ COARSE = 256  # resolution of masks and blurs
 # --------------------------------------------------------------------------------------------- loading
 
 
-def load_image(source) -> np.ndarray:
+def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
     """Read a photo as it is meant to be seen: uint8 RGB (height, width, 3).
 
     EXIF orientation and colour profile are applied, transparency goes over white, grey, palette, CMYK and
@@ -35,16 +35,17 @@ def load_image(source) -> np.ndarray:
     Args:
         source: a path, an open binary file, the bytes of a file, a PIL image, or a uint8 array of shape
             (height, width) or (height, width, 1 | 3 | 4). An RGB array is returned without a copy.
+        smallest: least side in pixels.
 
     Raises:
-        InputError: the source is missing, is not a picture, is damaged, has a side below 64 or above
+        InputError: the source is missing, is not a picture, is damaged, has a side below `smallest` or above
             16,384 px, or more than 64 megapixels. Sizes are checked before any pixel is decoded.
     """
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source)
+        return _array_to_rgb(source, smallest)
     try:
         picture = _open_picture(source)
-        _check_size(*picture.size)
+        _check_size(*picture.size, smallest)
         return _picture_to_rgb(picture)
     except InputError:
         raise
@@ -116,14 +117,14 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
         return picture  # a broken profile, or one for another kind of picture: the plain numbers are close
 
 
-def _array_to_rgb(array: np.ndarray) -> np.ndarray:
+def _array_to_rgb(array: np.ndarray, smallest: int) -> np.ndarray:
     if array.dtype != np.uint8:
         raise InputError(f"An image array must be uint8 with values 0..255, not {array.dtype}.")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         raise InputError(f"An image array must be (height, width) or (height, width, 3), not {array.shape}.")
-    _check_size(array.shape[1], array.shape[0])
+    _check_size(array.shape[1], array.shape[0], smallest)
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.shape[2] == 4:
@@ -131,11 +132,11 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, smallest: int) -> None:
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise InputError(_too_large(f"The picture of {width} x {height} px"))
-    if min(width, height) < MIN_SIDE:
-        raise InputError(f"The picture of {width} x {height} px is too small; both sides need {MIN_SIDE} px.")
+    if min(width, height) < smallest:
+        raise InputError(f"The picture of {width} x {height} px is too small; both sides need {smallest} px.")
 
 
 def _too_large(what: str) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|sheet] --help."""
+"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|sheet|ops|generator] --help."""
 
 import json
 import sys
@@ -11,10 +11,12 @@ from dystyle.errors import InputError
 from dystyle.evaluation import attributes as attribute_report
 from dystyle.evaluation import editing as editing_report
 from dystyle.evaluation import inversion as inversion_report
+from dystyle.evaluation import speed
 from dystyle.evaluation.attributes import AttributesConfig
 from dystyle.evaluation.editing import EditingConfig
 from dystyle.evaluation.inversion import InversionConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
+from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
 from dystyle.memory import keep_freed_memory
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
@@ -70,6 +72,32 @@ def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> Non
     make_sheet(config)
 
 
+def ops(
+    protocol: tyro.conf.OmitArgPrefixes[OpsConfig] = OpsConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+) -> None:
+    """Speed of StyleGAN2's ops: compiled, reference, torch.compile, and what the memory's bandwidth allows.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+    """
+    result = speed.evaluate_ops(protocol)
+    _report(result, speed.ops_table(result), json_file)
+
+
+def generator(
+    protocol: tyro.conf.OmitArgPrefixes[GeneratorSpeedConfig] = GeneratorSpeedConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+) -> None:
+    """Speed of StyleGAN2's generator with random weights, likewise.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+    """
+    result = speed.evaluate_generator(protocol)
+    _report(result, speed.generator_table(result), json_file)
+
+
 def _report(result: dict, table: str, path: Path | None) -> None:
     print(table)
     if path is not None:
@@ -81,6 +109,7 @@ def _report(result: dict, table: str, path: Path | None) -> None:
 def main() -> None:
     keep_freed_memory()
     commands = {"attributes": attributes, "editing": editing, "inversion": inversion, "sheet": sheet}
+    commands |= {"ops": ops, "generator": generator}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

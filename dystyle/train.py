@@ -1,4 +1,4 @@
-"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|linear] --help."""
+"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|...] --help."""
 
 import json
 import sys
@@ -22,6 +22,7 @@ from dystyle.training.attributes import AttributeConfig, train_attributes
 from dystyle.training.dataset import FaceDataset, sample_codes
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
+from dystyle.training.generator import GeneratorConfig, GeneratorTrainer
 from dystyle.training.judges import train_judges
 from dystyle.training.previews import PreviewConfig, train_previews
 from dystyle.weights import resolve
@@ -114,6 +115,8 @@ def _train(config) -> object:
         return train_encoder(config, _generator())
     if isinstance(config, LinearConfig):
         return _fit_linear(config, _generator(previews=False).std_w.numpy())
+    if isinstance(config, GeneratorConfig):
+        return str(GeneratorTrainer(config).run())
     return str(EditorTrainer(config, _generator(name=config.generator)).run())
 
 
@@ -125,6 +128,7 @@ Command = (
     | Annotated[EditorConfig, tyro.conf.subcommand("editor")]
     | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]
     | Annotated[LinearConfig, tyro.conf.subcommand("linear")]
+    | Annotated[GeneratorConfig, tyro.conf.subcommand("generator")]
 )
 
 

@@ -4,7 +4,7 @@ Everything is read twice: by the networks that taught the editor, and by indepen
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -198,7 +198,7 @@ def crossed(before: float, after: float) -> bool:
     return (before < 0.4 and after > 0.6) or (before > 0.6 and after < 0.4)
 
 
-def frechet(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+def frechet(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
     """Frechet distance of two sets of embeddings, in their leading principal components."""
     a, b = np.float64(a), np.float64(b)
     _, _, basis = np.linalg.svd(a - a.mean(0), full_matrices=False)

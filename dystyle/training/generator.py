@@ -1,0 +1,466 @@
+"""Train a StyleGAN2 on a folder of pictures (Karras et al. 2020, arXiv 1912.04958; ADA: arXiv 2006.06676).
+
+`accelerate launch -m dystyle.train generator` trains on several GPUs, and `torchrun --nproc_per_node 2 -m --
+dystyle.train generator` in processes on CPUs: each sees pictures of its own, and the gradients are averaged.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import trange
+
+from dystyle.errors import InputError
+from dystyle.evaluation.editing import frechet
+from dystyle.generators.checkpoints import read_discriminator, read_generator, save
+from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
+from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.pipeline import save_picture
+from dystyle.training.augment import adapt, augment
+from dystyle.training.pictures import Pictures
+
+DIM = 512
+STEP = 1e-2  # of a path in W, for the perceptual path length
+SMALLEST = 8  # pixels, for the discriminator's blocks and the augmentation's filters
+CLAMP, HALF_BLOCKS = 256.0, 4  # in float16
+CHUNK = 32  # pictures at once when nothing is learnt
+ADAPT_EVERY = 4  # steps between changes of the augmentation's probability
+WARM_UP = 0.05  # the average's half-life is at most this share of the pictures seen so far
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Training of a StyleGAN2 generator.
+
+    Attributes:
+        data: folder or zip file of pictures. out: folder of the run (checkpoints, log, grids, final
+            weights); an interrupted run goes on.
+        size: pixels of the pictures, a power of two.
+        channel_base, channel_max, mapping_layers: structure, see `StyleGAN2`.
+        start, start_discriminator: files to start from, in any format that `read_generator` and
+            `read_discriminator` take; their structure counts.
+        mirror: pictures may be mirrored.
+        steps: each with `batch` real pictures in every process.
+        precision: "bf16" for everything but regularisation, losses and weights; or "fp16" for the four
+            largest blocks of both networks, their activations clamped, as the ADA paper's code does (GPUs).
+        r1: weight of the gradient penalty; None: 0.0002 size^2 / pictures of a step, as in the ADA paper.
+        path_length: weight of the path length regularisation.
+        r1_every, path_every: steps between them (lazy regularisation, section 3.1).
+        mixing: share of the pictures that are made of two codes.
+        half_life: of the averaged generator, in pictures.
+        augment: adaptive augmentation; ada_speed: pictures in which its probability can go from 0 to 1.
+        compared: pictures in the Frechet distance; paths: in the perceptual path length.
+    """
+
+    data: Path
+    out: Path = Path("runs/generator")
+    size: int = 256
+    channel_base: int = 32768
+    channel_max: int = 512
+    mapping_layers: int = 8
+    start: str | None = None
+    start_discriminator: str | None = None
+    mirror: bool = True
+    steps: int = 100_000
+    batch: int = 32
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    lr: float = 0.002
+    r1: float | None = None
+    path_length: float = 2.0
+    r1_every: int = 16
+    path_every: int = 4
+    mixing: float = 0.9
+    half_life: float = 10_000
+    augment: bool = True
+    ada_speed: float = 500_000
+    compared: int = 2000
+    paths: int = 256
+    checkpoint_every: int = 1000
+    evaluate_every: int = 5000
+    seed: int = 0
+
+
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Squared norms of the gradients of (b, 1) logits by the images they belong to: (b,)."""
+    (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradients.square().sum((1, 2, 3))
+
+
+def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
+    """|J^T y| for each picture (section 3.2), over the rows of its W+ code: the root of their mean square.
+
+    Args:
+        images: (b, 3, h, w) made of codes (b, rows, 512). noise: y, normal numbers shaped like images.
+    """
+    scaled = noise / math.sqrt(images.shape[2] * images.shape[3])
+    (gradients,) = torch.autograd.grad((images * scaled).sum(), codes, create_graph=True)
+    return gradients.square().sum(2).mean(1).sqrt()
+
+
+def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int) -> None:
+    if network.size != size:
+        raise InputError(f"'{name}' is of {network.size} px; give --size {network.size} to start from it.")
+    if network.c_dim:
+        raise InputError(f"'{name}' knows classes, and training here is without; start from another one.")
+
+
+class GeneratorTrainer:
+    """Everything one training run holds; `run` goes from random weights to the final ones.
+
+    Raises:
+        InputError: the data is missing, the precision is not there on this machine, or a file to start from
+            does not fit.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        cpu = not torch.cuda.is_available()
+        if cpu and config.precision == "fp16":
+            raise InputError("fp16 needs a GPU; train with --precision bf16 or no.")
+        if config.size < SMALLEST:
+            raise InputError(f"Training needs pictures of at least {SMALLEST} px; give a larger --size.")
+        # float16 is the networks' own matter; accelerate casts to bfloat16 only.
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=cpu
+        )
+        self.device = torch.device("cpu") if cpu else self.accelerator.device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.pictures = Pictures(config.data, config.size, config.mirror)
+        config.out.mkdir(parents=True, exist_ok=True)
+        self.generator, self.average, self.discriminator = self._networks()
+        self.average.requires_grad_(False)
+        self.g_optimiser = self._optimiser(self.generator, config.path_every)
+        self.d_optimiser = self._optimiser(self.discriminator, config.r1_every)
+        self.batch = config.batch * self.accelerator.num_processes
+        self.r1 = 0.0002 * config.size**2 / self.batch if config.r1 is None else config.r1
+        self.mean_length = torch.zeros((), device=self.device)
+        self.p, self.signs = 0.0, []
+        self.step, self.seconds = 0, 0.0
+        self.figures: list[dict[str, float]] = []
+        self.identity = IdentityNetwork().to(self.device)
+
+    def _networks(self) -> tuple[StyleGAN2, StyleGAN2, Discriminator]:
+        """The generator, its average and the discriminator, fresh or from files."""
+        config, half = self.config, self.config.precision == "fp16"
+        structure = {name: getattr(config, name) for name in ("size", "channel_base", "channel_max")}
+        generator = {"mapping_layers": config.mapping_layers} | structure
+        source = judge = None
+        if config.start is not None:
+            source = read_generator(config.start)
+            _check_start(config.start, source, config.size)
+            generator = source.structure
+            structure |= {name: generator[name] for name in ("channel_base", "channel_max")}
+        if config.start_discriminator is not None:
+            judge = read_discriminator(config.start_discriminator)
+            _check_start(config.start_discriminator, judge, config.size)
+            structure = judge.structure
+        clamp = {"clamp": CLAMP} if half else {}
+        networks = *(StyleGAN2(**generator | clamp) for _ in range(2)), Discriminator(**structure | clamp)
+        for network, start in zip(networks, (source, source, judge), strict=True):
+            if start is not None:
+                network.load_state_dict(start.state_dict())
+            network.to(self.device).half = HALF_BLOCKS if half else 0
+        return networks
+
+    def _optimiser(self, network: nn.Module, every: int) -> torch.optim.Adam:
+        """Adam; the steps of the lazy regularisation in between must not count (appendix B)."""
+        share = every / (every + 1)
+        lr, betas = self.config.lr * share, (0.0, 0.99**share)
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8)
+
+    def run(self) -> Path:
+        """Train to the end, going on from the run's last checkpoint; returns the weights' path."""
+        with torch.device(self.device):
+            return self._run()
+
+    def _run(self) -> Path:
+        config, checkpoint = self.config, self.config.out / "checkpoint.pt"
+        main = self.accelerator.is_main_process
+        if checkpoint.exists():
+            self.load(checkpoint)
+        else:
+            for network in (self.generator, self.discriminator):
+                for tensor in network.state_dict().values():
+                    tensor.copy_(broadcast(tensor))
+            self.average.load_state_dict(self.generator.state_dict())
+            # From here on every process draws codes of its own.
+            torch.manual_seed(config.seed + 1 + self.accelerator.process_index)
+        writer = SummaryWriter(config.out) if main else None
+        batches = self._batches()
+        progress = trange(
+            self.step, config.steps, initial=self.step, total=config.steps, disable=not main, mininterval=10
+        )
+        for step in progress:
+            started = time.perf_counter()
+            logs = self.train_step(next(batches))
+            self.step, self.seconds = step + 1, self.seconds + time.perf_counter() - started
+            last = self.step == config.steps
+            if main and (self.step % config.evaluate_every == 0 or last):
+                self.evaluate()
+                logs |= {f"quality/{name}": self.figures[-1][name] for name in ("frechet", "ppl")}
+                grid = self.sample_grid()
+                writer.add_image("samples", grid, self.step, dataformats="HWC")
+                save_picture(grid, config.out / f"samples-{self.step:06d}.png")
+            if main:
+                for name, value in logs.items():
+                    writer.add_scalar(name, value, step)
+                if self.step % 20 == 0 or last:
+                    progress.write(f"{self.step} " + " ".join(f"{k}={v:.3f}" for k, v in logs.items()))
+            if self.step % config.checkpoint_every == 0 or last:
+                self.save(checkpoint)
+        if main:
+            self.write_card()
+        self.accelerator.wait_for_everyone()
+        return config.out / "generator.safetensors"
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Real pictures from this step on, (b, 3, size, size) in [-1, 1]."""
+        where = (self.accelerator.process_index, self.accelerator.num_processes)
+        for images in self.pictures.batches(self.config.batch, self.config.seed, self.step, *where):
+            yield torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
+
+    def train_step(self, reals: Tensor) -> dict[str, float]:
+        """One step of both networks on real pictures (b, 3, size, size); returns the numbers to log."""
+        config, logs = self.config, {}
+        self.discriminator.requires_grad_(False)
+        logs["loss/generator"] = F.softplus(-self._judge(self._fakes(len(reals)))).mean()
+        self._descend(logs["loss/generator"], self.generator, self.g_optimiser)
+        if self.step % config.path_every == 0 and config.path_length:
+            penalty, logs["path/length"] = self._path_penalty(max(1, len(reals) // 2))
+            loss = penalty * config.path_length * config.path_every
+            self._descend(loss, self.generator, self.g_optimiser)
+        self.discriminator.requires_grad_(True)
+
+        with torch.no_grad():
+            fakes = self._fakes(len(reals))
+        real, fake = self._judge(reals), self._judge(fakes)
+        logs["loss/discriminator"] = F.softplus(-real).mean() + F.softplus(fake).mean()
+        self._descend(logs["loss/discriminator"], self.discriminator, self.d_optimiser)
+        if self.step % config.r1_every == 0 and self.r1:
+            # At the discriminator's input: its gradient needs a gradient, the augmentation's does not.
+            images = augment(reals, self.p).requires_grad_(True)
+            logs["r1"] = r1_penalty(self.discriminator(images), images).mean()
+            loss = logs["r1"] * self.r1 / 2 * config.r1_every
+            self._descend(loss, self.discriminator, self.d_optimiser)
+
+        self._follow()
+        logs |= {"score/real": real.mean(), "score/fake": fake.mean(), "ada/signs": real.sign().mean()}
+        if config.augment:
+            self._adapt(logs["ada/signs"].detach())
+        return {name: float(value.detach()) for name, value in logs.items()} | {"ada/p": self.p}
+
+    def _judge(self, images: Tensor) -> Tensor:
+        """The discriminator's logits (b, 1) of augmented pictures."""
+        with self.accelerator.autocast():
+            return self.discriminator(augment(images, self.p)).float()
+
+    def _codes(self, count: int) -> Tensor:
+        """Random W+ codes (count, rows, 512); some change to a second person's at a random row."""
+        first, second = self.generator.map(torch.randn(2 * count, DIM)).chunk(2)
+        rows = self.generator.rows()
+        crossover = torch.randint(1, rows, (count,))
+        mixed = torch.rand(count) < self.config.mixing
+        return self.generator.mix(first, second, torch.where(mixed, crossover, rows))
+
+    def _fakes(self, count: int) -> Tensor:
+        codes = self._codes(count)
+        with self.accelerator.autocast():
+            return self.generator(codes, noise="random").float()
+
+    def _path_penalty(self, count: int) -> tuple[Tensor, Tensor]:
+        """(|J^T y| - a)^2 with a the running mean of |J^T y| (equation 4), averaged, and the mean length."""
+        codes = self._codes(count)
+        images = self.generator(codes, noise="random")
+        lengths = path_lengths(images, codes, torch.randn_like(images))
+        mean = self.accelerator.reduce(lengths.detach().mean(), "mean")
+        self.mean_length = self.mean_length.lerp(mean, 0.01)
+        return (lengths - self.mean_length).square().mean(), lengths.mean().detach()
+
+    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Adam) -> None:
+        """One optimiser step; the gradients are averaged over the processes."""
+        optimiser.zero_grad()
+        self.scaler.scale(loss).backward()
+        learning = [p for p in network.parameters() if p.grad is not None]
+        if self.accelerator.num_processes > 1:
+            flat = self.accelerator.reduce(parameters_to_vector(p.grad for p in learning), "mean")
+            for p, mean in zip(learning, flat.split([p.numel() for p in learning]), strict=True):
+                p.grad = mean.view_as(p)
+        self.scaler.step(optimiser)
+        self.scaler.update()
+
+    def _adapt(self, signs: Tensor) -> None:
+        """Count this step's mean sign, and every few steps change the augmentation's probability."""
+        self.signs.append(signs)
+        if len(self.signs) == ADAPT_EVERY:
+            mean = float(self.accelerator.reduce(torch.stack(self.signs).mean(), "mean"))
+            self.p, self.signs = adapt(self.p, mean, ADAPT_EVERY * self.batch, self.config.ada_speed), []
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Exponential moving average of the generator, short at first."""
+        half_life = min(self.config.half_life, WARM_UP * (self.step + 1) * self.batch)
+        decay = 0.5 ** (self.batch / half_life)
+        for average, parameter in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            average.lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def _render(self, codes: Tensor) -> Tensor:
+        """The averaged generator's pictures of W or W+ codes, with its fixed noise."""
+        return torch.cat([self.average(chunk, noise="fixed") for chunk in codes.split(CHUNK)])
+
+    def _fixed_z(self, count: int, seed: int) -> Tensor:
+        """The same numbers in every evaluation, without touching those of the training."""
+        z = np.random.default_rng(seed).standard_normal((count, DIM), np.float32)
+        return torch.from_numpy(z).to(self.device)
+
+    @torch.no_grad()
+    def _embed(self, images: Tensor) -> np.ndarray:
+        """Identity embeddings (b, 1024) of pictures in [-1, 1]."""
+        return torch.cat([self.identity(chunk) for chunk in images.split(CHUNK)]).cpu().numpy()
+
+    def _real_embeddings(self) -> np.ndarray:
+        """Embeddings of the first pictures in a shuffled order, read once a run."""
+        count = min(self.config.compared, len(self.pictures))
+        path = self.config.out / f"embeddings-{count}.npy"
+        if not path.exists():
+            embeddings, batches = [], self.pictures.batches(CHUNK, self.config.seed + 1)
+            for _ in trange(0, count, CHUNK, desc="reading pictures", mininterval=10):
+                images = torch.from_numpy(next(batches)).to(self.device)
+                embeddings.append(self._embed(images.permute(0, 3, 1, 2) / 127.5 - 1))
+            np.save(path, np.concatenate(embeddings)[:count])
+        return np.load(path)
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Add to `figures.json` what the averaged generator has reached.
+
+        "frechet": of identity embeddings, see `frechet`; not the Inception FID. "ppl": mean squared change of
+        the embedding over the squared step, at ends of paths in W, without outliers; not LPIPS.
+        """
+        config, real = self.config, self._real_embeddings()
+        z = self._fixed_z(len(real), config.seed)
+        codes = self.average.map(z)
+        fake = np.concatenate([self._embed(self._render(chunk)) for chunk in codes.split(CHUNK)])
+        starts, ends = self.average.map(self._fixed_z(2 * config.paths, config.seed + 1)).chunk(2)
+        a, b = (
+            np.concatenate([self._embed(self._render(chunk)) for chunk in codes.split(CHUNK)])
+            for codes in (starts, starts.lerp(ends, STEP))
+        )
+        distances = np.square(a - b).sum(1) / STEP**2
+        low, high = np.quantile(distances, (0.01, 0.99))
+        self.figures.append(
+            {
+                "step": self.step,
+                "pictures": self.step * self.batch,
+                "minutes": self.seconds / 60,
+                "frechet": frechet(real, fake),
+                "ppl": float(distances[(distances >= low) & (distances <= high)].mean()),
+                "p": self.p,
+            }
+        )
+        (config.out / "figures.json").write_text(json.dumps(self.figures, indent=2) + "\n")
+
+    def sample_grid(self, rows: int = 6, columns: int = 10) -> np.ndarray:
+        """The averaged generator's pictures of the same random codes every time, (h, w, 3) uint8."""
+        images = self._render(self.average.map(self._fixed_z(rows * columns, self.config.seed + 2)))
+        pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        size = self.config.size
+        grid = pixels.reshape(rows, columns, size, size, 3).swapaxes(1, 2)
+        return grid.reshape(rows * size, columns * size, 3)
+
+    def save(self, path: Path) -> None:
+        """Checkpoint of everything needed to go on, and the averaged weights beside it."""
+        random = gather_object([self._random()])
+        if not self.accelerator.is_main_process:
+            return
+        state = {name: getattr(self, name).state_dict() for name in self._stateful()}
+        state |= {name: getattr(self, name) for name in self._plain()} | {"random": random}
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+        with torch.device("cpu"):
+            self.average.measure_w()
+        recipe = json.dumps(self.recipe())
+        save(self.average, path.parent / "generator.safetensors", steps=str(self.step), recipe=recipe)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: it was written by another number of processes.
+        """
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        processes = self.accelerator.num_processes
+        if len(state["random"]) != processes:
+            raise InputError(
+                f"This run was of {len(state['random'])} process(es) and now there are {processes}; go on "
+                "with as many, or start a new run in another folder (--out)."
+            )
+        for name in self._stateful():
+            getattr(self, name).load_state_dict(state[name])
+        for name in self._plain():
+            setattr(self, name, state[name])
+        self.mean_length = self.mean_length.to(self.device)
+        random = state["random"][self.accelerator.process_index]
+        self.signs = [torch.tensor(sign, device=self.device) for sign in random["signs"]]
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
+
+    @staticmethod
+    def _stateful() -> tuple[str, ...]:
+        return "generator", "average", "discriminator", "g_optimiser", "d_optimiser", "scaler"
+
+    @staticmethod
+    def _plain() -> tuple[str, ...]:
+        return "mean_length", "p", "step", "seconds", "figures"
+
+    def _random(self) -> dict[str, Tensor | list[float]]:
+        """What differs between processes: random numbers, and signs not yet counted."""
+        state = {"cpu": torch.get_rng_state(), "signs": [float(sign) for sign in self.signs]}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def recipe(self) -> dict:
+        """The configuration without the folders, which concern nobody else."""
+        return {k: v for k, v in asdict(self.config).items() if not isinstance(v, Path)}
+
+    def write_card(self) -> None:
+        """`generator.md`: a card for the weights."""
+        config, real = self.config, self._real_embeddings()
+        lines = [
+            "# generator",
+            "",
+            f"A StyleGAN2 of {config.size} px, trained on {len(self.pictures.names)} pictures. {self.step} "
+            f"steps of {self.batch} pictures in {self.accelerator.num_processes} process(es) took "
+            f"{self.seconds / 60:.0f} minutes.",
+            "",
+            f"Made by `python -m dystyle.train generator` with {json.dumps(self.recipe())}.",
+            "",
+            f"Frechet distance: of the identity network's embeddings of {len(real)} pictures, not the "
+            f"Inception FID; halves of the real ones are {frechet(real[::2], real[1::2]):.3f} apart. PPL: in "
+            "W, of the same embeddings, not LPIPS.",
+            "",
+            "| pictures seen | minutes | Frechet | PPL | augmentation p |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['pictures']:,} | {row['minutes']:.0f} | {row['frechet']:.3f} | {row['ppl']:.1f} | "
+            f"{row['p']:.2f} |"
+            for row in self.figures
+        ]
+        (config.out / "generator.md").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,399 @@
+"""Training of StyleGAN2: data, augmentation, regularisation, resuming, two processes; the speed report."""
+
+import json
+import math
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from scipy.spatial.transform import Rotation
+
+from dystyle.errors import InputError
+from dystyle.evaluation import speed
+from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
+from dystyle.generators.checkpoints import save
+from dystyle.training import augment as ada
+from dystyle.training.generator import GeneratorConfig, GeneratorTrainer, path_lengths, r1_penalty
+from dystyle.training.pictures import Pictures
+
+SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def photos(count: int, size: int = SIZE) -> torch.Tensor:
+    """Smooth pictures (count, 3, size, size) in [-1, 1], different at every border."""
+    noise = np.random.default_rng(0).standard_normal((count, 3, size, size))
+    smooth = scipy.ndimage.gaussian_filter(noise, (0, 0, size / 10, size / 10), mode="nearest")
+    return torch.from_numpy(smooth / np.abs(smooth).max()).float()
+
+
+# -------------------------------------------------------------------------------------------------- data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Twelve pictures of several sizes and formats, each of one colour with a frame that cropping loses."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "more").mkdir()
+    for index in range(12):
+        picture = np.zeros((40 + index, 80, 3), np.uint8)
+        picture[:, 8:72] = (20 * index, 100, 255 - 20 * index)
+        name = f"{index:02d}.{('png', 'webp')[index % 2]}"
+        Image.fromarray(picture).save(folder / ("more" if index > 8 else ".") / name, lossless=True)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_folder_and_zip_give_the_same_pictures(folder, tmp_path):
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.rglob("*"):
+            file.write(path, path.relative_to(folder))
+    pictures, zipped = Pictures(folder, SIZE), Pictures(archive, SIZE)
+    assert len(pictures) == len(zipped) == 12
+    for index in range(12):
+        colour = (20 * index, 100, 255 - 20 * index)
+        assert pictures[index].shape == (SIZE, SIZE, 3) and pictures[index].dtype == np.uint8
+        assert np.abs(pictures[index].astype(int) - colour).max() <= 1  # cropped in the middle
+        assert np.array_equal(pictures[index], zipped[index])
+
+
+def test_pictures_are_resampled_without_aliasing_and_mirrored(tmp_path):
+    board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
+    board[:, 128:] = 255
+    Image.fromarray(np.stack([board] * 3, 2)).save(tmp_path / "board.png")
+    pictures = Pictures(tmp_path, SIZE, mirror=True)
+    assert len(pictures) == 2
+    assert abs(pictures[0][:, :12].astype(int) - 128).max() <= 2
+    assert np.array_equal(pictures[1], pictures[0][:, ::-1])
+
+
+def test_batches_cover_every_epoch_go_on_anywhere_and_differ_between_processes(folder):
+    pictures = Pictures(folder, 8, mirror=True)  # 24 of them
+
+    def take(count: int, **where) -> list[np.ndarray]:
+        batches = pictures.batches(4, seed=3, **where)
+        return [next(batches) for _ in range(count)]
+
+    straight = take(12)
+    epochs = [np.sort(np.concatenate(part)[:, 4, 4, 0]) for part in (straight[:6], straight[6:])]
+    assert np.array_equal(epochs[0], epochs[1]) and (np.unique(epochs[0], return_counts=True)[1] == 2).all()
+    assert any(not np.array_equal(a, b) for a, b in zip(straight[:6], straight[6:], strict=True))
+    for a, b in zip(straight[5:8], take(3, start=5), strict=True):
+        assert np.array_equal(a, b)
+    shared = [take(6, process=process, processes=2) for process in (0, 1)]
+    for step in range(6):
+        assert np.array_equal(straight[2 * step], shared[0][step])
+        assert np.array_equal(straight[2 * step + 1], shared[1][step])
+
+
+def test_bad_data_is_refused_with_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="neither a folder nor a zip file"):
+        Pictures(tmp_path / "nothing", SIZE)
+    with pytest.raises(InputError, match="holds no pictures"):
+        Pictures(tmp_path, SIZE)
+    Image.fromarray(np.zeros((99, 99, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    (tmp_path / "c.jpg").write_text("words")
+    pictures = Pictures(tmp_path, SIZE)
+    for index, message in ((1, "'b.png'.*damaged"), (2, "'c.jpg'.*not a picture")):
+        with pytest.raises(InputError, match=message) as caught:
+            pictures[index]
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot be read"):  # through the reading threads, too
+        next(pictures.batches(3, seed=0))
+
+
+# ------------------------------------------------------------------------------------------ augmentation
+
+
+def test_pixel_blitting_is_numpys():
+    images = torch.rand(16, 3, SIZE, SIZE)
+    flips, turns = torch.arange(16) % 2 == 1, torch.arange(16) // 2 % 4
+    shifts = torch.randint(-4, 5, (16, 2))
+    moved = ada.blit(images, flips, turns, shifts)
+    for index, image in enumerate(images.numpy()):
+        expected = image[:, :, ::-1] if flips[index] else image
+        expected = np.rot90(expected, turns[index].item(), (1, 2))
+        x, y = shifts[index].tolist()
+        expected = np.roll(np.pad(expected, ((0, 0), (4, 4), (4, 4)), "reflect"), (y, x), (1, 2))
+        assert np.array_equal(moved[index].numpy(), expected[:, 4:-4, 4:-4])
+
+
+def test_geometry_is_scipys():
+    """Away from the border, where the filters of both differ, on pictures that both can sample finely."""
+    images = photos(12, 64)
+    matrices = ada.draw_geometry(12, 0.9, 64)
+    warped = ada.warp(images, matrices)
+    centre = np.full(2, 31.5)
+    inside = (slice(8, -8),) * 2
+    for image, matrix, result in zip(images.numpy(), matrices.double().numpy(), warped.numpy(), strict=True):
+        inverse = np.linalg.inv(matrix)
+        linear, move = inverse[1::-1, 1::-1], inverse[1::-1, 2]  # rows and columns instead of x and y
+        offset = centre + move - linear @ centre
+        for before, after in zip(image, result, strict=True):
+            expected = scipy.ndimage.affine_transform(before, linear, offset, order=3, mode="mirror")
+            known = scipy.ndimage.affine_transform(np.ones((64, 64)), linear, offset, order=0) > 0
+            known = scipy.ndimage.binary_erosion(known, iterations=3)[inside]
+            assert np.abs(expected[inside] - after[inside])[known].max() < 0.05
+    # Far from blank: nearly all of it was compared.
+    assert warped.std() > 0.5 * images.std()
+
+
+def test_wavelet_is_orthogonal_and_smooth():
+    taps = np.array(ada.SYM6)
+    for shift in range(0, 12, 2):
+        assert abs(taps[shift:] @ taps[: 12 - shift] - (shift == 0)) < 1e-9
+    places = np.arange(12)
+    for moment in range(6):  # six vanishing moments make it a symlet of order 6
+        assert abs(((-1.0) ** places * taps * (places / 12) ** moment).sum()) < 1e-7
+    # So a map that moves by the least amount keeps the picture, though it goes through both filters.
+    images, almost = photos(2), torch.eye(3).repeat(2, 1, 1)
+    almost[:, 0, 2] = 1e-6
+    inside = (..., slice(8, -8), slice(8, -8))
+    torch.testing.assert_close(ada.warp(images, almost)[inside], images[inside], atol=1e-4, rtol=0)
+
+
+def test_colours_are_opencvs_and_scipys():
+    images = photos(1)
+    angle = 0.7
+    rotation = Rotation.from_rotvec(angle * np.full(3, 3**-0.5)).as_matrix()
+    torch.testing.assert_close(
+        ada.hue_rotation(torch.tensor([angle]))[0].double(), torch.from_numpy(rotation), atol=1e-6, rtol=0
+    )
+    matrix = torch.cat((torch.from_numpy(rotation).float(), torch.tensor([[0.1], [0.2], [-0.3]])), 1)
+    expected = cv2.transform(images[0].permute(1, 2, 0).numpy(), matrix.numpy())
+    result = ada.recolour(images, matrix[None])[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_every_augmentation_is_the_identity_at_0_and_as_frequent_as_asked():
+    images, count = photos(4), 4000
+    assert torch.equal(ada.augment(images, 0), images)
+    assert torch.equal(ada.blit(images, *ada.draw_blits(4, 0, SIZE)), images)
+    assert torch.equal(ada.warp(images, ada.draw_geometry(4, 0, SIZE)), images)
+    torch.testing.assert_close(ada.recolour(images, ada.draw_colours(4, 0)), images)
+
+    def near(share: torch.Tensor, expected: float) -> None:
+        assert abs(share.float().mean().item() - expected) < 5 * math.sqrt(expected * (1 - expected) / count)
+
+    p = 0.3
+    flips, turns, shifts = ada.draw_blits(count, p, SIZE)
+    near(flips, p / 2)
+    near(turns > 0, p * 3 / 4)
+    near((shifts != 0).any(1), p * (1 - 1 / 81))  # 9 x 9 places, one of them where it was
+    assert shifts.abs().max() == SIZE // 8
+    geometry = ada.draw_geometry(count, p, SIZE)
+    near((geometry[:, :2, 2] != 0).any(1), p)
+    turned = (geometry[:, 0, 1] != 0) | (geometry[:, 1, 0] != 0)
+    near(turned, p)  # by either rotation
+    near((torch.linalg.det(geometry) - 1).abs() > 1e-4, p)  # the scale alone changes areas
+    scales = torch.linalg.det(ada.draw_geometry(count, 1, SIZE)).sqrt().log2()
+    assert abs(scales.mean()) < 0.02 and abs(scales.std() - 0.2) < 0.02
+    colours = ada.draw_colours(count, p)
+    near((colours[:, :, 3].abs() > 1e-6).any(1), p)
+    near(torch.linalg.det(colours[:, :, :3]) < 0, p / 2)  # luma flips are reflections
+    grey = colours[:, :, :3] @ torch.full((3,), 3**-0.5)
+    near((grey.norm(dim=1) - 1).abs() > 1e-4, p)  # contrast alone scales grey
+
+
+def test_augmentation_can_be_differentiated():
+    images = photos(2, 16).double().requires_grad_(True)
+    draws = ada.draw_blits(2, 1, 16), ada.draw_geometry(2, 1, 16).double(), ada.draw_colours(2, 1).double()
+
+    def transform(x: torch.Tensor) -> torch.Tensor:
+        return ada.recolour(ada.warp(ada.blit(x, *draws[0]), draws[1]), draws[2])
+
+    assert torch.autograd.gradcheck(transform, images, fast_mode=True)
+
+
+def test_augmentation_grows_when_the_discriminator_is_overconfident():
+    p = 0.0
+    for _ in range(30):
+        p = ada.adapt(p, signs=0.9, pictures=128, speed=6400)
+    assert p == pytest.approx(30 * 128 / 6400)
+    for _ in range(100):
+        p = ada.adapt(p, signs=0.2, pictures=128, speed=6400)
+    assert p == 0
+    assert ada.adapt(1.0, signs=1.0, pictures=128, speed=6400) == 1
+
+
+# ---------------------------------------------------------------------------------------- regularisation
+
+
+def test_r1_of_a_linear_discriminator():
+    weight = torch.randn(3 * 8 * 8)
+    images = torch.randn(5, 3, 8, 8, requires_grad=True)
+    penalty = r1_penalty(images.flatten(1) @ weight[:, None], images)
+    torch.testing.assert_close(penalty, weight.square().sum().expand(5))
+    quadratic = r1_penalty(images.square().sum((1, 2, 3))[:, None], images)
+    torch.testing.assert_close(quadratic, 4 * images.square().sum((1, 2, 3)))
+    (gradient,) = torch.autograd.grad(quadratic.sum(), images)  # it can be learnt from
+    torch.testing.assert_close(gradient, 8 * images)
+
+
+def test_path_length_of_a_linear_generator():
+    """Of a generator that is |c| times a rotation, |J^T y| is |c| |y| whatever y is."""
+    rotation, _ = torch.linalg.qr(torch.randn(192, 192))
+    codes = torch.randn(4, 1, 192, requires_grad=True)
+    scale = torch.tensor(3.0, requires_grad=True)
+    images = (scale * codes @ rotation).view(4, 3, 8, 8)
+    noise = torch.randn(4, 3, 8, 8)
+    lengths = path_lengths(images, codes, noise)
+    torch.testing.assert_close(lengths, 3 * noise.flatten(1).norm(dim=1) / 8)
+    (gradient,) = torch.autograd.grad(lengths.sum(), scale)
+    torch.testing.assert_close(gradient, (noise.flatten(1).norm(dim=1) / 8).sum())
+    # Over rows of W+ it is the root of the mean square.
+    codes = torch.randn(4, 6, 192, requires_grad=True)
+    lengths = path_lengths((codes.sum(1) @ rotation).view(4, 3, 8, 8), codes, noise)
+    torch.testing.assert_close(lengths, noise.flatten(1).norm(dim=1) / 8)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class Stop(Exception):
+    pass
+
+
+def small(out: Path, data: Path, **changes) -> GeneratorConfig:
+    """A run of seconds, in which every regularisation and the augmentation take their turn."""
+    config = GeneratorConfig(
+        data=data,
+        out=out,
+        size=8,
+        channel_base=64,
+        channel_max=8,
+        mapping_layers=2,
+        steps=6,
+        batch=4,
+        r1_every=2,
+        path_every=2,
+        ada_speed=40,
+        compared=8,
+        paths=4,
+        checkpoint_every=3,
+        evaluate_every=3,
+    )
+    return replace(config, **changes)
+
+
+def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, folder, monkeypatch):
+    torch.use_deterministic_algorithms(True)
+    straight = GeneratorTrainer(small(tmp_path / "straight", folder))
+    start = {name: tensor.clone() for name, tensor in straight.average.state_dict().items()}
+    straight.p = 0.5
+    weights = load_file(straight.run())
+    assert 0 < straight.p != 0.5  # the augmentation took part, and was adapted
+
+    interrupted = GeneratorTrainer(small(tmp_path / "interrupted", folder))
+    interrupted.p = 0.5
+    step = interrupted.train_step
+
+    def stop_at_five(reals: torch.Tensor) -> dict[str, float]:
+        if interrupted.step == 5:
+            raise Stop
+        return step(reals)
+
+    monkeypatch.setattr(interrupted, "train_step", stop_at_five)
+    with pytest.raises(Stop):
+        interrupted.run()
+    resumed = GeneratorTrainer(small(tmp_path / "interrupted", folder))
+    other = load_file(resumed.run())
+    torch.use_deterministic_algorithms(False)
+    assert weights.keys() == other.keys() and resumed.p == straight.p
+    for name, value in weights.items():
+        assert np.array_equal(value, other[name]), name
+    for name, value in straight.discriminator.state_dict().items():
+        assert torch.equal(value, resumed.discriminator.state_dict()[name]), name
+    assert any(not torch.equal(value, straight.average.state_dict()[name]) for name, value in start.items())
+
+    figures = json.loads((tmp_path / "interrupted" / "figures.json").read_text())
+    assert [row["step"] for row in figures] == [3, 6]
+    assert f"| 24 | 0 | {figures[1]['frechet']:.3f} |" in (tmp_path / "interrupted/generator.md").read_text()
+    assert cv2.imread(str(tmp_path / "straight" / "samples-000006.png")).shape == (48, 80, 3)
+
+
+def test_average_follows_with_the_half_life(tmp_path, folder):
+    trainer = GeneratorTrainer(small(tmp_path, folder, half_life=8))
+    trainer.step = 10**6  # long after the warm-up
+    for network, value in ((trainer.average, 0.0), (trainer.generator, 1.0)):
+        for parameter in network.parameters():
+            parameter.data.fill_(value)
+    for _ in range(4):  # 16 pictures: two half-lives
+        trainer._follow()
+    for parameter in trainer.average.parameters():
+        torch.testing.assert_close(parameter, torch.full_like(parameter, 0.75))
+
+
+def test_training_starts_from_weights_that_fit(tmp_path, folder):
+    torch.manual_seed(5)
+    first = GeneratorTrainer(small(tmp_path / "first", folder))
+    paths = [str(tmp_path / name) for name in ("g.safetensors", "d.safetensors")]
+    for network, path in zip((first.generator, first.discriminator), paths, strict=True):
+        save(network, Path(path))
+    started = small(tmp_path / "second", folder, start=paths[0], start_discriminator=paths[1], seed=1)
+    second = GeneratorTrainer(replace(started, channel_base=999))
+    for name in ("generator", "discriminator"):
+        for key, value in getattr(first, name).state_dict().items():
+            assert torch.equal(value, getattr(second, name).state_dict()[key]), key
+    with pytest.raises(InputError, match="give --size 8"):
+        GeneratorTrainer(replace(started, size=16))
+
+
+def test_precision_that_is_not_there_is_refused(tmp_path, folder):
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="fp16 needs a GPU"):
+            GeneratorTrainer(small(tmp_path, folder, precision="fp16"))
+
+
+def test_two_processes_train_one_generator(tmp_path, folder):
+    """As on several GPUs: own pictures and codes, same weights; see two_generator_processes.py."""
+    script = Path(__file__).with_name("two_generator_processes.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*launch, script, tmp_path / "run", folder], check=True, timeout=300)
+    with pytest.raises(InputError, match="2 process"):
+        GeneratorTrainer(small(tmp_path / "run", folder)).run()
+
+
+# ------------------------------------------------------------------------------------------------- speed
+
+
+def test_speed_is_reported_for_every_op_and_the_generator():
+    config = OpsConfig(device="cpu", sizes=(8,), channels=4, dtypes=("float32",), compare=False, seconds=0)
+    result = speed.evaluate_ops(config)
+    assert len({row["op"] for row in result["rows"]}) == 11 and len(result["rows"]) == 22
+    rows = {(row["op"], row["pass"]): row for row in result["rows"]}
+    maps = 4 * 4 * 8 * 8 * 4  # bytes
+    assert rows["bias_act lrelu", "forward"]["bytes"] == 2 * maps + 4 * 4
+    assert rows["upfirdn2d down 2, 4x4", "both"]["bytes"] == 2 * (maps + maps // 4)
+    assert all(row["reference"] > 0 and row["torch.compile"] is None for row in result["rows"])
+    table = speed.ops_table(result)
+    assert f"| {rows['bias_act lrelu', 'both']['reference'] * 1000:.3f} |" in table
+    small = GeneratorSpeedConfig(
+        device="cpu", size=8, channel_base=64, channel_max=8, compare=False, seconds=0
+    )
+    result = speed.evaluate_generator(small)
+    assert [row["form"] for row in result["rows"]] == ["activations", "grouped"]
+    # A convolution's multiply and add count two; the one of 8 channels at 4 px is the least of several.
+    assert result["rows"][0]["flops"] > 2 * 9 * 8 * 8 * 16
+    assert "StyleGAN2 at 8 px" in speed.generator_table(result)
+    with pytest.raises(InputError, match="float16 on GPUs only"):
+        speed.evaluate_generator(replace(small, dtypes=("float16",)))
+    with pytest.raises(InputError, match="no device"):
+        speed.evaluate_ops(replace(config, device="abacus"))
+    with pytest.raises(InputError, match="no floating-point type"):
+        speed.evaluate_ops(replace(config, dtypes=("int32",)))
