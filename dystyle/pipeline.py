@@ -88,7 +88,7 @@ class FaceEditor:
         _choose("device", device, DEVICES)
         _choose("backend", backend, BACKENDS)
         _choose("method", method, METHODS)
-        graph = _encoder_graph(encoder)
+        graph = encoder_graph(encoder)
         _, metadata = load(method)
         names = json.loads(metadata["structure"])["names"]
         if backend == "auto":
@@ -238,7 +238,7 @@ def _choose(what: str, value, choices) -> None:
         raise InputError(f"{what} = {value!r} is unknown; choose from {', '.join(map(str, choices))}.")
 
 
-def _encoder_graph(encoder: str | os.PathLike[str]) -> str:
+def encoder_graph(encoder: str | os.PathLike[str]) -> str:
     """The engines' name (see `dystyle.engines.graphs`) for an encoder, made local."""
     if encoder == "fast":
         return "encoder"

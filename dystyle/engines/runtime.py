@@ -333,9 +333,13 @@ class OpenVinoBackend(OnnxBackend):
             # Pinned threads of several processes would all sit on the first cores.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": hint if name.startswith("generator") else "f32",
-            "CACHE_DIR": str(cache_folder() / "engines" / "openvino"),
         }
-        compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
+        folder = cache_folder() / "engines" / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(model, Path):  # a generator tuned to one face is not met again
+            options["CACHE_DIR"] = str(folder)
+        with FileLock(folder / "compile.lock"):  # two processes that write one cached engine would fail
+            compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
         idle: SimpleQueue = SimpleQueue()  # a request serves one thread at a time
 
         def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
