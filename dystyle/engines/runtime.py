@@ -352,8 +352,8 @@ class OpenVinoBackend(OnnxBackend):
         return run
 
 
-# Precisions in which pictures can be rendered. int8 is none of them: with weights rounded to 8 bits a kernel and
-# activations to 8 bits a layer, the preview keeps 30 dB to the float32 one, where 45 are asked for.
+# Precisions in which pictures can be rendered. int8 is none of them: with weights rounded to 8 bits a kernel
+# and activations to 8 bits a layer, the preview keeps 30 dB to the float32 one, where 45 are asked for.
 PRECISIONS = {
     "onnx": ("fp32",),
     "openvino": ("fp32", "bf16", "fp16"),
