@@ -1,4 +1,4 @@
-"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|sheet|ops|generator] --help."""
+"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|latency|ops|generator|sheet] --help."""
 
 import json
 import sys
@@ -11,10 +11,12 @@ from dystyle.errors import InputError
 from dystyle.evaluation import attributes as attribute_report
 from dystyle.evaluation import editing as editing_report
 from dystyle.evaluation import inversion as inversion_report
+from dystyle.evaluation import latency as latency_report
 from dystyle.evaluation import speed
 from dystyle.evaluation.attributes import AttributesConfig
 from dystyle.evaluation.editing import EditingConfig
 from dystyle.evaluation.inversion import InversionConfig
+from dystyle.evaluation.latency import LatencyConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
 from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
 from dystyle.memory import keep_freed_memory
@@ -67,6 +69,21 @@ def inversion(
     _report(result, inversion_report.table(result), json_file)
 
 
+def latency(
+    protocol: tyro.conf.OmitArgPrefixes[LatencyConfig] = LatencyConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+    plots: Path | None = None,
+) -> None:
+    """Time of every stage beside the random-face graph and PyTorch, cold start, peak memory, the floor.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+        plots: folder to write the plot to.
+    """
+    result = latency_report.evaluate_latency(protocol, plots)
+    _report(result, latency_report.table(result), json_file)
+
+
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
     """A contact sheet of edits, to be looked at."""
     make_sheet(config)
@@ -108,8 +125,15 @@ def _report(result: dict, table: str, path: Path | None) -> None:
 
 def main() -> None:
     keep_freed_memory()
-    commands = {"attributes": attributes, "editing": editing, "inversion": inversion, "sheet": sheet}
-    commands |= {"ops": ops, "generator": generator}
+    commands = {
+        "attributes": attributes,
+        "editing": editing,
+        "inversion": inversion,
+        "latency": latency,
+        "ops": ops,
+        "generator": generator,
+        "sheet": sheet,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
-from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, runtimes
+from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.weights import load, resolve
@@ -80,8 +80,9 @@ class FaceEditor:
         Args:
             device: "cpu" or "cuda".
             backend: "onnx" (ONNX Runtime; engines are built on first use), "openvino" (for CPUs), "torch"
-                (the reference), "tensorrt" (ONNX Runtime with TensorRT), or "auto": on a CPU what a short
-                measurement at the first start found fastest, on a GPU TensorRT if it is there.
+                (the reference), "tensorrt" (its package, else the TensorRT-RTX plug-in), or "auto": on a
+                CPU what a short measurement at the first start found fastest, on a GPU TensorRT if it is
+                there.
             method: the editing method, "dystyle".
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
                 of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
@@ -95,12 +96,11 @@ class FaceEditor:
         _choose("device", device, DEVICES)
         _choose("backend", backend, BACKENDS)
         _choose("method", method, METHODS)
-        graph, facts = _encoder_graph(encoder), GeneratorFacts.load(generator)
+        graph, facts = encoder_graph(encoder), GeneratorFacts.load(generator)
         _, metadata = load(method)
         names = json.loads(metadata["structure"])["names"]
         if backend == "auto":
-            on_gpu = "onnx" if runtimes()["tensorrt"] else "tensorrt"
-            backend = fastest_on_cpu() if device == "cpu" else on_gpu
+            backend = fastest_on_cpu() if device == "cpu" else "tensorrt" if tensorrt_runtime() else "onnx"
         if backend == "torch":
             from dystyle.engines.graphs import TorchBackend
 
@@ -110,7 +110,7 @@ class FaceEditor:
         elif backend == "openvino":
             raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
         else:
-            runner = OnnxBackend("tensorrt" if backend == "tensorrt" else device)
+            runner = OnnxBackend((tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else device)
         return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph, facts)
 
     def detect(self, photo) -> list[Face]:
@@ -248,7 +248,7 @@ def _choose(what: str, value, choices) -> None:
         raise InputError(f"{what} = {value!r} is unknown; choose from {', '.join(map(str, choices))}.")
 
 
-def _encoder_graph(encoder: str | os.PathLike[str]) -> str:
+def encoder_graph(encoder: str | os.PathLike[str]) -> str:
     """The engines' name (see `dystyle.engines.graphs`) for an encoder, made local."""
     if encoder == "fast":
         return "encoder"

@@ -1,27 +1,50 @@
 """Build the engines ahead of the first start: python export/build_engines.py [--verify].
 
-ONNX graphs go to the user's cache, where `FaceEditor` finds them. Editor graphs are assembled from the
-weight file when a configuration is first used, so for them there is nothing to build ahead; naming
-configurations opens and, with --verify, checks them.
+Engines go to the user's cache, where `FaceEditor` finds them, with a manifest of what was built. All
+configurations of an editor share one weight file; of a configuration only its graph is written, some
+kilobytes. With --verify every engine is compared with PyTorch in float32.
 """
 
+import hashlib
+import importlib.metadata
 import itertools
+import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import tyro
 
 from dystyle import FaceEditor, InputError
-from dystyle.attributes import validate_configuration
+from dystyle.attributes import ATTRIBUTES, validate_configuration
 from dystyle.engines.graphs import GRAPHS, TorchBackend
-from dystyle.engines.runtime import OnnxBackend
+from dystyle.engines.runtime import (
+    PRECISIONS,
+    Engines,
+    OnnxBackend,
+    OpenVinoBackend,
+    configuration_file,
+    engine_file,
+    tensorrt_runtime,
+)
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
+from dystyle.pipeline import encoder_graph
+from dystyle.weights import cache_folder, load, resolve
 
-# Largest difference allowed, in the unit of the output; pictures and portraits are 8-bit levels.
-LIMITS = {"generator": 1, "encoder": 2e-3, "reader": 5e-2, "identity": 1e-3, "detector": 5e-2, "mesh": 5e-2}
+# Largest difference allowed. Pictures: levels before rounding, in the range [-1, 1].
+LIMITS = {
+    "generator": 2e-3,
+    "encoder": 2e-3,
+    "reader": 5e-2,
+    "identity": 1e-3,
+    "detector": 5e-2,
+    "mesh": 5e-2,
+}
 EDITOR_LIMIT = 1e-4
+PSNR_LIMIT = 45.0  # decibels, of pictures in reduced precision
 
 
 @dataclass(frozen=True)
@@ -30,14 +53,20 @@ class BuildConfig:
 
     Attributes:
         configurations: attributes separated by commas, "singles", "pairs" or "all".
-        backend: "onnx" on the CPU, or "tensorrt" through ONNX Runtime.
+        backend: "onnx" or "openvino" on the CPU, "tensorrt" on a GPU.
+        precision: of the pictures; without it the backend's default. Everything else computes in fp32.
         generator: "mobile_stylegan", or a StyleGAN2 (a name or a path) to build engines of instead.
+        encoder: "fast", "e4e", or the path of an encoder.
+        editor: "dystyle", or the path of an editor trained here (.safetensors).
         verify: compare every engine with PyTorch and fail beyond the stated limits.
     """
 
     configurations: tuple[str, ...] = ("singles",)
-    backend: Literal["onnx", "tensorrt"] = "onnx"
+    backend: Literal["onnx", "openvino", "tensorrt"] = "onnx"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None
     generator: str = DEFAULT
+    encoder: str = "fast"
+    editor: str = "dystyle"
     verify: bool = False
 
 
@@ -60,6 +89,21 @@ def expand(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[tuple[str, .
     return list(dict.fromkeys(found))
 
 
+def open_backend(backend: str, precision: str | None) -> Engines:
+    """What runs the engines.
+
+    Raises:
+        InputError: the backend is not available here, or not in this precision.
+    """
+    runtime = (tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else backend
+    if precision not in (None, *PRECISIONS[runtime]):
+        known = ", ".join(PRECISIONS[runtime])
+        raise InputError(f"{runtime} renders pictures in {known}, not in {precision}; choose one of these.")
+    if backend == "openvino":
+        return OpenVinoBackend(precision)
+    return OnnxBackend("cpu" if backend == "onnx" else runtime, precision or "fp32")
+
+
 def example(name: str, faces: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Realistic inputs of a graph: codes, portraits, or pictures in the network's range."""
     if name.startswith("generator"):
@@ -71,42 +115,120 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return faces
 
 
+def unrounded(model: onnx.ModelProto) -> bytes:
+    """A generator's engine that ends before rounding to bytes: levels in [0, 255], float32."""
+    source = next(node.input[0] for node in model.graph.node if node.op_type == "Clip")
+    cut = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None)
+    model.graph.output[0].CopyFrom(cut)
+    return model.SerializeToString()
+
+
+def compare_pictures(backend: Engines, name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the engine's pictures before rounding, PyTorch's), (b, s, s, 3) about [-1, 1]."""
+    import torch
+
+    from dystyle.engines.graphs import module
+
+    run = backend.compile(name, unrounded(onnx.load(engine_file(name))))
+    levels = run({"input": codes})[0]
+    if ":" not in name:  # assembled by `generator_graph`: the quarters of every 2 x 2 pixels side by side
+        b, _, half, _ = levels.shape
+        quarters = levels.reshape(b, 2, 2, 3, half, half).transpose(0, 4, 1, 5, 2, 3)
+        levels = quarters.reshape(b, 2 * half, 2 * half, 3)
+    else:
+        levels = levels.transpose(0, 2, 3, 1)
+    with torch.no_grad():
+        synthesis = module(name)
+        expected = synthesis.generator(torch.from_numpy(codes), synthesis.size).clamp(-1, 1)
+    pictures = (levels / 127.5 - 1).clip(-1, 1)
+    return pictures, expected.permute(0, 2, 3, 1).numpy()
+
+
+def parity(name: str, outputs, expected, limit: float, reduced: bool = False) -> dict:
+    """Differences of an engine's outputs from PyTorch's; pictures in reduced precision are held to a PSNR."""
+    differences = [np.abs(a.astype(float) - b) for a, b in zip(outputs, expected, strict=True)]
+    result = {
+        "largest": float(max(d.max() for d in differences)),
+        "mean": float(np.mean([d.mean() for d in differences])),
+    }
+    if name.startswith("generator"):
+        result["psnr"] = float(10 * np.log10(4 / max(np.square(differences[0]).mean(), 1e-20)))
+    good = result["psnr"] >= PSNR_LIMIT if reduced else result["largest"] <= limit
+    return result | {"limit": f">= {PSNR_LIMIT:g} dB" if reduced else f"{limit:.0e}", "passed": bool(good)}
+
+
+def line(name: str, row: dict) -> str:
+    """A line of the parity table."""
+    psnr = f"{row['psnr']:8.1f}" if "psnr" in row else " " * 8
+    failed = "" if row["passed"] else "FAILED"
+    return f"{name:44} {row['largest']:10.2e} {row['mean']:10.2e} {psnr} {row['limit']:>9} {failed}"
+
+
+def describe(file: Path) -> dict:
+    """A manifest's entry for an engine's file."""
+    content = file.read_bytes()
+    entry = {"file": file.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    if file.suffix == ".onnx":
+        graph = onnx.load(file, load_external_data=False).graph
+        for part in ("input", "output"):
+            entry[part] = {
+                value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+                for value in getattr(graph, part)
+            }
+    return entry
+
+
 def build(config: BuildConfig) -> bool:
-    """Build, print one line an engine, and return whether all are within the limits."""
-    editor = FaceEditor.from_pretrained(generator=config.generator)
-    generator = GeneratorFacts.load(config.generator)
-    backend = OnnxBackend("tensorrt" if config.backend == "tensorrt" else "cpu")
-    reference = TorchBackend()
+    """Build, print one line an engine, write the manifest; whether all are within the limits."""
+    backend, reference = open_backend(config.backend, config.precision), TorchBackend()
+    precision = getattr(backend, "precision", "fp32")
+    editor = "editor" if config.editor == "dystyle" else f"editor:{resolve(config.editor).absolute()}"
+    structure = json.loads(load(config.editor)[1]["structure"])
     rng = np.random.default_rng(0)
-    codes = np.stack([editor.sample(seed) for seed in range(3)])
+    people = FaceEditor(backend, {})
+    codes = np.stack([people.sample(seed) for seed in range(3)])
     faces = backend.run("generator_256", codes)[0]
+    generator = GeneratorFacts.load(config.generator)
     graphs = [generator.graph(size) for size in generator.sizes]
     graphs += [name for name in GRAPHS if not name.startswith("generator_")]
-    good = True
-    print(f"{'engine':44} {'largest':>10} {'mean':>10} {'limit':>8}")
+    entries = {}
+    if config.verify:
+        print(f"{'engine':44} {'largest':>10} {'mean':>10} {'PSNR, dB':>8} {'limit':>9}")
 
-    def report(name: str, outputs, expected, limit: float) -> bool:
-        differences = [np.abs(a.astype(float) - b) for a, b in zip(outputs, expected, strict=True)]
-        largest, mean = max(d.max() for d in differences), np.mean([d.mean() for d in differences])
-        print(f"{name:44} {largest:10.2e} {mean:10.2e} {limit:8.0e} {'' if largest <= limit else 'FAILED'}")
-        return bool(largest <= limit)
+    def record(name: str, file: Path, row: dict | None) -> None:
+        entries[name] = describe(file) | ({"parity": row} if row else {})
+        print(line(name, row) if row else name, flush=True)
 
-    for name in graphs:
-        x = example(name, faces, codes)
+    for graph in graphs:
+        name = encoder_graph(config.encoder) if graph == "encoder" else graph
+        x, row = example(name, faces, codes), None
         outputs = backend.run(name, x)
-        if not config.verify:
-            print(name)
-            continue
-        good &= report(name, outputs, reference.run(name, x), LIMITS[name.split("_")[0]])
-    for names in expand(tuple(editor.attributes), config.configurations):
-        rows = [editor.attributes[name] for name in names]
+        if config.verify and graph.startswith("generator"):
+            pictures, expected = compare_pictures(backend, name, codes)
+            row = parity(name, [pictures], [expected], LIMITS["generator"], precision != "fp32")
+        elif config.verify:
+            row = parity(name, outputs, reference.run(name, x), LIMITS[graph])
+        record(name, engine_file(name), row)
+    entries["editor weights"] = describe(engine_file(editor))
+    for names in expand(tuple(structure["names"]), config.configurations):
+        rows = [ATTRIBUTES[name] for name in names]
         target = validate_configuration({row.name: rng.uniform(row.low, row.high) for row in rows})
-        edited, label = backend.edit(codes, target), "editor:" + ",".join(names)
-        if not config.verify:
-            print(label)
-            continue
-        good &= report(label, [edited], [reference.edit(codes, target)], EDITOR_LIMIT)
-    return good
+        edited, row = backend.edit(codes, target, editor), None
+        if config.verify:
+            row = parity("editor", [edited], [reference.edit(codes, target, editor)], EDITOR_LIMIT)
+        record("editor:" + ",".join(names), configuration_file(names, editor), row)
+    packages = ("onnx", "onnxruntime", "openvino", "torch", "numpy")
+    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    manifest = {
+        "backend": config.backend,
+        "precision": precision,
+        "versions": {name: installed[name] for name in packages if name in installed},
+        "engines": entries,
+    }
+    file = cache_folder() / "engines" / f"manifest-{config.backend}-{precision}.json"
+    file.write_text(json.dumps(manifest, indent=2) + "\n")
+    print(f"The manifest is {file}")
+    return all(entry.get("parity", {}).get("passed", True) for entry in entries.values())
 
 
 def main() -> None:

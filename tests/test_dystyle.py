@@ -9,7 +9,7 @@ import torch
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.engines.editor_graph import build_editor_graph
+from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
 from dystyle.errors import InputError
 from dystyle.weights import load
 
@@ -93,17 +93,21 @@ def test_unknown_attribute_is_refused(editor):
 
 def test_saved_editor_gives_the_same_edits_in_torch_and_assembled(editor, tmp_path):
     """Every configuration: PyTorch from the file against the graph assembled without PyTorch."""
-    path = tmp_path / "editor.safetensors"
+    path, weights = tmp_path / "editor.safetensors", tmp_path / "editor.weights"
     editor.save(path)
-    loaded, weights = DyStyle.load(str(path)), load(path)
+    loaded = DyStyle.load(str(path))
+    weights.with_suffix(".json").write_text(write_shared_weights(*load(path), weights))
     codes = torch.randn(3, 18, 512)
     for size in range(1, len(NAMES) + 1):
         for names in itertools.combinations(NAMES, size):
             target = configuration(*names)
             expected = loaded(codes, target).numpy()
-            graph = build_editor_graph(*weights, names)
-            session = onnxruntime.InferenceSession(graph.SerializeToString())
+            graph = build_editor_graph(weights, names)
+            (tmp_path / "graph.onnx").write_bytes(graph.SerializeToString())
+            session = onnxruntime.InferenceSession(tmp_path / "graph.onnx")
             feed = {"codes": codes.numpy(), "targets": np.stack([target[n].numpy() for n in names], 1)}
             np.testing.assert_allclose(session.run(None, feed)[0], expected, atol=1e-5)
             # One first layer an active expert, and none of another.
             assert sum(list(i.dims) == [5, 519, 16] for i in graph.graph.initializer) == size
+            # None of the weights is in the graph itself.
+            assert graph.ByteSize() < 20_000

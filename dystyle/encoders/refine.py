@@ -100,7 +100,8 @@ class Refinement:
     def run(self, code: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """From the encoder's code (18, 512): a better one, and tuned weights by name (maybe none)."""
         refined = self._refine(torch.from_numpy(code)[None])
-        if self.config.detail_steps:
+        # The previews of a StyleGAN2 are its own skip images, nothing has to be put right after them.
+        if self.config.detail_steps and isinstance(self.generator, MobileStyleGAN):
             refined = self._refine_detail(refined)
         tuned = self._tune(refined) if self.config.tuning_steps else {}
         return refined[0].numpy(), tuned

@@ -3,5 +3,5 @@
 from dystyle.engines.runtime import fastest_on_cpu, runtimes
 
 for name, reason in runtimes().items():
-    print(f"{name:10} {'not available: ' + reason if reason else 'available'}")
+    print(f"{name:12} {'not available: ' + reason if reason else 'available'}")
 print(f"backend='auto' takes {fastest_on_cpu()} on this CPU")

@@ -1,87 +1,92 @@
 """Assemble the ONNX graph of one attribute configuration straight from the editor's weight file.
 
-The graph holds the experts of its attributes and nothing else. Needs neither torch nor an export: a
-configuration never seen before is there in milliseconds. The arithmetic is that of
+The graph holds the experts of its attributes and nothing else, and of those only the structure: the
+weights of all configurations lie in one file, which every graph refers to (ONNX external data) and the
+runtimes map into memory. So 1,023 configurations are one copy, on disk and in memory. Needs neither torch
+nor an export: a configuration never seen before is there in milliseconds. The arithmetic is that of
 `dystyle.editors.dystyle.DyStyle`, where the equations are explained.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.engines.onnx_graph import Graph
 
-OPSET, IR_VERSION = 17, 8
-
-
-class _Graph:
-    """Collects nodes and constants; every method returns the name of its result."""
-
-    def __init__(self) -> None:
-        self.nodes, self.constants, self.count = [], [], 0
-
-    def node(self, op: str, *inputs: str, **attributes) -> str:
-        self.count += 1
-        name = f"{op}_{self.count}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
-        return name
-
-    def constant(self, value, dtype=np.float32) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
-        return name
-
-    def slice(self, x: str, start: int, stop: int) -> str:
-        """Along the second axis."""
-        bounds = [self.constant([n], np.int64) for n in (start, stop, 1)]
-        return self.node("Slice", x, *bounds)
+ALIGNMENT = 4096  # ONNX's advice for weights that are mapped into memory
 
 
-def build_editor_graph(
-    tensors: dict[str, np.ndarray], metadata: dict[str, str], names: Sequence[str]
-) -> ModelProto:
-    """The graph for the attributes `names`.
+def write_shared_weights(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], file: Path) -> str:
+    """Write the weight file of all configurations, float32.
 
     Args:
         tensors, metadata: of an editor's weight file, as from `dystyle.weights.load`.
+
+    Returns:
+        Its index, to be kept beside it with the ending `.json`.
+    """
+    index, offset = {}, 0
+    with file.open("wb") as out:
+        for name, tensor in sorted(tensors.items()):
+            out.write(bytes(offset - out.tell()))
+            index[name] = {"shape": tensor.shape, "offset": offset}
+            out.write(np.ascontiguousarray(tensor, "<f4"))
+            offset = -(-out.tell() // ALIGNMENT) * ALIGNMENT
+    return json.dumps({"structure": json.loads(metadata["structure"]), "tensors": index})
+
+
+def build_editor_graph(weights: Path, names: Sequence[str]) -> ModelProto:
+    """The graph for the attributes `names`.
+
+    Args:
+        weights: a file of `write_shared_weights` with its index; the model belongs into the same folder.
         names: at least one attribute the editor knows.
 
     Returns:
         A model with inputs `codes` (b, 18, 512) and `targets` (b, len(names)), in the attributes' units
         and in the table's order, and output `edited` (b, 18, 512).
     """
-    structure = json.loads(metadata["structure"])
-    rows, names = structure["rows"], [name for name in ATTRIBUTES if name in names]
-    graph = _Graph()
+    index = json.loads(weights.with_suffix(".json").read_text())
+    rows, hidden = index["structure"]["rows"], index["structure"]["hidden"]
+    names = [name for name in ATTRIBUTES if name in names]
+    graph, shared = Graph(), {}
+
+    def weight(name: str) -> str:
+        if name not in shared:
+            place = index["tensors"][name]
+            shared[name] = graph.external(place["shape"], weights.name, place["offset"])
+        return shared[name]
 
     def linear(layer: str, x: str) -> str:
-        weight, bias = (graph.constant(tensors[f"{layer}.{part}"]) for part in ("weight", "bias"))
-        return graph.node("Add", graph.node("MatMul", x, weight), bias)
+        return graph.node("Add", graph.node("MatMul", x, weight(f"{layer}.weight")), weight(f"{layer}.bias"))
 
-    mean, std = graph.constant(tensors["mean_w"]), graph.constant(tensors["std_w"])
+    mean, std = weight("mean_w"), weight("std_w")
     head = graph.slice("codes", 0, rows)
     x = graph.node("Div", graph.node("Sub", head, mean), std)
     x = graph.node("Transpose", x, perm=[1, 0, 2])
     proxies = []
-    for index, name in enumerate(names):
-        value = _embed(graph, graph.slice("targets", index, index + 1), name, rows)
-        hidden = linear(f"experts.{name}.input", graph.node("Concat", x, value, axis=2))
-        hidden = linear(f"experts.{name}.output", graph.node("LeakyRelu", hidden, alpha=0.2))
-        proxies.append(graph.node("LeakyRelu", hidden, alpha=0.2))
-    fused = _attend(graph, linear, proxies, structure["hidden"])
+    for position, name in enumerate(names):
+        value = _embed(graph, graph.slice("targets", position, position + 1), name, rows)
+        proxy = linear(f"experts.{name}.input", graph.node("Concat", x, value, axis=2))
+        proxy = linear(f"experts.{name}.output", graph.node("LeakyRelu", proxy, alpha=0.2))
+        proxies.append(graph.node("LeakyRelu", proxy, alpha=0.2))
+    fused = _attend(graph, linear, proxies, hidden)
     scaled = graph.node("Mul", x, linear("scale", fused))
     x = graph.node("Add", graph.node("Add", x, scaled), linear("shift", fused))
     x = graph.node("Transpose", x, perm=[1, 0, 2])
     x = graph.node("Add", graph.node("Mul", x, std), mean)
-    tail = graph.slice("codes", rows, 18)
-    graph.nodes.append(helper.make_node("Concat", [x, tail], ["edited"], axis=1))
-    return _model(graph, names)
+    edited = graph.node("Concat", x, graph.slice("codes", rows, 18), axis=1)
+    code = ["batch", 18, 512]
+    inputs = {"codes": code, "targets": ["batch", len(names)]}
+    return graph.model("dystyle-" + "-".join(names), inputs, "edited", (edited, TensorProto.FLOAT, code))
 
 
-def _embed(graph: _Graph, target: str, name: str, rows: int) -> str:
+def _embed(graph: Graph, target: str, name: str, rows: int) -> str:
     """Target values (b, 1) -> (rows, b, 7), as `embed` does."""
     row = ATTRIBUTES[name]
     gain, zero = 2 / (row.high - row.low), -(row.low + row.high) / (row.high - row.low)
@@ -93,7 +98,7 @@ def _embed(graph: _Graph, target: str, name: str, rows: int) -> str:
     return graph.node("Add", value, graph.constant(np.zeros((rows, 1, 1))))
 
 
-def _attend(graph: _Graph, linear, proxies: list[str], hidden: int) -> str:
+def _attend(graph: Graph, linear, proxies: list[str], hidden: int) -> str:
     """Attention over the proxy codes and their sum; one proxy code alone is just V."""
     values = [linear("attention.value", p) for p in proxies]
     if len(proxies) == 1:
@@ -108,18 +113,3 @@ def _attend(graph: _Graph, linear, proxies: list[str], hidden: int) -> str:
     logits = graph.node("Mul", graph.node("MatMul", queries, keys), graph.constant(hidden**-0.5))
     mixed = graph.node("MatMul", graph.node("Softmax", logits, axis=3), stack(values))
     return graph.node("ReduceSum", mixed, axis, keepdims=0)
-
-
-def _model(graph: _Graph, names: Sequence[str]) -> ModelProto:
-    code = ["batch", 18, 512]
-    proto = helper.make_graph(
-        graph.nodes,
-        "dystyle-" + "-".join(names),
-        [
-            helper.make_tensor_value_info("codes", TensorProto.FLOAT, code),
-            helper.make_tensor_value_info("targets", TensorProto.FLOAT, ["batch", len(names)]),
-        ],
-        [helper.make_tensor_value_info("edited", TensorProto.FLOAT, code)],
-        graph.constants,
-    )
-    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

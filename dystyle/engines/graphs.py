@@ -175,13 +175,13 @@ class TorchBackend:
         return [output.cpu().numpy() for output in outputs]
 
     @torch.no_grad()
-    def edit(self, codes: np.ndarray, configuration: dict[str, float]) -> np.ndarray:
-        """Edited codes (b, 18, 512) for one configuration."""
-        editor = _editor().to(self.device)
+    def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
+        """Edited codes (b, 18, 512) for one configuration, by the bundled editor or "editor:PATH"."""
+        editor = _editor(*editor.split(":", 1)[1:]).to(self.device)
         targets = {n: torch.full((len(codes),), v, device=self.device) for n, v in configuration.items()}
         return editor(torch.from_numpy(codes).to(self.device), targets).cpu().numpy()
 
 
 @cache
-def _editor() -> DyStyle:
-    return DyStyle.load("dystyle")
+def _editor(name_or_path: str = "dystyle") -> DyStyle:
+    return DyStyle.load(name_or_path)

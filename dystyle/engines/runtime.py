@@ -1,8 +1,9 @@
-"""Run engines with ONNX Runtime or OpenVINO; build them on first use.
+"""Run engines with ONNX Runtime (CPU, CUDA, TensorRT) or OpenVINO; build them on first use.
 
-Imports no torch unless an engine is missing.
+Imports no torch unless an engine is missing that is exported from it; generators and editors are not.
 """
 
+import ctypes
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -14,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,12 +25,19 @@ import onnx
 import onnxruntime
 from filelock import FileLock
 
-from dystyle.engines.editor_graph import build_editor_graph
+from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
+from dystyle.engines.generator_graph import build_generator_graph
 from dystyle.errors import InputError
 from dystyle.weights import cache_folder, load, resolve
 
 # What an engine is made from: a change in any of these makes a new one.
-_CODE = ("generators", "encoders", "knowledge", "engines", "ops")
+_EXPORTED = ("encoders/*.py", "knowledge/*.py", "engines/graphs.py")
+_ASSEMBLED = "engines/onnx_graph.py"
+_CODE = {
+    "generator": ("engines/generator_graph.py", _ASSEMBLED),
+    "editor": ("engines/editor_graph.py", _ASSEMBLED),
+    "stylegan2": ("generators/*.py", "ops/*.py", "engines/graphs.py"),
+}
 _WEIGHTS = {
     "generator_1024": ("mobile_stylegan",),
     "generator_256": ("mobile_stylegan", "preview_heads"),
@@ -41,15 +49,11 @@ _WEIGHTS = {
     "identity": ("knowledge/faceres",),
     "detector": ("knowledge/blazeface",),
     "mesh": ("knowledge/facemesh",),
+    "editor": ("dystyle",),
 }
-# How many stay open. A page never stops to ask for new ones of the last two: configurations of the editor, 15
-# to 50 MB each, and generators tuned to one face, two sizes for each of three faces.
+# How many stay open. A page never stops to ask for new ones of the last two: configurations of the editor,
+# and generators tuned to one face, two sizes for each of three faces.
 GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 24, 6
-_PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
 
 
 @cache
@@ -57,10 +61,11 @@ def fingerprint(name: str) -> str:
     """Hash over an engine's weights and the code that makes it; part of its file name."""
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parent.parent
-    for folder in _CODE:
-        for file in sorted((package / folder).glob("*.py")):
-            digest.update(file.read_bytes())
     graph, *choice = name.split(":", 1)
+    kind = graph.split("_")[0]
+    for pattern in _CODE.get("stylegan2" if kind == "generator" and choice else kind, _EXPORTED):
+        for file in sorted(package.glob(pattern)):
+            digest.update(file.read_bytes())
     for weights in choice or _WEIGHTS[graph]:
         with resolve(weights).open("rb") as file:
             while block := file.read(1 << 20):
@@ -69,25 +74,62 @@ def fingerprint(name: str) -> str:
 
 
 def engine_file(name: str) -> Path:
-    """The ONNX file of an engine in the user's cache, built if it is not there."""
+    """The file of an engine in the user's cache, built if it is not there.
+
+    ONNX, and for "editor", or "editor:PATH" of a trained one, the weights of all its configurations.
+    """
     graph, *choice = name.split(":", 1)
     # "encoder:e4e" is kept as encoder_e4e, beside the bundled encoder's engine.
     title = "_".join([graph, *(re.sub(r"\W", "_", Path(given).stem)[:60] for given in choice)])
-    file = cache_folder() / "engines" / f"{title}-{fingerprint(name)}.onnx"
+    suffix = ".weights" if graph == "editor" else ".onnx"
+    file = cache_folder() / "engines" / f"{title}-{fingerprint(name)}{suffix}"
     if file.exists():
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if not file.exists():
-            from dystyle.engines.graphs import export
-
-            print(f"building engine {name}", flush=True)
-            for stale in file.parent.glob(f"{title}-*.onnx"):
-                stale.unlink()
+            for stale in file.parent.glob(f"{title}-*"):
+                if stale.suffix in (".onnx", ".weights", ".json"):
+                    stale.unlink()
             partial = file.with_suffix(".partial")
-            export(name, partial)
+            if graph == "editor":
+                index = write_shared_weights(*load(*choice or ("dystyle",)), partial)
+                file.with_suffix(".json").write_text(index)
+            elif graph.startswith("generator") and not choice:
+                partial.write_bytes(_generator_model(graph, {}))
+            else:
+                from dystyle.engines.graphs import export
+
+                print(f"building engine {name}", flush=True)
+                export(name, partial)
             partial.replace(file)
     return file
+
+
+def configuration_file(names: Iterable[str], editor: str = "editor") -> Path:
+    """The graph of one attribute configuration in the user's cache, assembled if it is not there."""
+    weights = engine_file(editor)
+    file = weights.with_name(f"{weights.stem}-{'+'.join(names)}.onnx")
+    if not file.exists():
+        partial = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
+        partial.write_bytes(build_editor_graph(weights, list(names)).SerializeToString())
+        partial.replace(file)
+    return file
+
+
+def _generator_model(graph: str, tuned: Mapping[str, np.ndarray]) -> bytes:
+    """A generator's ONNX model, with other weights by their names in the generator."""
+    if ":" in graph:  # a StyleGAN2, exported from PyTorch
+        model = onnx.load(engine_file(graph))
+        for initializer in model.graph.initializer:
+            weight = tuned.get(initializer.name.removeprefix("generator."))
+            if weight is not None:
+                initializer.CopyFrom(onnx.numpy_helper.from_array(weight, initializer.name))
+        return model.SerializeToString()
+    tensors = load("mobile_stylegan")[0]
+    tensors |= {f"previews.{key}": value for key, value in load("preview_heads")[0].items()}
+    tensors = {key: np.asarray(value, np.float32) for key, value in (tensors | dict(tuned)).items()}
+    return build_generator_graph(tensors, int(graph.removeprefix("generator_"))).SerializeToString()
 
 
 def _digest(name: str, weights: Mapping[str, np.ndarray]) -> str:
@@ -95,16 +137,6 @@ def _digest(name: str, weights: Mapping[str, np.ndarray]) -> str:
     for weight in weights.values():
         digest.update(np.ascontiguousarray(weight))
     return digest.hexdigest()
-
-
-def _tuned_model(file: Path, weights: Mapping[str, np.ndarray]) -> bytes:
-    """A generator's engine with other weights, by their names in the generator."""
-    model = onnx.load(file)
-    for initializer in model.graph.initializer:
-        weight = weights.get(initializer.name.removeprefix("generator."))
-        if weight is not None:
-            initializer.CopyFrom(onnx.numpy_helper.from_array(weight, initializer.name))
-    return model.SerializeToString()
 
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
@@ -146,18 +178,16 @@ class Engines(ABC):
             opened, most, key = self._tuned, TUNED_OPEN, _digest(name, weights)
 
         def compile() -> Run:
-            file = engine_file(name)
-            return self.compile(name, _tuned_model(file, weights) if weights else file)
+            return self.compile(name, _generator_model(name, weights) if weights else engine_file(name))
 
         return self._open(opened, most, key, compile)({"input": x})
 
-    def edit(self, codes: np.ndarray, configuration: dict[str, float]) -> np.ndarray:
+    def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
         """Edited codes (b, 18, 512) for a configuration with at least one attribute, in table order."""
-        key = "editor:" + ",".join(configuration)
+        key = f"{editor}:{','.join(configuration)}"
 
         def compile() -> Run:
-            graph = build_editor_graph(*load("dystyle"), list(configuration))
-            return self.compile(key, graph.SerializeToString())
+            return self.compile(key, configuration_file(configuration, editor))
 
         targets = np.tile(np.float32(list(configuration.values())), (len(codes), 1))
         run = self._open(self._editors, EDITORS_OPEN, key, compile)
@@ -168,57 +198,158 @@ class OnnxBackend(Engines):
     """Engines on ONNX Runtime.
 
     Args:
-        device: "cpu", "cuda" or "tensorrt".
+        device: "cpu", "cuda", "tensorrt" (the `tensorrt` package) or "tensorrt-rtx" (the plug-in).
+        precision: "fp32", or with TensorRT "fp16" or "bf16" for the pictures.
 
     Raises:
-        InputError: ONNX Runtime lacks the device's execution provider.
+        InputError: the device cannot be used here, or not in this precision.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", precision: str = "fp32") -> None:
         super().__init__()
-        wanted = _PROVIDERS[device]
-        if wanted[0] not in onnxruntime.get_available_providers():
-            raise InputError(
-                f"ONNX Runtime here has no {wanted[0]}; install requirements-gpu.txt or use device='cpu'."
-            )
-        self.providers = list(wanted)
+        if reason := runtimes()["onnx" if device == "cpu" else device]:
+            raise InputError(f"'{device}' is not available: {reason}.")
+        if precision not in PRECISIONS["onnx" if device == "cpu" else device]:
+            raise InputError(f"'{device}' does not compute in {precision}; leave it at fp32.")
+        self.device, self.precision = device, precision
 
     def compile(self, name: str, model: Path | bytes) -> Run:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
         # Spinning workers would take the cores from whatever else serves the page.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(model, options, providers=self.providers)
-        return lambda feeds: session.run(None, feeds)
+        if self.device == "tensorrt-rtx":
+            options.add_provider_for_devices(_rtx_devices(), _rtx_options(name))
+            session = onnxruntime.InferenceSession(model, options)
+        else:
+            providers = _providers(self.device, name, self.precision)
+            session = onnxruntime.InferenceSession(model, options, providers=providers)
+            # ONNX Runtime falls back to the CPU silently.
+            if session.get_providers()[0] != _PROVIDERS[self.device]:
+                raise InputError(f"ONNX Runtime could not start '{self.device}'; check the CUDA libraries.")
+        if self.device == "cpu":
+            return lambda feeds: session.run(None, feeds)
+        return lambda feeds: run_bound(session, feeds, "cuda")
 
 
-class OpenVinoBackend(Engines):
+def run_bound(
+    session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray], device: str
+) -> list[np.ndarray]:
+    """Run with outputs bound to the device: one copy in, one copy out, none between the nodes."""
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device)
+    session.run_with_iobinding(binding)
+    return binding.copy_outputs_to_cpu()
+
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+LARGEST_BATCH = 8  # of TensorRT's engines
+_SHAPES = {"generator": "18x512", "detector": "3x256x256", "mesh": "3x192x192"}
+
+
+def profile_shapes(name: str) -> dict[str, str]:
+    """Smallest, usual and largest input shapes of an engine, as TensorRT's profiles want them."""
+    if name.startswith("editor"):
+        attributes = name.rsplit(":", 1)[1].count(",") + 1
+        inputs = {"codes": "18x512", "targets": str(attributes)}
+    else:
+        inputs = {"input": _SHAPES.get(re.split("[_:]", name)[0], "256x256x3")}
+    batches = {"min": 1, "opt": 1, "max": LARGEST_BATCH}
+    return {k: ",".join(f"{i}:{batch}x{s}" for i, s in inputs.items()) for k, batch in batches.items()}
+
+
+def _providers(device: str, name: str, precision: str) -> list:
+    """Execution providers, the first choice first, with their options."""
+    if device == "cpu":
+        return [_PROVIDERS["cpu"]]
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
+    rest = [_PROVIDERS["cuda"], _PROVIDERS["cpu"]]
+    if device == "cuda":
+        return rest
+    import tensorrt  # opens the libraries for the provider
+
+    # One folder a version; the provider puts the GPU's architecture into the files' names.
+    folder = cache_folder() / "engines" / f"tensorrt-{tensorrt.__version__}-{precision}"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(folder),
+        **{f"trt_profile_{kind}_shapes": shapes for kind, shapes in profile_shapes(name).items()},
+    }
+    if name.startswith("generator") and precision != "fp32":
+        options[f"trt_{precision}_enable"] = True
+    return [(_PROVIDERS["tensorrt"], options), *rest]
+
+
+@cache
+def _rtx_devices() -> list:
+    """The GPUs that the TensorRT-RTX plug-in can use."""
+    import onnxruntime_ep_nv_tensorrt_rtx as plugin
+
+    onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
+
+
+def _rtx_options(name: str) -> dict[str, str]:
+    version = importlib.metadata.version("onnxruntime-ep-nv-tensorrt-rtx-cu13")
+    folder = cache_folder() / "engines" / f"tensorrt-rtx-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {f"nv_profile_{kind}_shapes": shapes for kind, shapes in profile_shapes(name).items()}
+    return {"nv_runtime_cache_path": str(folder), **shapes}
+
+
+class OpenVinoBackend(OnnxBackend):
     """Engines on OpenVINO: on CPUs with bfloat16 units, pictures in about half of ONNX Runtime's time.
 
-    Pictures are rendered in bfloat16 where the CPU has it, everything else runs in float32.
+    Pictures are rendered in bfloat16 where the CPU has it, everything else runs in float32. Editors stay
+    with ONNX Runtime, which opens a new configuration in a fraction of the time.
+
+    Args:
+        precision: of the pictures: "fp32", "bf16", "fp16", or None for the fastest that this CPU has.
 
     Raises:
-        InputError: OpenVINO is not installed.
+        InputError: OpenVINO is not installed, or this CPU lacks the precision.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str | None = None) -> None:
         super().__init__()
         try:
             import openvino
         except ImportError as error:
             raise InputError("OpenVINO is not installed; pip install openvino, or use 'onnx'.") from error
         self._core = openvino.Core()
-        self._bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        units = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        precision = precision or ("bf16" if "BF16" in units else "fp32")
+        if precision not in PRECISIONS["openvino"] or precision.upper() not in units:
+            raise InputError(f"OpenVINO on this CPU does not compute in {precision}; leave it out.")
+        self.precision = precision
 
     def compile(self, name: str, model: Path | bytes) -> Run:
+        if name.startswith("editor"):
+            return super().compile(name, model)
+        hint = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[self.precision]
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             # Pinned threads of several processes would all sit on the first cores.
             "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 and name.startswith("generator") else "f32",
-            "CACHE_DIR": str(cache_folder() / "engines" / "openvino"),
+            "INFERENCE_PRECISION_HINT": hint if name.startswith("generator") else "f32",
         }
-        compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
+        folder = cache_folder() / "engines" / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(model, Path):  # a generator tuned to one face is not met again
+            options["CACHE_DIR"] = str(folder)
+        with FileLock(folder / "compile.lock"):  # two processes that write one cached engine would fail
+            compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
         idle: SimpleQueue = SimpleQueue()  # a request serves one thread at a time
 
         def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -231,18 +362,40 @@ class OpenVinoBackend(Engines):
         return run
 
 
+# Precisions in which pictures can be rendered. int8 is none of them: with weights rounded to 8 bits a kernel
+# and activations to 8 bits a layer, the preview keeps 30 dB to the float32 one, where 45 are asked for.
+PRECISIONS = {
+    "onnx": ("fp32",),
+    "openvino": ("fp32", "bf16", "fp16"),
+    "cuda": ("fp32",),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+    "tensorrt-rtx": ("fp32",),
+}
+
+
+@cache
 def runtimes() -> dict[str, str]:
     """Why each runtime cannot be used here, by name; an empty reason if it can."""
-    providers = onnxruntime.get_available_providers()
-    reasons = {"onnx": "", "openvino": "", "cuda": "", "tensorrt": ""}
+    reasons = dict.fromkeys(PRECISIONS, "")
     if importlib.util.find_spec("openvino") is None:
         reasons["openvino"] = "the package is missing: pip install openvino"
     for name in ("cuda", "tensorrt"):
-        if _PROVIDERS[name][0] not in providers:
-            reasons[name] = f"ONNX Runtime here has no {_PROVIDERS[name][0]}: install requirements-gpu.txt"
-    if not reasons["tensorrt"] and importlib.util.find_spec("tensorrt") is None:
-        reasons["tensorrt"] = "the package is missing: install requirements-gpu.txt"
+        if _PROVIDERS[name] not in onnxruntime.get_available_providers():
+            reasons[name] = f"ONNX Runtime here has no {_PROVIDERS[name]}: install requirements-gpu.txt"
+    for name, package in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx")):
+        if not reasons[name] and importlib.util.find_spec(package) is None:
+            reasons[name] = f"the package {package} is missing: install requirements-gpu.txt"
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        driver = "there is no NVIDIA driver (libcuda) and so no CUDA device"
+        reasons |= {n: reasons[n] or driver for n in ("cuda", "tensorrt", "tensorrt-rtx")}
     return reasons
+
+
+def tensorrt_runtime() -> str | None:
+    """The TensorRT that can be used here: the package, else the plug-in, else none."""
+    return next((name for name in ("tensorrt", "tensorrt-rtx") if not runtimes()[name]), None)
 
 
 def fastest_on_cpu() -> str:

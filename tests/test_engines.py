@@ -1,0 +1,198 @@
+"""Engines: parity before rounding, no torch, shared weights, absent runtimes, what is built and timed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dystyle import FaceEditor, InputError
+from dystyle.engines import runtime
+from dystyle.engines.graphs import module
+from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
+from dystyle.evaluation import latency
+from export.build_engines import LIMITS, compare_pictures, describe, expand, open_backend, parity
+
+
+@pytest.fixture(scope="module")
+def codes(editor) -> np.ndarray:
+    """Two people whose rows differ, so that a wrong row shows."""
+    rng = np.random.default_rng(0)
+    people = np.stack([editor.sample(seed) for seed in range(2)])
+    return people + rng.normal(0, 0.1, people.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["generator_256", "generator_128", "generator_1024"])
+def test_pictures_before_rounding_equal_torch(name, codes):
+    pictures, expected = compare_pictures(OnnxBackend(), name, codes)
+    assert parity(name, [pictures], [expected], LIMITS["generator"])["passed"]
+    wrong = pictures.copy()
+    wrong[0, 3, 5, 1] += 3e-3
+    assert not parity(name, [wrong], [expected], LIMITS["generator"])["passed"]
+
+
+def test_reduced_precision_is_held_to_a_psnr(codes):
+    pictures, expected = compare_pictures(OpenVinoBackend(), "generator_256", codes)
+    assert parity("generator_256", [pictures], [expected], 0, reduced=True)["passed"]
+    noisy = pictures + np.random.default_rng(1).normal(0, 0.02, pictures.shape)  # 40 dB
+    assert not parity("generator_256", [noisy], [expected], 0, reduced=True)["passed"]
+
+
+def test_a_page_on_prebuilt_engines_imports_no_torch(editor):
+    editor.warm_up()
+    code = """
+import json, sys
+from dystyle import FaceEditor
+from webapp import build_page
+editor = FaceEditor.from_pretrained()
+build_page(editor)
+face = editor.invert(editor.synthesize(editor.sample(0)))
+edited = editor.edit(face.code, {"age": 60, "pitch": 5, "beard": 0})
+editor.measure(editor.synthesize(edited, 256))
+print(json.dumps([name for name in sys.modules if name.split(".")[0] == "torch"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_configurations_hold_no_weights_of_their_own(editor, codes, monkeypatch, tmp_path):
+    """Their graphs are small and read one file: what is changed there changes the edits of all."""
+    monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path))
+    configurations = (
+        {"age": 60.0},
+        {"yaw": 10.0, "smile": 1.0},
+        {n: r.low for n, r in editor.attributes.items()},
+    )
+    expected = [OnnxBackend().edit(codes, target) for target in configurations]
+    files = [configuration_file(target) for target in configurations]
+    assert all(file.stat().st_size < 40_000 for file in files)
+    assert [file.suffix for file in tmp_path.glob("engines/*.weights")] == [".weights"]
+    weights = engine_file("editor")
+    index = json.loads(weights.with_suffix(".json").read_text())["tensors"]["shift.bias"]
+    with weights.open("r+b") as file:
+        file.seek(index["offset"])
+        bias = np.frombuffer(file.read(4 * int(np.prod(index["shape"]))), "<f4") + np.float32(1)
+        file.seek(index["offset"])
+        file.write(bias.tobytes())
+    std = json.loads(weights.with_suffix(".json").read_text())["tensors"]["std_w"]
+    std = np.fromfile(weights, "<f4", 512, offset=std["offset"])
+    rows = index["shape"][0]
+    for target, before in zip(configurations, expected, strict=True):
+        change = OnnxBackend().edit(codes, target) - before
+        np.testing.assert_allclose(change[:, :rows], np.broadcast_to(std, change[:, :rows].shape), atol=1e-4)
+        assert not change[:, rows:].any()
+
+
+def test_bound_outputs_are_the_same(codes):
+    session = onnxruntime.InferenceSession(engine_file("generator_128"), providers=["CPUExecutionProvider"])
+    feeds = {"input": codes}
+    (bound,), (plain,) = runtime.run_bound(session, feeds, "cpu"), session.run(None, feeds)
+    assert bound.shape == (2, 128, 128, 3) and np.array_equal(bound, plain)
+
+
+def test_tensorrt_profiles_name_every_input():
+    assert runtime.profile_shapes("generator_256") == {
+        "min": "input:1x18x512",
+        "opt": "input:1x18x512",
+        "max": "input:8x18x512",
+    }
+    assert runtime.profile_shapes("editor:age,yaw")["max"] == "codes:8x18x512,targets:8x2"
+    assert runtime.profile_shapes("encoder:/some/e4e.pt")["max"] == "input:8x256x256x3"
+    assert runtime.profile_shapes("mesh")["opt"] == "input:1x3x192x192"
+
+
+def test_absent_runtimes_have_a_reason(monkeypatch):
+    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def refuse(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(runtime.ctypes, "CDLL", refuse)
+    reasons = runtime.runtimes.__wrapped__()
+    assert {name for name, reason in reasons.items() if not reason} == {"onnx", "openvino"}
+    assert all("driver" in reasons[name] for name in ("cuda", "tensorrt", "tensorrt-rtx"))
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: object())
+    assert not any(runtime.runtimes.__wrapped__().values())
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
+    reasons = runtime.runtimes.__wrapped__()
+    assert "tensorrt is missing" in reasons["tensorrt"] and not reasons["cuda"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_silent_fall_back_to_the_cpu_is_refused(monkeypatch, codes):
+    """ONNX Runtime runs on the CPU when a provider does not start; nobody would notice but by the clock."""
+    monkeypatch.setattr(runtime, "runtimes", lambda: dict.fromkeys(runtime.PRECISIONS, ""))
+    with pytest.raises(InputError, match="could not start 'cuda'"):
+        OnnxBackend("cuda").run("generator_128", codes)
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("onnx", "fp16"), ("onnx", "int8"), ("openvino", "int8"), ("tensorrt", "int8")]
+)
+def test_precisions_that_make_no_sense_are_refused(backend, precision):
+    with pytest.raises(InputError, match=precision) as caught:
+        open_backend(backend, precision)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_configurations_are_expanded():
+    names = ("yaw", "age", "smile")
+    assert expand(names, ("age,yaw", "singles")) == [("yaw", "age"), ("yaw",), ("age",), ("smile",)]
+    assert len(expand(names, ("pairs",))) == 3 and len(expand(names, ("all", "pairs"))) == 7
+    with pytest.raises(InputError, match="beauty"):
+        expand(names, ("age,beauty",))
+
+
+def test_the_manifest_describes_shapes_with_a_free_batch():
+    entry = describe(engine_file("generator_128"))
+    assert entry["input"] == {"input": ["batch", 18, 512]}
+    assert entry["output"] == {"output0": ["batch", 128, 128, 3]} and len(entry["sha256"]) == 64
+
+
+def test_operations_are_counted_as_torch_counts_them(codes):
+    operations, values = latency.count(onnx.load(engine_file("generator_128")))
+    with FlopCounterMode(display=False) as counter:
+        module("generator_128")(torch.from_numpy(codes[:1]))
+    assert operations == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert values > 1e6
+
+
+def test_latency_reports_every_stage(monkeypatch, tmp_path):
+    children = {
+        latency._COLD: {"seconds": 2.5, "torch": False},
+        latency._PAGE: {"bytes": 9e8, "torch": False},
+    }
+    monkeypatch.setattr(latency, "_child", lambda code, backend: children[code])
+    config = latency.LatencyConfig(backend="onnx", repeats=1, cold_starts=1)
+    result = latency.evaluate_latency(config, tmp_path)
+    json.dumps(result)
+    stages = result["stages"]
+    assert all(row["median"] > 0 for row in stages.values())
+    assert stages[latency.YARDSTICK]["ratio"] == 1
+    text = latency.table(result)
+    for stage in ("align", "encode", "edit", "preview", "full", "measure", "paste", "slider to preview"):
+        assert f"| {stage}" in text
+    assert "2.50 s" in text and "0.90 GB" in text and "not imported" in text
+    assert (tmp_path / "latency.png").stat().st_size > 10_000
+    with pytest.raises(InputError):
+        latency.evaluate_latency(latency.LatencyConfig(backend="torch"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "tensorrt-rtx"])
+def test_gpu_engines_give_the_same_people(device, editor, codes):
+    if reason := runtime.runtimes()[device]:
+        pytest.skip(reason)
+    other = FaceEditor(OnnxBackend(device), editor.attributes)
+    for code in codes:
+        edited = editor.edit(code, {"age": 60, "smile": 1})
+        np.testing.assert_allclose(other.edit(code, {"age": 60, "smile": 1}), edited, atol=1e-3)
+        difference = other.synthesize(edited).astype(int) - editor.synthesize(edited)
+        assert np.square(difference).mean() < 255**2 / 10**4.5  # 45 dB
