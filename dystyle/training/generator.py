@@ -383,6 +383,8 @@ class GeneratorTrainer:
 
     def save(self, path: Path) -> None:
         """Checkpoint of everything needed to go on, and the averaged weights beside it."""
+        with torch.device("cpu"):  # where its seed counts
+            self.average.measure_w()
         random = gather_object([self._random()])
         if not self.accelerator.is_main_process:
             return
@@ -391,8 +393,6 @@ class GeneratorTrainer:
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
-        with torch.device("cpu"):
-            self.average.measure_w()
         recipe = json.dumps(self.recipe())
         save(self.average, path.parent / "generator.safetensors", steps=str(self.step), recipe=recipe)
 
