@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dystyle.alignment import load_image
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
+from dystyle.generators.facts import DEFAULT
 from dystyle.pipeline import FaceEditor, save_picture
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -31,6 +32,7 @@ class EditConfig:
         face: which face of the photo, 0 is the largest.
         refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
+        generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
         truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
 
@@ -42,6 +44,7 @@ class EditConfig:
     face: int = 0
     refine: str = "balanced"
     encoder: str = "fast"
+    generator: str = DEFAULT
     truncation: float = 0.7
     backend: str = "onnx"
     device: str = "cpu"
@@ -80,7 +83,9 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("Give either a photo (or a folder of photos) or --sample SEED.")
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
-    editor = FaceEditor.from_pretrained(config.device, config.backend, encoder=config.encoder)
+    editor = FaceEditor.from_pretrained(
+        config.device, config.backend, encoder=config.encoder, generator=config.generator
+    )
     target = validate_configuration(parse_configuration(config.set), editor.attributes)
     failures = []
     for photo, out in list(_jobs(config)):

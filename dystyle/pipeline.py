@@ -13,12 +13,12 @@ from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, runtimes
 from dystyle.errors import InputError
+from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.weights import load, resolve
 
 METHODS = ("dystyle",)
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda")
-SIZES = (1024, 256, 128)
 REFINE = ("fast", "balanced", "precise")
 
 
@@ -48,19 +48,23 @@ class FaceEditor:
 
     Attributes:
         attributes: what the editor can change, by name, in the table's order.
+        sizes: of pictures in px: the full one, then previews.
     """
 
-    def __init__(self, backend, attributes: dict[str, Attribute], encoder: str = "encoder") -> None:
+    def __init__(
+        self,
+        backend,
+        attributes: dict[str, Attribute],
+        encoder: str = "encoder",
+        generator: GeneratorFacts | None = None,
+    ) -> None:
         self._backend, self._encoder = backend, encoder
+        self._generator = generator or GeneratorFacts.load()
+        self.sizes = self._generator.sizes
         self.attributes = attributes
         self._aligner = FaceAligner(
             lambda x: tuple(backend.run("detector", x)), lambda x: backend.run("mesh", x)[0]
         )
-        tensors, _ = load("mobile_stylegan")
-        self._mapping = [
-            (tensors[f"mapping.layers.{i}.weight"].T, tensors[f"mapping.layers.{i}.bias"]) for i in range(8)
-        ]
-        self._mean_w = tensors["mean_w"]
 
     @classmethod
     def from_pretrained(
@@ -69,6 +73,7 @@ class FaceEditor:
         backend: str = "onnx",
         method: str = "dystyle",
         encoder: str | os.PathLike[str] = "fast",
+        generator: str | os.PathLike[str] = DEFAULT,
     ) -> "FaceEditor":
         """An editor with the bundled weights.
 
@@ -80,6 +85,9 @@ class FaceEditor:
             method: the editing method, "dystyle".
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
                 of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
+            generator: "mobile_stylegan", "stylegan2_ffhq" (from the Hugging Face hub), or the path of a
+                StyleGAN2 in any format of `dystyle.generators.checkpoints`. The editor and the encoder fit
+                generators with the W space of StyleGAN2 FFHQ.
 
         Raises:
             InputError: an unknown name, something that is not installed here, or a failed download.
@@ -87,7 +95,7 @@ class FaceEditor:
         _choose("device", device, DEVICES)
         _choose("backend", backend, BACKENDS)
         _choose("method", method, METHODS)
-        graph = _encoder_graph(encoder)
+        graph, facts = _encoder_graph(encoder), GeneratorFacts.load(generator)
         _, metadata = load(method)
         names = json.loads(metadata["structure"])["names"]
         if backend == "auto":
@@ -103,7 +111,7 @@ class FaceEditor:
             raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
         else:
             runner = OnnxBackend("tensorrt" if backend == "tensorrt" else device)
-        return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph)
+        return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph, facts)
 
     def detect(self, photo) -> list[Face]:
         """The faces of a photo, largest first; see `invert` for what a photo may be."""
@@ -129,6 +137,10 @@ class FaceEditor:
             InputError: not a picture, no face, no such face, or an unknown `refine`.
         """
         _choose("refine", refine, REFINE)
+        if refine != "fast" and self.sizes[0] < 1024:
+            raise InputError(
+                f"refine='{refine}' needs a generator of 1024 px, not {self.sizes[0]}; use 'fast'."
+            )
         report = progress or (lambda fraction, message: None)
         report(0.0, "Finding the face")
         face, portrait = self._aligner.align(load_image(photo), index)
@@ -139,7 +151,7 @@ class FaceEditor:
             from dystyle.encoders.refine import REFINEMENTS, Refinement
             from dystyle.engines.graphs import generator, identity, reader
 
-            networks = generator(), identity(), reader()
+            networks = generator(self._generator.file), identity(), reader()
             code, tuned = Refinement(portrait, *networks, REFINEMENTS[refine], report).run(code)
         report(1.0, "Done")
         return InvertedFace(code, portrait, face.quad, face.box, tuned)
@@ -161,21 +173,25 @@ class FaceEditor:
             return code.copy()
         return self._backend.edit(code[None], configuration)[0]
 
-    def synthesize(self, code: np.ndarray, size: int = 1024, face: InvertedFace | None = None) -> np.ndarray:
+    def synthesize(
+        self, code: np.ndarray, size: int | None = None, face: InvertedFace | None = None
+    ) -> np.ndarray:
         """The picture of a code: (size, size, 3) uint8 RGB.
 
         Args:
             code: (18, 512).
-            size: 1024, or the previews 256 and 128.
+            size: one of `sizes`, with the default generator 1024 or the previews 256 and 128; None: the full
+                one.
             face: the inverted face the code came from; one that was inverted with `refine="precise"` brings
                 weights of the generator along.
 
         Raises:
             InputError: another size, or a code of another shape.
         """
-        _choose("size", size, SIZES)
+        size = self.sizes[0] if size is None else size
+        _choose("size", size, self.sizes)
         weights = None if face is None else face.tuned
-        return self._backend.run(f"generator_{size}", _check_code(code)[None], weights)[0][0]
+        return self._backend.run(self._generator.graph(size), _check_code(code)[None], weights)[0][0]
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Attribute values of an aligned portrait (s, s, 3) uint8 RGB, in the table's units.
@@ -214,18 +230,12 @@ class FaceEditor:
             raise InputError(f"truncation = {truncation:g} is out of range; give a number from 0 to 1.")
         if not 0 <= seed < 2**63:
             raise InputError(f"The seed {seed} is out of range; give a whole number from 0 on.")
-        x = np.random.default_rng(seed).standard_normal(512, dtype=np.float32)
-        x = x / np.sqrt(np.mean(x * x) + 1e-8)
-        for weight, bias in self._mapping:
-            x = x @ weight + bias
-            x = np.where(x > 0, x, 0.2 * x) * np.float32(2**0.5)
-        w = self._mean_w + np.float32(truncation) * (x - self._mean_w)
-        return np.repeat(w[None], 18, axis=0)
+        return self._generator.sample(seed, truncation)
 
     def warm_up(self) -> None:
         """Build and open every engine, so that the first visitor does not wait for them."""
         code = self.sample(0)
-        for size in SIZES:
+        for size in self.sizes:
             picture = self.synthesize(code, size)
         self.measure(picture)
         self._backend.run(self._encoder, _resize(picture, 256)[None])

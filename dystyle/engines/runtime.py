@@ -29,7 +29,7 @@ from dystyle.errors import InputError
 from dystyle.weights import cache_folder, load, resolve
 
 # What an engine is made from: a change in any of these makes a new one.
-_CODE = ("generators", "encoders", "knowledge", "engines")
+_CODE = ("generators", "encoders", "knowledge", "engines", "ops")
 _WEIGHTS = {
     "generator_1024": ("mobile_stylegan",),
     "generator_256": ("mobile_stylegan", "preview_heads"),

@@ -22,12 +22,13 @@ from dystyle.generators.foreign_names import (
     rosinality_generator,
 )
 from dystyle.generators.nvidia_pickle import read_pickle
+from dystyle.generators.stylegan1 import StyleGAN1
 from dystyle.generators.stylegan2 import DIM, Discriminator, StyleGAN2
 from dystyle.torch_files import is_named, misfit, read_torch
 from dystyle.weights import load, resolve
 from dystyle.weights import save as save_tensors
 
-FORMATS = {StyleGAN2: "stylegan2", Discriminator: "stylegan2_discriminator"}
+FORMATS = {StyleGAN2: "stylegan2", StyleGAN1: "stylegan1", Discriminator: "stylegan2_discriminator"}
 # How a PyTorch checkpoint without an archive around it begins; NVIDIA's pickles are plain ones.
 _TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 _WHAT = "StyleGAN2, pSp or encoder4editing"
@@ -35,6 +36,8 @@ _WHAT = "StyleGAN2, pSp or encoder4editing"
 
 def read_generator(name_or_path: str | os.PathLike[str], key: str | None = None) -> StyleGAN2:
     """The generator in any file that holds one, in float32, frozen, with `mean_w` and `std_w`.
+
+    Our own files may hold a `StyleGAN1` instead.
 
     Args:
         key: which of the file's networks, such as "g" or "G"; None: the averaged one, "g_ema" or "G_ema".
@@ -111,10 +114,11 @@ def write_rosinality(
     torch.save(checkpoint | {"latent_avg": g_ema.mean_w.cpu().clone()}, path)
 
 
-def _read_own(path: Path, kind: type) -> StyleGAN2 | Discriminator:
+def _read_own(path: Path, wanted: type) -> StyleGAN2 | Discriminator:
     arrays, metadata = load(path)
-    if metadata.get("format") != FORMATS[kind]:
-        raise InputError(f"'{path}' holds no {kind.__name__} (its format is {metadata.get('format')}).")
+    kind = next((kind for kind, name in FORMATS.items() if name == metadata.get("format")), None)
+    if kind is None or not issubclass(kind, wanted):
+        raise InputError(f"'{path}' holds no {wanted.__name__} (its format is {metadata.get('format')}).")
     try:
         model = kind(**json.loads(metadata["structure"]))
     except (KeyError, TypeError, ValueError) as error:

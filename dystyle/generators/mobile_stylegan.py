@@ -5,6 +5,7 @@ Haar transform and refines it with two depthwise separable modulated convolution
 activations, so every operation is a plain one and a batch may hold any mix of codes.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from dystyle.errors import InputError
 ROWS, DIM = 18, 512
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64)
 SIZES = (128, 256, 1024)
+# Picture size -> W+ rows it is made from; the preview heads know later rows only through their average.
+PICTURE_ROWS = {128: 9, 256: 11, 1024: 16}
 
 
 def inverse_haar(x: Tensor) -> Tensor:
@@ -140,8 +143,14 @@ class MobileStyleGAN(nn.Module):
     2i+2, the image head row 15. Rows 16 and 17 have no counterpart and are ignored.
 
     Attributes:
+        sizes: what `forward` can give.
         mean_w, std_w: (512,) statistics of W over Z.
+        tunable: names of the weights that pivotal tuning may change: the pointwise kernels at 32 to 256 px,
+            0.8 of 8 million weights.
     """
+
+    sizes = SIZES
+    tunable = re.compile(r"blocks\.[2-5]\.conv[12]\.weight")
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,6 +189,10 @@ class MobileStyleGAN(nn.Module):
     def truncate(self, w: Tensor, psi: float) -> Tensor:
         """Truncation: pull W codes (..., 512) towards the mean; psi 1 keeps them, 0 gives the mean."""
         return self.mean_w + psi * (w - self.mean_w)
+
+    def rows(self, size: int = 1024) -> int:
+        """How many rows of W+ a picture of this size is made from."""
+        return PICTURE_ROWS[size]
 
     @torch.no_grad()
     def map(self, z: np.ndarray) -> np.ndarray:

@@ -136,34 +136,45 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One size: the constant, or a convolution that doubles; a second one; its part of the picture."""
+    """One size: the constant, or a convolution that doubles; a second one; its part of the picture.
+
+    Attributes:
+        layers: the layers that have a style, and their row of W+ counted from the block's own.
+    """
 
     def __init__(self, channels_in: int | None, channels: int, size: int, clamp: float | None) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.layers = size, {"conv1": 0, "to_rgb": 1}
         if channels_in is None:
             self.const = nn.Parameter(torch.randn(1, channels, 4, 4))
         else:
+            self.layers = {"conv0": -1, **self.layers}
             self.conv0 = StyledConv(channels_in, channels, size, 2, clamp)
         self.conv1 = StyledConv(channels, channels, size, 1, clamp)
         self.to_rgb = ToRGB(channels, clamp)
         self.register_buffer("filter", setup_filter(FILTER), persistent=False)
 
     def forward(
-        self, x: Tensor | None, styles: Mapping[str, Tensor], noise: Noise, form: str, dtype: torch.dtype
-    ) -> Tensor:
-        """Activations of the size below (None for the first block) and styles -> (b, c, s, s)."""
-        if x is None:
-            x = self.const.expand(len(styles["b4.conv1"]), -1, -1, -1).to(dtype)
-        else:
-            x = self.conv0(x.to(dtype), styles[f"b{self.size}.conv0"], noise, form)
-        return self.conv1(x, styles[f"b{self.size}.conv1"], noise, form)
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        styles: Mapping[str, Tensor],
+        noise: Noise,
+        form: str,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """Activations and picture of the size below (None for the first block), styles by layer -> of this.
 
-    def draw(self, x: Tensor, image: Tensor | None, style: Tensor, form: str) -> Tensor:
-        """The picture (b, 3, s, s), at least float32, from activations and the picture of the size below."""
-        own = self.to_rgb(x, style, form)
+        Activations (b, c, s, s) are of `dtype`, pictures (b, 3, s, s) at least float32.
+        """
+        if x is None:
+            x = self.const.expand(styles["conv1"].shape[0], -1, -1, -1).to(dtype)
+        else:
+            x = self.conv0(x.to(dtype), styles["conv0"], noise, form)
+        x = self.conv1(x, styles["conv1"], noise, form)
+        own = self.to_rgb(x, styles["to_rgb"], form)
         own = own.to(torch.promote_types(own.dtype, torch.float32))
-        return own if image is None else upsample2d(image, self.filter) + own
+        return x, own if image is None else upsample2d(image, self.filter) + own
 
 
 class StyleGAN2(nn.Module):
@@ -188,6 +199,7 @@ class StyleGAN2(nn.Module):
         tunable: names of the weights that pivotal tuning may change.
     """
 
+    block: type[nn.Module] = SynthesisBlock
     tunable = re.compile(r"blocks\.b(32|64|128|256)\.conv[01]\.weight")
 
     def __init__(
@@ -213,7 +225,7 @@ class StyleGAN2(nn.Module):
         self.form, self.half = "activations", 0
         self.mapping = MappingNetwork(DIM, c_dim, DIM, mapping_layers)
         self.blocks = nn.ModuleDict(
-            {f"b{s}": SynthesisBlock(channels.get(s // 2), c, s, clamp) for s, c in channels.items()}
+            {f"b{s}": self.block(channels.get(s // 2), c, s, clamp) for s, c in channels.items()}
         )
         self.register_buffer("mean_w", torch.zeros(DIM))
         self.register_buffer("std_w", torch.ones(DIM))
@@ -268,10 +280,9 @@ class StyleGAN2(nn.Module):
         """S: the styles (b, channels) of every layer up to `size`, by name, for W or W+ codes."""
         w_plus, styles = self._w_plus(codes, size), {}
         for index, block in enumerate(self._upto(size)):
-            for offset, layer in ((-1, "conv0"), (0, "conv1"), (1, "to_rgb")):
-                if hasattr(block, layer):
-                    affine = getattr(block, layer).affine
-                    styles[f"b{block.size}.{layer}"] = affine(w_plus[:, 2 * index + offset])
+            for layer, offset in block.layers.items():
+                affine = getattr(block, layer).affine
+                styles[f"b{block.size}.{layer}"] = affine(w_plus[:, 2 * index + offset])
         return styles
 
     def features(
@@ -300,12 +311,11 @@ class StyleGAN2(nn.Module):
             raise InputError(f"noise = {noise!r} is unknown; choose from fixed, random, none.")
         blocks = self._upto(size)
         styles = codes if isinstance(codes, Mapping) else self.styles(codes, size)
-        self._check_styles(styles, blocks)
         x = image = None
         for block in blocks:
             half = block.size > self.size >> self.half and self.mean_w.is_cuda
-            x = block(x, styles, noise, self.form, torch.float16 if half else self.mean_w.dtype)
-            image = block.draw(x, image, styles[f"b{block.size}.to_rgb"], self.form)
+            dtype = torch.float16 if half else self.mean_w.dtype
+            x, image = block(x, image, _of_block(block, styles), noise, self.form, dtype)
         return x, image
 
     def _upto(self, size: int | None) -> list[SynthesisBlock]:
@@ -326,13 +336,14 @@ class StyleGAN2(nn.Module):
             )
         return codes[:, :rows]
 
-    @staticmethod
-    def _check_styles(styles: Mapping[str, Tensor], blocks: list[SynthesisBlock]) -> None:
-        for block in blocks:
-            for name, layer in block.named_children():
-                style, channels = styles.get(f"b{block.size}.{name}"), layer.weight.shape[1]
-                if style is None or style.ndim != 2 or style.shape[1] != channels:
-                    raise InputError(f"The style 'b{block.size}.{name}' is missing or not (b, {channels}).")
+
+def _of_block(block: nn.Module, styles: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A block's part of S, by layer."""
+    for layer in block.layers:
+        style, wanted = styles.get(f"b{block.size}.{layer}"), len(getattr(block, layer).affine.bias)
+        if style is None or style.ndim != 2 or style.shape[1] != wanted:
+            raise InputError(f"The style 'b{block.size}.{layer}' is missing or not (b, {wanted}).")
+    return {layer: styles[f"b{block.size}.{layer}"] for layer in block.layers}
 
 
 class Conv(nn.Module):

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dystyle.errors import InputError
+
 ROWS = 18
 
 
@@ -98,7 +100,10 @@ class FaceDataset:
         """Render `codes` into `folder`, going on where an earlier run stopped.
 
         Args:
-            synthesize: code (18, 512) -> picture (1024, 1024, 3) uint8; averaged down to 256 px here.
+            synthesize: code (18, 512) -> picture (s, s, 3) uint8, s a multiple of 256; averaged down here.
+
+        Raises:
+            InputError: pictures of another size.
         """
         folder.mkdir(parents=True, exist_ok=True)
         progress = folder / "done.txt"
@@ -111,7 +116,10 @@ class FaceDataset:
             progress.write_text("0")
         start = int(progress.read_text())
         for index in tqdm(range(start, len(codes)), desc="rendering faces", mininterval=10):
-            picture = synthesize(codes[index]).reshape(256, 4, 256, 4, 3)
+            picture = synthesize(codes[index])
+            if len(picture) % 256:
+                raise InputError(f"Faces are rendered at 256 px or a multiple, not at {len(picture)} px.")
+            picture = picture.reshape(256, len(picture) // 256, 256, -1, 3)
             images[index] = picture.mean((1, 3), dtype=np.float32).round().astype(np.uint8)
             if index % 50 == 49 or index + 1 == len(codes):
                 images.flush()

@@ -29,7 +29,9 @@ from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import compare, draw, reached_text
+from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.guide import fit_guide
@@ -44,8 +46,6 @@ from dystyle.training.losses import (
 
 # Targets are drawn where faces can follow; the table's full ranges are what the slider shows.
 TARGET_RANGES = {"yaw": (-32, 32), "pitch": (-18, 18), "age": (6, 75)}
-# Preview size -> W+ rows its picture is made from; it knows later rows only through their average.
-PREVIEW_ROWS = {128: 9, 256: 11, 1024: 16}
 # Share of numeric targets that are the face's own value: an edit to what is there already changes nothing.
 STAY = 0.1
 IDENTITY_DIMENSIONS = 48
@@ -59,6 +59,7 @@ class EditorConfig:
 
     Attributes:
         out: folder of the run (checkpoints, log, final weights); an interrupted run goes on.
+        generator: "mobile_stylegan", or a StyleGAN2 (a name or a path), which has to have rendered the faces.
         faces: folder of rendered faces (`python -m dystyle.train faces`), for the guide and to start from;
             the last `held` of them are kept for the final report.
         starts, fine_starts: how many of them edits start from at 128 px, and in larger pictures.
@@ -81,6 +82,7 @@ class EditorConfig:
     """
 
     out: Path = Path("runs/editor")
+    generator: str = DEFAULT
     faces: Path = Path("runs/faces")
     held: int = 32
     starts: int = 3000
@@ -197,7 +199,7 @@ class EditorTrainer:
         generator: any generator with `mean_w`, `std_w` and pictures of W+ codes in the stages' sizes.
     """
 
-    def __init__(self, config: EditorConfig, generator: MobileStyleGAN) -> None:
+    def __init__(self, config: EditorConfig, generator: MobileStyleGAN | StyleGAN2) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         # Told that there is no GPU, accelerate joins the processes of `torchrun` on CPUs, too.
@@ -472,7 +474,7 @@ class EditorTrainer:
             tolerances.append(identity_tolerance(configuration, scores))
         codes, edited = self.starts[index], torch.cat([edit for _, _, edit in edits])
         # Rows that the preview does not show learn nothing from it.
-        rows = PREVIEW_ROWS[size]
+        rows = self.generator.rows(size)
         edited = torch.cat((edited[:, :rows], codes[:, rows:]), 1)
         images, mirrored = self._view(self._preview(edited, size))
         shift, scale = torch.randn(batch, 2) * 0.012, 1 + torch.randn(batch) * 0.03

@@ -1,0 +1,100 @@
+"""What editing needs to know about a generator, without torch: its mapping network, mean W and sizes."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dystyle.errors import InputError
+from dystyle.weights import cache_folder, load, make_once, resolve, sha256
+
+DEFAULT = "mobile_stylegan"
+PREVIEWS = (256, 128)
+MAPPING_LR = 0.01  # of StyleGAN2, as in `dystyle.generators.stylegan2`
+
+
+@dataclass(frozen=True)
+class GeneratorFacts:
+    """A generator's W space and pictures.
+
+    Attributes:
+        file: our file of a StyleGAN2; None for the default generator.
+        sizes: of its pictures: the full one, then previews.
+        mapping: weight (n, 512) and bias (512,) of every layer, as they act.
+        mean_w: (512,).
+    """
+
+    file: Path | None
+    sizes: tuple[int, ...]
+    mapping: list[tuple[np.ndarray, np.ndarray]]
+    mean_w: np.ndarray
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str] = DEFAULT) -> "GeneratorFacts":
+        """Facts of the default generator, or of a StyleGAN2 in any format that can be read.
+
+        Raises:
+            InputError: no such file, one that holds no StyleGAN2, or one with class labels.
+        """
+        if name_or_path == DEFAULT:
+            return cls(None, (1024, *PREVIEWS), *_mapping(load(DEFAULT)[0], rate=None))
+        file = converted(name_or_path)
+        tensors, metadata = load(file)
+        if metadata.get("format") not in ("stylegan2", "stylegan1"):
+            raise InputError(f"'{name_or_path}' holds no StyleGAN2 generator.")
+        structure = json.loads(metadata["structure"])
+        if structure["c_dim"]:
+            raise InputError(
+                f"'{name_or_path}' is a generator of {structure['c_dim']} classes; editing needs one without."
+            )
+        size = structure["size"]
+        sizes = (size, *(preview for preview in PREVIEWS if preview < size))
+        return cls(file, sizes, *_mapping(tensors, MAPPING_LR))
+
+    def graph(self, size: int) -> str:
+        """The engine's name (see `dystyle.engines.graphs`) for pictures of this size."""
+        return f"generator_{size}" if self.file is None else f"generator_{size}:{self.file}"
+
+    def sample(self, seed: int, truncation: float) -> np.ndarray:
+        """A random code (18, 512) float32; truncation 1 is the full variety, 0 the mean."""
+        x = np.random.default_rng(seed).standard_normal(512, dtype=np.float32)
+        x = x / np.sqrt(np.mean(x * x) + 1e-8)
+        for weight, bias in self.mapping:
+            x = x @ weight + bias
+            x = np.where(x > 0, x, 0.2 * x) * np.float32(2**0.5)
+        w = self.mean_w + np.float32(truncation) * (x - self.mean_w)
+        return np.repeat(w[None], 18, axis=0)
+
+
+def converted(name_or_path: str | os.PathLike[str]) -> Path:
+    """The generator in any format as our file; a foreign one is converted once, into the user's cache.
+
+    Raises:
+        InputError: as `dystyle.generators.checkpoints.read_generator`.
+    """
+    path = resolve(name_or_path)
+    if path.suffix == ".safetensors":
+        return path.absolute()
+    if not path.is_file():
+        raise InputError(f"'{name_or_path}' is no file with a generator.")
+
+    def convert(partial: Path) -> Path:
+        from dystyle.generators.checkpoints import read_generator, save
+
+        save(read_generator(path), partial / "generator.safetensors", source=path.name)
+        return partial / "generator.safetensors"
+
+    return make_once(cache_folder() / "generators" / f"{path.stem}-{sha256(path)[:16]}.safetensors", convert)
+
+
+def _mapping(tensors: dict[str, np.ndarray], rate: float | None) -> tuple[list, np.ndarray]:
+    """The mapping network's layers, and mean W; `rate` is the factor that equalised weights are used with."""
+    layers = []
+    while f"mapping.layers.{len(layers)}.weight" in tensors:
+        weight, bias = (tensors[f"mapping.layers.{len(layers)}.{part}"] for part in ("weight", "bias"))
+        if rate is not None:
+            weight, bias = weight * np.float32(rate * weight.shape[1] ** -0.5), bias * np.float32(rate)
+        layers.append((weight.T, bias))
+    return layers, tensors["mean_w"]
