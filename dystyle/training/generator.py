@@ -112,6 +112,8 @@ def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
 def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int) -> None:
     if network.size != size:
         raise InputError(f"'{name}' is of {network.size} px; give --size {network.size} to start from it.")
+    if type(network) not in (StyleGAN2, Discriminator):
+        raise InputError(f"'{name}' is a {type(network).__name__}; training here is of StyleGAN2 alone.")
     if network.c_dim:
         raise InputError(f"'{name}' knows classes, and training here is without; start from another one.")
 
