@@ -112,6 +112,8 @@ def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
 def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int) -> None:
     if network.size != size:
         raise InputError(f"'{name}' is of {network.size} px; give --size {network.size} to start from it.")
+    if type(network) not in (StyleGAN2, Discriminator):
+        raise InputError(f"'{name}' is a {type(network).__name__}; training here is of StyleGAN2 alone.")
     if network.c_dim:
         raise InputError(f"'{name}' knows classes, and training here is without; start from another one.")
 
@@ -383,6 +385,8 @@ class GeneratorTrainer:
 
     def save(self, path: Path) -> None:
         """Checkpoint of everything needed to go on, and the averaged weights beside it."""
+        with torch.device("cpu"):  # where its seed counts
+            self.average.measure_w()
         random = gather_object([self._random()])
         if not self.accelerator.is_main_process:
             return
@@ -391,8 +395,6 @@ class GeneratorTrainer:
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(path)
-        with torch.device("cpu"):
-            self.average.measure_w()
         recipe = json.dumps(self.recipe())
         save(self.average, path.parent / "generator.safetensors", steps=str(self.step), recipe=recipe)
 
