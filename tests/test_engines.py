@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dystyle import FaceEditor, InputError
 from dystyle.engines import runtime
-from dystyle.engines.graphs import module
+from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
 from dystyle.evaluation import latency
 from export.build_engines import LIMITS, compare_pictures, describe, expand, open_backend, parity
@@ -88,6 +88,19 @@ def test_configurations_hold_no_weights_of_their_own(editor, codes, monkeypatch,
         assert not change[:, rows:].any()
 
 
+def test_weights_of_a_tuned_generator_stand_in(codes):
+    """Kernels are stored in another order in the engine, and factors are folded."""
+    rng = np.random.default_rng(0)
+    state = module("generator_128").generator.state_dict()
+    names = ("conv1.weight", "blocks.1.conv2.bias", "blocks.2.up.weight", "blocks.3.conv2.weight")
+    tuned = {name: state[name].numpy() for name in names}
+    tuned = {k: (w * (1 + 0.1 * rng.standard_normal(w.shape))).astype(np.float32) for k, w in tuned.items()}
+    (plain,), (own,) = (OnnxBackend().run("generator_128", codes, weights) for weights in (None, tuned))
+    (expected,) = TorchBackend().run("generator_128", codes, tuned)
+    assert np.abs(own.astype(int) - expected).max() <= 1
+    assert np.abs(own.astype(int) - plain).mean() > 1
+
+
 def test_bound_outputs_are_the_same(codes):
     session = onnxruntime.InferenceSession(engine_file("generator_128"), providers=["CPUExecutionProvider"])
     feeds = {"input": codes}
@@ -125,6 +138,7 @@ def test_absent_runtimes_have_a_reason(monkeypatch):
     assert "tensorrt is missing" in reasons["tensorrt"] and not reasons["cuda"]
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_silent_fall_back_to_the_cpu_is_refused(monkeypatch, codes):
     """ONNX Runtime runs on the CPU when a provider does not start; nobody would notice but by the clock."""

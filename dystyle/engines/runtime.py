@@ -296,8 +296,15 @@ def _rtx_devices() -> list:
     """The GPUs that the TensorRT-RTX plug-in can use."""
     import onnxruntime_ep_nv_tensorrt_rtx as plugin
 
-    onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
-    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
+    try:
+        onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    except Exception as error:  # ONNX Runtime's exceptions share no other base
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The TensorRT-RTX plug-in could not be opened ({reason}).") from error
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.get_ep_name()]
+    if not devices:
+        raise InputError("The TensorRT-RTX plug-in found no GPU that it supports.")
+    return devices
 
 
 def _rtx_options(name: str) -> dict[str, str]:

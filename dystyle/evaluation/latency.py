@@ -239,19 +239,19 @@ def count(model: onnx.ModelProto) -> tuple[int, int]:
 
 
 def _operations_per_second(precision: str) -> float:
-    """In a product of square matrices, the best of ten."""
+    """In a product of square matrices, the best of five."""
     import torch
 
     side, kind = 2048, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     a, b = (torch.randn(side, side).to(kind) for _ in range(2))
-    return 2 * side**3 / min(_time({"": lambda: a @ b}, 10)[""])
+    return 2 * side**3 / min(_time({"": lambda: a @ b}, 5)[""])
 
 
 def _bytes_per_second() -> float:
-    """Read and written in a copy of 256 MB, the best of ten."""
+    """Read and written in a copy of 256 MB, the best of five."""
     source = np.ones(1 << 26, np.float32)
     target = np.empty_like(source)
-    return 2 * source.nbytes / min(_time({"": lambda: np.copyto(target, source)}, 10)[""])
+    return 2 * source.nbytes / min(_time({"": lambda: np.copyto(target, source)}, 5)[""])
 
 
 def _processor() -> str:
