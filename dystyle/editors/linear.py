@@ -5,19 +5,19 @@ with conditional projection (section 3.3 there): from each direction everything 
 attribute's is taken away.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from sklearn.svm import LinearSVC
 
-from dystyle.attributes import ATTRIBUTES
+from dystyle.editors.search import Read, level, search
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
 EXTREME = 0.15  # share of the faces at either end that stand for a class
-STEPS = 5
-FARTHEST = 6.0  # a direction is followed at most so far, in units of W's deviation
+SOFTNESS = 1e-3  # C of the support vector machines, by held-out accuracy; lower ones entangle the normals
+FARTHEST = 20.0  # a direction is followed at most so far, in units of W's deviation
 
 
 class LinearEditor:
@@ -25,7 +25,7 @@ class LinearEditor:
 
     Args:
         directions: unit normals in W divided by its deviation `std_w` (512,).
-        slopes: change of the attribute's common-scale value per unit length along its own direction, (n,).
+        slopes: change of the attribute's `level` per unit length along its own direction, (n,).
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class LinearEditor:
             order = np.argsort(value)
             count = max(2, int(len(order) * EXTREME))
             ends = np.concatenate((order[:count], order[-count:]))
-            model = LinearSVC(C=1e-4, max_iter=5000).fit(x[ends], np.arange(2 * count) >= count)
+            model = LinearSVC(C=SOFTNESS, dual=False).fit(x[ends], np.arange(2 * count) >= count)
             normal = model.coef_[0] / np.linalg.norm(model.coef_[0])
             directions.append(normal)
-            slopes.append(np.polyfit(x @ normal, ATTRIBUTES[name].normalise(value), 1)[0])
+            slopes.append(np.polyfit(x @ normal, level(name, value), 1)[0])
         return cls(tuple(values), np.float32(directions), np.float32(slopes), np.float32(std_w))
 
     def save(self, path: Path) -> None:
@@ -73,41 +73,17 @@ class LinearEditor:
         direction = self.directions[index] - basis @ (basis.T @ self.directions[index])
         return direction / np.linalg.norm(direction)
 
-    def edit(
-        self,
-        code: np.ndarray,
-        configuration: Mapping[str, float],
-        measure: Callable[[np.ndarray], Mapping[str, float]],
-    ) -> np.ndarray:
-        """Move a code (18, 512) until its face reads the targets, or `STEPS` steps have been made.
+    def edit(self, code: np.ndarray, configuration: Mapping[str, float], read: Read) -> np.ndarray:
+        """Move a code (18, 512) until its face reads the targets, or comes as near as these directions lead.
 
         Args:
             configuration: target values in the attribute's unit, by name.
-            measure: code (18, 512) -> readings of its picture, in the table's units.
+            read: code (18, 512) -> readings of its picture, in the table's units.
         """
-        directions = {name: self.projected(name) for name in configuration}
-        slopes = {name: self.slopes[self.names.index(name)] for name in configuration}
-        amounts = dict.fromkeys(configuration, 0.0)
-        best, least = code, np.inf
-        for step in range(STEPS + 1):
-            move = sum(amounts[name] * directions[name] for name in configuration)
-            moved = (code + move * self.std_w).astype(np.float32)
-            read = measure(moved)
-            errors = {name: _error(name, target, read[name]) for name, target in configuration.items()}
-            total = sum(map(abs, errors.values()))
-            if total < least:
-                best, least = moved, total
-            if step == STEPS or total < 0.05 * len(errors):
-                break
-            for name, error in errors.items():
-                amount = amounts[name] + error / slopes[name] / 2
-                amounts[name] = float(np.clip(amount, -FARTHEST, FARTHEST))
-        return best
+        directions = np.stack([self.projected(name) for name in configuration])
+        slopes = self.slopes[[self.names.index(name) for name in configuration]]
 
+        def move(strengths: np.ndarray) -> np.ndarray:
+            return (code + strengths @ directions * self.std_w).astype(np.float32)
 
-def _error(name: str, target: float, value: float) -> float:
-    """Signed error on the common scale; a binary attribute on the right side has none."""
-    row = ATTRIBUTES[name]
-    if row.kind == "binary" and (target > 0.5) == (value > 0.5):
-        return 0.0
-    return float(row.normalise(target) - row.normalise(value))
+        return search(move, configuration, read, slopes, FARTHEST)

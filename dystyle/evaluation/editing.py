@@ -309,7 +309,7 @@ def _sequential(bench: Bench) -> Method:
 
 def _linear(bench: Bench) -> Method:
     editor = bench.editor
-    return partial(LinearEditor.load().edit, measure=lambda code: editor.measure(editor.synthesize(code)))
+    return partial(LinearEditor.load().edit, read=lambda code: editor.measure(editor.synthesize(code)))
 
 
 METHODS: dict[str, Callable[[Bench], Method]] = {
