@@ -31,6 +31,7 @@ class EditConfig:
         face: which face of the photo, 0 is the largest.
         refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
+        method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`).
         truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
 
@@ -42,6 +43,7 @@ class EditConfig:
     face: int = 0
     refine: str = "balanced"
     encoder: str = "fast"
+    method: str = "dystyle"
     truncation: float = 0.7
     backend: str = "onnx"
     device: str = "cpu"
@@ -80,7 +82,7 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("Give either a photo (or a folder of photos) or --sample SEED.")
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
-    editor = FaceEditor.from_pretrained(config.device, config.backend, encoder=config.encoder)
+    editor = FaceEditor.from_pretrained(config.device, config.backend, config.method, config.encoder)
     target = validate_configuration(parse_configuration(config.set), editor.attributes)
     failures = []
     for photo, out in list(_jobs(config)):

@@ -1,4 +1,7 @@
-"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|sheet] --help."""
+"""Evaluate: python -m dystyle.evaluate COMMAND --help.
+
+COMMAND: attributes, editing, inversion, methods, spaces, components or sheet.
+"""
 
 import json
 import sys
@@ -11,10 +14,14 @@ from dystyle.errors import InputError
 from dystyle.evaluation import attributes as attribute_report
 from dystyle.evaluation import editing as editing_report
 from dystyle.evaluation import inversion as inversion_report
+from dystyle.evaluation import methods as methods_report
+from dystyle.evaluation import spaces as spaces_report
 from dystyle.evaluation.attributes import AttributesConfig
 from dystyle.evaluation.editing import EditingConfig
 from dystyle.evaluation.inversion import InversionConfig
+from dystyle.evaluation.methods import MethodsConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
+from dystyle.evaluation.spaces import ComponentsConfig, SpacesConfig, show_components
 from dystyle.memory import keep_freed_memory
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
@@ -65,6 +72,41 @@ def inversion(
     _report(result, inversion_report.table(result), json_file)
 
 
+def methods(
+    protocol: tyro.conf.OmitArgPrefixes[MethodsConfig] = MethodsConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+    plots: Path | None = None,
+) -> None:
+    """Every editing method on the same faces and targets, at matched effect.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+        plots: folder to write plots and contact sheets to.
+    """
+    result = methods_report.evaluate_methods(protocol, plots)
+    _report(result, methods_report.table(result), json_file)
+
+
+def spaces(
+    protocol: tyro.conf.OmitArgPrefixes[SpacesConfig] = SpacesConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+) -> None:
+    """Z, W, W+ and S: disentanglement, linear separability, perceptual path length.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+    """
+    result = spaces_report.evaluate_spaces(protocol)
+    _report(result, spaces_report.table(result), json_file)
+
+
+def components(
+    config: tyro.conf.OmitArgPrefixes[ComponentsConfig] = ComponentsConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Show and measure what GANSpace's components do."""
+    print(show_components(config))
+
+
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
     """A contact sheet of edits, to be looked at."""
     make_sheet(config)
@@ -80,7 +122,15 @@ def _report(result: dict, table: str, path: Path | None) -> None:
 
 def main() -> None:
     keep_freed_memory()
-    commands = {"attributes": attributes, "editing": editing, "inversion": inversion, "sheet": sheet}
+    commands = {
+        "attributes": attributes,
+        "editing": editing,
+        "inversion": inversion,
+        "methods": methods,
+        "spaces": spaces,
+        "components": components,
+        "sheet": sheet,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

@@ -1,1 +1,36 @@
-"""Networks that edit W+ codes for a configuration of attributes."""
+"""Editing methods: W+ code x configuration of attributes -> W+ code. A new one is a file and a line here."""
+
+import importlib
+from dataclasses import dataclass
+
+from dystyle.editors.base import Editor
+
+
+@dataclass(frozen=True)
+class Method:
+    """Where a method is: its class as "module:Class", imported when it is opened, and its weights' name."""
+
+    path: str
+    weights: str
+    title: str
+
+
+LINEAR = "dystyle.editors.linear:LinearEditor"
+METHODS: dict[str, Method] = {
+    "dystyle": Method("dystyle.editors.compiled:CompiledEditor", "dystyle", "DyStyle"),
+    "linear": Method(LINEAR, "linear", "InterFaceGAN in W"),
+    "interfacegan_z": Method("dystyle.editors.interfacegan:ZEditor", "methods/z", "InterFaceGAN in Z"),
+    "interfacegan_wplus": Method(LINEAR, "methods/wplus", "InterFaceGAN in W+"),
+    "mean_difference": Method(LINEAR, "methods/mean", "Mean differences"),
+    "logistic": Method(LINEAR, "methods/logistic", "Logistic regression"),
+    "ganspace": Method(LINEAR, "methods/ganspace", "GANSpace"),
+    "stylespace": Method("dystyle.editors.stylespace:StyleSpaceEditor", "methods/stylespace", "StyleSpace"),
+    "styleflow": Method("dystyle.editors.styleflow:StyleFlowEditor", "methods/styleflow", "StyleFlow"),
+}
+
+
+def open_method(name: str, backend) -> Editor:
+    """The method of this name, a key of `METHODS`, ready to edit; see `Editor.open`."""
+    method = METHODS[name]
+    module, _, cls = method.path.partition(":")
+    return getattr(importlib.import_module(module), cls).open(method.weights, backend)

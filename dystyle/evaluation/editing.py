@@ -119,8 +119,15 @@ class Bench:
 
     def measure(self, method: Method, edits: list[dict[str, float]], label: str) -> dict:
         """The figures of one edit a face, for the first faces: see `evaluate_editing`."""
+        return self.figures(self.follow(method, edits, label), edits)
+
+    def follow(self, method: Method, edits: list[dict[str, float]], label: str) -> list[Seen]:
+        """What the first faces read after one edit each."""
         pairs = list(zip(self.codes, edits, strict=False))
-        after = self._map(lambda pair: self.see(method(*pair)), pairs, label)
+        return self._map(lambda pair: self.see(method(*pair)), pairs, label)
+
+    def figures(self, after: list[Seen], edits: list[dict[str, float]]) -> dict:
+        """The figures of what `follow` saw."""
         before = self.before[: len(after)]
         cosines = [a.embedding @ b.embedding for a, b in zip(after, before, strict=True)]
         distances = [np.linalg.norm(a.descriptor - b.descriptor) for a, b in zip(after, before, strict=True)]
