@@ -34,9 +34,10 @@ def test_every_fit_finds_a_planted_direction(normal):
 def test_accuracy_grows_with_the_number_of_labels():
     x = np.random.default_rng(0).standard_normal((2000, 64))
     curve = accuracy_curve(x, x[:, 0] + 0.5 * x[:, 1] > 0.5, (10, 100, 1000))
-    assert curve[10] < curve[100] < curve[1000]
-    assert curve[1000] > 0.9
-    assert accuracy_curve(x, np.zeros(2000, bool), (50,)) == {50: 0.5}  # nothing to tell apart
+    assert curve[10] < curve[100] < curve[1000]  # plain accuracy, then balanced
+    assert min(curve[1000]) > 0.85
+    rare = np.arange(2000) > 1990  # none among the first labels: all accuracy is that of the common class
+    assert accuracy_curve(x, rare, (50,))[50] == (pytest.approx(1 - 9 / 400), 0.5)
 
 
 def test_wide_directions_move_their_rows_only_and_projection_keeps_other_attributes(tmp_path):
@@ -106,7 +107,7 @@ def test_gradient_energy_is_that_of_the_channels_pictures():
 
     pictures[2] = 0
     pictures[2, 0, 5, 6] = 3.0  # a single pixel, whose estimate has no noise
-    inside, total = region_energy(render, offsets, mask)
+    inside, total = region_energy(render, offsets, np.stack([mask, np.ones_like(mask)]))
     assert inside[0] == pytest.approx(total[0]) and inside[0] > 0
     assert inside[2] == 0 and total[2] == pytest.approx(9)
     assert np.all(total[3:] == 0)
@@ -141,9 +142,9 @@ def test_flow_learns_a_conditional_density_and_edits_by_it(tmp_path):
     a = torch.rand(800, 1) * 2 - 1
     x = torch.cat((2 * a + 0.3 * torch.randn(800, 1), torch.randn(800, 1)), 1)
     flow = Flow(2, 1, hidden=16)
-    losses = flow.fit(x, a, steps=150, batch=128, rate=0.02, exact=True)
+    losses = flow.fit(x, a, steps=60, batch=128, rate=0.05, exact=True)
     entropy = (2 * 0.5 * np.log(2 * np.pi * np.e) + np.log(0.3)) / 2  # of x given a, per dimension
-    assert np.mean(losses[-20:]) < entropy + 0.15 < losses[0]
+    assert np.mean(losses[-10:]) < entropy + 0.2 < losses[0]
     basis = np.eye(512, dtype=np.float32)[:2]
     StyleFlowEditor(("age",), flow, np.zeros(512, np.float32), basis, np.ones(2, np.float32)).save(
         tmp_path / "flow.safetensors"

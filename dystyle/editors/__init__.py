@@ -4,6 +4,7 @@ import importlib
 from dataclasses import dataclass
 
 from dystyle.editors.base import Editor
+from dystyle.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,15 @@ METHODS: dict[str, Method] = {
 
 
 def open_method(name: str, backend) -> Editor:
-    """The method of this name, a key of `METHODS`, ready to edit; see `Editor.open`."""
+    """The method of this name, a key of `METHODS`, ready to edit; see `Editor.open`.
+
+    Raises:
+        InputError: as `Editor.open`, and when a package is missing.
+    """
     method = METHODS[name]
     module, _, cls = method.path.partition(":")
-    return getattr(importlib.import_module(module), cls).open(method.weights, backend)
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(f"The method '{name}' needs a package; pip install {error.name}.") from error
+    return getattr(imported, cls).open(method.weights, backend)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
 
 from dystyle.editors.base import StrengthEditor
 from dystyle.editors.search import Read, level
@@ -21,9 +19,11 @@ from dystyle.weights import load, save
 
 EXTREME = 0.15  # share of the faces at either end that stand for a class
 SOFTNESS = 1e-3  # C of the support vector machines, by held-out accuracy; lower ones entangle the normals
+CURVE_C = 1e-2  # of logistic regression on few hand labels
 FARTHEST = 20.0  # a direction is followed at most so far, in units of W's deviation
 PAIRS = 20_000
 
+# Edits need no scikit-learn, which is not in requirements.txt: the fits import it.
 Normal = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Codes (n, d) and one attribute's levels (n,) -> direction (d,) of any length."""
 
@@ -37,6 +37,8 @@ def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def normal_svm(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """The separating hyperplane's normal."""
+    from sklearn.svm import LinearSVC
+
     ends, upper = extremes(levels)
     return LinearSVC(C=SOFTNESS, dual=False).fit(x[ends], upper).coef_[0]
 
@@ -57,6 +59,8 @@ def normal_mean(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 def normal_logistic(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Logistic regression on two classes: labels where there are but two, else the faces at either end."""
+    from sklearn.linear_model import LogisticRegression
+
     ends, upper = extremes(levels)
     if len(np.unique(levels)) == 2:
         ends, upper = np.arange(len(x)), levels > levels.mean()
@@ -164,14 +168,15 @@ class LinearEditor(StrengthEditor):
 
 def accuracy_curve(
     x: np.ndarray, labels: np.ndarray, counts: Sequence[int], repeats: int = 5
-) -> dict[int, float]:
-    """Balanced accuracy on held-out codes of logistic regression over the number of labels it learnt from.
+) -> dict[int, tuple[float, float]]:
+    """Accuracy and balanced accuracy of logistic regression over the number of labels it learnt from.
 
     Args:
         x: (n, d) codes in units of their deviation; labels: (n,) bool. The last fifth is held out.
         counts: numbers of labels; each mean is over `repeats` random draws.
     """
-    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
     train = len(x) * 4 // 5
     result = {}
@@ -179,11 +184,11 @@ def accuracy_curve(
         scores = []
         for seed in range(repeats):
             chosen = np.random.default_rng(seed).permutation(train)[:count]
-            if len(np.unique(labels[chosen])) < 2:
-                scores.append(0.5)  # no example of one class: nothing was learnt
-                continue
-            model = LogisticRegression(C=SOFTNESS, class_weight="balanced", max_iter=500)
-            model.fit(x[chosen], labels[chosen])
-            scores.append(balanced_accuracy_score(labels[train:], model.predict(x[train:])))
-        result[int(count)] = float(np.mean(scores))
+            told = np.full(len(x) - train, labels[chosen[0]])
+            if len(np.unique(labels[chosen])) == 2:  # else there is nothing to learn from
+                model = LogisticRegression(C=CURVE_C, class_weight="balanced", max_iter=500)
+                told = model.fit(x[chosen], labels[chosen]).predict(x[train:])
+            truth = labels[train:]
+            scores.append((accuracy_score(truth, told), balanced_accuracy_score(truth, told)))
+        result[int(count)] = tuple(np.mean(scores, 0).tolist())
     return result

@@ -106,7 +106,7 @@ class Flow(nn.Module):
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         return losses
 
 

@@ -72,27 +72,28 @@ def by_examples(s: np.ndarray, levels: np.ndarray, examples: int = EXAMPLES) -> 
 
 
 def region_energy(
-    render: Callable[[Sequence[Tensor]], Tensor], offsets: Sequence[Tensor], mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Energy of every channel's gradient map within a region, and everywhere: (channels,) each.
+    render: Callable[[Sequence[Tensor]], Tensor], offsets: Sequence[Tensor], masks: np.ndarray
+) -> np.ndarray:
+    """Energy of every channel's gradient map within each region, (m, channels).
 
     For random signs v the expectation of (d/ds sum_p v_p I_p)^2 is sum_p (dI_p/ds)^2, so that a few backward
     passes serve all channels at once.
 
     Args:
         render: offsets -> picture (1, 3, s, s); offsets: leaf tensors, one a layer.
-        mask: (s, s) bool, the region.
+        masks: (m, s, s) bool, the regions.
     """
-    random, inside = torch.Generator().manual_seed(0), torch.from_numpy(mask)
-    energies = np.zeros((2, sum(offset.numel() for offset in offsets)))
+    random = torch.Generator().manual_seed(0)
+    energies = np.zeros((len(masks), sum(offset.numel() for offset in offsets)))
     for _ in range(PROBES):
         picture = render(offsets)
-        signs = torch.randint(0, 2, picture.shape, generator=random) * 2.0 - 1
-        for row, region in zip(energies, (inside, torch.ones_like(inside)), strict=True):
-            signal = (picture * signs * region).sum()
-            gradients = torch.autograd.grad(signal, list(offsets), retain_graph=True, materialize_grads=True)
-            row += torch.cat([g.flatten() for g in gradients]).square().numpy() / PROBES
-    return energies[0], energies[1]
+        signed = picture * (torch.randint(0, 2, picture.shape, generator=random) * 2.0 - 1)
+        for energy, mask in zip(energies, torch.from_numpy(masks), strict=True):
+            gradients = torch.autograd.grad(
+                (signed * mask).sum(), list(offsets), retain_graph=True, materialize_grads=True
+            )
+            energy += torch.cat([g.flatten() for g in gradients]).square().numpy() / PROBES
+    return energies
 
 
 def region_mask(points: np.ndarray, name: str, size: int) -> np.ndarray:

@@ -205,9 +205,9 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     codes, values = config.faces.read()
     s, channels = styles(generator, np.asarray(codes)), channel_names(generator)
     deviations = s.std(0)
-    editor = FaceEditor.from_pretrained()
+    editor = FaceEditor.from_pretrained(backend="torch")  # an engine would be compiled for every channel
     shown = [editor.sample(seed) for seed in range(config.shown)]
-    local = _locality(generator, editor, shown, deviations)
+    local = _locality(generator, shown)
     before = [editor.measure(editor.synthesize(code, PREVIEW)) for code in shown]
     widths = {name: layer.out_features for name, (layer, _) in affine_layers(generator).items()}
     chosen, signed, slopes, report = {}, [], [], {}
@@ -245,15 +245,12 @@ def _channel_effect(editor: FaceEditor, one: StyleSpaceEditor, codes: list, befo
     }
 
 
-def _locality(
-    generator: MobileStyleGAN, editor: FaceEditor, codes: list[np.ndarray], deviations: np.ndarray
-) -> dict[str, np.ndarray]:
+def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Share of every channel's gradient energy that lies in the attributes' regions, (channels,) by name."""
     from dystyle.engines.graphs import reader
 
     layers, state = affine_layers(generator), generator.state_dict()
-    inside: dict[str, np.ndarray] = {}
-    everywhere = np.zeros(len(deviations))
+    energies = np.zeros((len(REGIONS) + 1, sum(layer.out_features for layer, _ in layers.values())))
     for code in codes:
         x = torch.from_numpy(code[None])
         offsets = [torch.zeros(layer.out_features, requires_grad=True) for layer, _ in layers.values()]
@@ -270,11 +267,9 @@ def _locality(
             face = crop(render(offsets), 192, half, MESH_CROP[0] * one, MESH_CROP[1] * one)
             points = reader().mesh((face + 1) / 2)[0, :, :2].numpy()
         points = (np.array((0.5, MESH_CROP[0])) + (points / 192 - 0.5) * MESH_CROP[1]) * PREVIEW
-        for name in REGIONS:
-            energy, total = region_energy(render, offsets, region_mask(points, name, PREVIEW))
-            inside[name] = inside.get(name, 0) + energy
-        everywhere += total
-    return {name: energy / np.maximum(everywhere, 1e-12) for name, energy in inside.items()}
+        masks = [region_mask(points, name, PREVIEW) for name in REGIONS]
+        energies += region_energy(render, offsets, np.stack([*masks, np.ones_like(masks[0])]))
+    return dict(zip(REGIONS, energies[:-1] / np.maximum(energies[-1], 1e-12), strict=True))
 
 
 def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
