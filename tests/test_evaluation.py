@@ -90,6 +90,8 @@ def test_search_reaches_coupled_saturating_targets_from_a_wrong_guess_within_its
     found = read(search(move, targets, read, np.array([0.3, 0.05, 0.1]), 20.0))
     assert all(shortfall(name, target, found[name]) == 0 for name, target in targets.items())
     assert len(tried) <= 17
+    flat = search(move, {"smile": 1.0}, lambda code: {"smile": 1e-9}, np.array([0.1]), 3.0)
+    assert np.abs(flat).max() == 0  # nothing answers: nothing is changed
     # Out of reach: the nearest code that was tried comes back, within the bound.
     tried.clear()
     nearest = search(move, {"smile": 1.0}, read, np.array([0.1]), 3.0)

@@ -153,7 +153,7 @@ def name_components(
         length = np.linalg.norm(direction)
         directions.append(direction.ravel() / length)
         # `STEP` deviations are `length` times that in the direction's own unit.
-        slopes.append(changes[name] / (STEP * components.deviations[index] * length))
+        slopes.append(max(changes[name], 1e-3) / (STEP * components.deviations[index] * length))
     arrays = (np.float32(directions), np.float32(slopes), np.float32(std_w))
     return LinearEditor(tuple(found), *arrays, conditional=False), chosen
 

@@ -12,6 +12,7 @@ SIDE = 0.95  # what a binary attribute's probability has to reach
 FIRST, WIDEST, NARROWEST = 2.0, 6.0, 0.1  # bounds of the length of one step
 SOFTNESS = 4.0  # of the scale on which probabilities are compared
 DAMPING = 0.02
+SLOWEST = 0.2  # share of the first guess below which no slope may be learnt
 
 Read = Callable[[np.ndarray], Mapping[str, float]]
 """Code (18, 512) -> readings of its picture, in the table's units."""
@@ -59,6 +60,7 @@ def search(
         steps: pictures to look at, at most.
     """
     jacobian = np.diag(slopes).astype(float) if np.ndim(slopes) == 1 else np.array(slopes, float)
+    floor = SLOWEST * jacobian.diagonal()
     strengths, radius = np.zeros(len(configuration)), FIRST
     best, known, least = strengths, None, np.inf
     for _ in range(steps):
@@ -69,10 +71,14 @@ def search(
         if known is not None and (moved := strengths - best).any():
             surprise = levels - known - jacobian @ moved
             jacobian += np.outer(surprise, moved) / (moved @ moved)
+            # Readings that do not answer yet, as saturated ones, must not stop the search.
+            np.fill_diagonal(jacobian, np.maximum(jacobian.diagonal(), floor))
         worth = np.abs(misses).sum()
         if worth < least:
+            result = code
+        if worth <= least:
             radius = radius if known is None else min(radius * 1.5, WIDEST)
-            best, known, least, left, result = strengths, levels, worth, misses, code
+            best, known, least, left = strengths, levels, worth, misses
         else:
             radius /= 2
         if least == 0 or radius < NARROWEST:
@@ -81,4 +87,6 @@ def search(
         step = np.linalg.solve(damped, jacobian.T @ left)
         step *= min(1, radius / np.linalg.norm(step))
         strengths = np.clip(best + step, -farthest, farthest)
+        if np.array_equal(strengths, best):  # at the bound
+            break
     return result
