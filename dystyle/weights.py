@@ -221,7 +221,7 @@ JUDGES = (
     "dlib_gender",
     "calibration",
 )
-METHODS = ("z", "wplus", "mean", "logistic", "ganspace", "stylespace", "styleflow")
+METHODS = ("wplus", "mean", "logistic", "ganspace", "stylespace")
 
 WEIGHTS: dict[str, Source] = {
     "mobile_stylegan": Converted(
