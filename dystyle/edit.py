@@ -33,6 +33,7 @@ class EditConfig:
         refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
         generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
+        method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`).
         truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
 
@@ -45,6 +46,7 @@ class EditConfig:
     refine: str = "balanced"
     encoder: str = "fast"
     generator: str = DEFAULT
+    method: str = "dystyle"
     truncation: float = 0.7
     backend: str = "onnx"
     device: str = "cpu"
@@ -84,7 +86,7 @@ def run(config: EditConfig) -> list[str]:
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
     editor = FaceEditor.from_pretrained(
-        config.device, config.backend, encoder=config.encoder, generator=config.generator
+        config.device, config.backend, config.method, config.encoder, config.generator
     )
     target = validate_configuration(parse_configuration(config.set), editor.attributes)
     failures = []

@@ -1,4 +1,7 @@
-"""Evaluate: python -m dystyle.evaluate [attributes|editing|inversion|latency|ops|generator|sheet] --help."""
+"""Evaluate: python -m dystyle.evaluate COMMAND --help.
+
+COMMAND: attributes, editing, inversion, methods, spaces, components, latency, ops, generator or sheet.
+"""
 
 import json
 import sys
@@ -12,12 +15,16 @@ from dystyle.evaluation import attributes as attribute_report
 from dystyle.evaluation import editing as editing_report
 from dystyle.evaluation import inversion as inversion_report
 from dystyle.evaluation import latency as latency_report
+from dystyle.evaluation import methods as methods_report
+from dystyle.evaluation import spaces as spaces_report
 from dystyle.evaluation import speed
 from dystyle.evaluation.attributes import AttributesConfig
 from dystyle.evaluation.editing import EditingConfig
 from dystyle.evaluation.inversion import InversionConfig
 from dystyle.evaluation.latency import LatencyConfig
+from dystyle.evaluation.methods import MethodsConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
+from dystyle.evaluation.spaces import ComponentsConfig, SpacesConfig, show_components
 from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
 from dystyle.memory import keep_freed_memory
 
@@ -84,6 +91,41 @@ def latency(
     _report(result, latency_report.table(result), json_file)
 
 
+def methods(
+    protocol: tyro.conf.OmitArgPrefixes[MethodsConfig] = MethodsConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+    plots: Path | None = None,
+) -> None:
+    """Every editing method on the same faces and targets, at matched effect.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+        plots: folder to write plots and contact sheets to.
+    """
+    result = methods_report.evaluate_methods(protocol, plots)
+    _report(result, methods_report.table(result), json_file)
+
+
+def spaces(
+    protocol: tyro.conf.OmitArgPrefixes[SpacesConfig] = SpacesConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+) -> None:
+    """Z, W, W+ and S: disentanglement, linear separability, perceptual path length.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+    """
+    result = spaces_report.evaluate_spaces(protocol)
+    _report(result, spaces_report.table(result), json_file)
+
+
+def components(
+    config: tyro.conf.OmitArgPrefixes[ComponentsConfig] = ComponentsConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Show and measure what GANSpace's components do."""
+    print(show_components(config))
+
+
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
     """A contact sheet of edits, to be looked at."""
     make_sheet(config)
@@ -132,6 +174,9 @@ def main() -> None:
         "latency": latency,
         "ops": ops,
         "generator": generator,
+        "methods": methods,
+        "spaces": spaces,
+        "components": components,
         "sheet": sheet,
     }
     try:

@@ -1,6 +1,6 @@
 """FaceEditor: photo -> portrait -> code -> edited code -> picture -> photo. The public Python API."""
 
-import json
+import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,13 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.editors import METHODS, open_method
+from dystyle.editors.base import Editor, styles_of
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.weights import load, resolve
 
-METHODS = ("dystyle",)
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda")
 REFINE = ("fast", "balanced", "precise")
@@ -54,17 +55,24 @@ class FaceEditor:
     def __init__(
         self,
         backend,
-        attributes: dict[str, Attribute],
+        method: Editor,
         encoder: str = "encoder",
         generator: GeneratorFacts | None = None,
     ) -> None:
-        self._backend, self._encoder = backend, encoder
+        self._backend, self._method, self._encoder = backend, method, encoder
         self._generator = generator or GeneratorFacts.load()
         self.sizes = self._generator.sizes
-        self.attributes = attributes
+        self.attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in method.names}
         self._aligner = FaceAligner(
             lambda x: tuple(backend.run("detector", x)), lambda x: backend.run("mesh", x)[0]
         )
+        # What noise strengths and changed style channels replace, in the default generator.
+        default = {} if self._generator.file else load(DEFAULT)[0]
+        self._weights = {
+            name: value
+            for name, value in default.items()
+            if name.endswith((".noise", ".modulation.bias", ".up.bias"))
+        }
 
     @classmethod
     def from_pretrained(
@@ -83,7 +91,8 @@ class FaceEditor:
                 (the reference), "tensorrt" (its package, else the TensorRT-RTX plug-in), or "auto": on a
                 CPU what a short measurement at the first start found fastest, on a GPU TensorRT if it is
                 there.
-            method: the editing method, "dystyle".
+            method: the editing method, a key of `dystyle.editors.METHODS`: "dystyle", or one that it is
+                compared with. The others look at the picture while they edit, and take seconds.
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
                 of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
             generator: "mobile_stylegan", "stylegan2_ffhq" (from the Hugging Face hub), or the path of a
@@ -97,8 +106,6 @@ class FaceEditor:
         _choose("backend", backend, BACKENDS)
         _choose("method", method, METHODS)
         graph, facts = encoder_graph(encoder), GeneratorFacts.load(generator)
-        _, metadata = load(method)
-        names = json.loads(metadata["structure"])["names"]
         if backend == "auto":
             backend = fastest_on_cpu() if device == "cpu" else "tensorrt" if tensorrt_runtime() else "onnx"
         if backend == "torch":
@@ -111,7 +118,15 @@ class FaceEditor:
             raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
         else:
             runner = OnnxBackend((tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else device)
-        return cls(runner, {name: ATTRIBUTES[name] for name in names}, graph, facts)
+        return cls(runner, open_method(method, runner), graph, facts)
+
+    def with_method(self, method: str) -> "FaceEditor":
+        """The same editor with another editing method; both share engines."""
+        _choose("method", method, METHODS)
+        other = copy.copy(self)
+        other._method = open_method(method, self._backend)
+        other.attributes = {name: ATTRIBUTES[name] for name in other._method.names}
+        return other
 
     def detect(self, photo) -> list[Face]:
         """The faces of a photo, largest first; see `invert` for what a photo may be."""
@@ -171,27 +186,65 @@ class FaceEditor:
         code = _check_code(code)
         if not configuration:
             return code.copy()
-        return self._backend.edit(code[None], configuration)[0]
+        return self._method.edit(code, configuration, lambda seen: self.measure(self.synthesize(seen)))
+
+    def mix(self, code: np.ndarray, other: np.ndarray, row: int) -> np.ndarray:
+        """Style mixing (StyleGAN, section 3.1): the rows of `code` before `row`, those of `other` from it on.
+
+        Args:
+            code, other: (18, 512).
+            row: 0 gives `other`, 18 gives `code`; early rows hold pose and shape, late ones colours.
+        """
+        if not 0 <= row <= 18:
+            raise InputError(f"row = {row} is out of range; give a whole number from 0 to 18.")
+        return np.concatenate((_check_code(code)[:row], _check_code(other)[row:]))
+
+    def truncate(self, code: np.ndarray, truncation: float) -> np.ndarray:
+        """A code (18, 512) pulled to the mean face: 1 leaves it, 0 gives the mean."""
+        if not 0 <= truncation <= 1:
+            raise InputError(f"truncation = {truncation:g} is out of range; give a number from 0 to 1.")
+        return self._generator.mean_w + np.float32(truncation) * (_check_code(code) - self._generator.mean_w)
 
     def synthesize(
-        self, code: np.ndarray, size: int | None = None, face: InvertedFace | None = None
+        self,
+        code: np.ndarray,
+        size: int | None = None,
+        face: InvertedFace | None = None,
+        noise: Mapping[str, float] | None = None,
     ) -> np.ndarray:
         """The picture of a code: (size, size, 3) uint8 RGB.
 
         Args:
-            code: (18, 512).
+            code: (18, 512); a `StyledCode` brings its changed channels along.
             size: one of `sizes`, with the default generator 1024 or the previews 256 and 128; None: the full
                 one.
             face: the inverted face the code came from; one that was inverted with `refine="precise"` brings
                 weights of the generator along.
+            noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off.
 
         Raises:
-            InputError: another size, or a code of another shape.
+            InputError: another size, a code of another shape, or an unknown layer.
         """
         size = self.sizes[0] if size is None else size
         _choose("size", size, self.sizes)
-        weights = None if face is None else face.tuned
-        return self._backend.run(self._generator.graph(size), _check_code(code)[None], weights)[0][0]
+        weights = {} if face is None else dict(face.tuned)
+        for layer, offset in styles_of(code).items():
+            _choose("style layer", f"{layer}.bias", self._weights)
+            name = f"{layer}.bias"
+            weights[name] = weights.get(name, self._weights[name]) + offset
+        for layer, strength in (noise or {}).items():
+            _choose("noise layer", layer, self.noise_layers)
+            name = f"{layer}.noise"
+            weights[name] = weights.get(name, self._weights[name]) * np.float32(strength)
+        return self._backend.run(self._generator.graph(size), np.asarray(_check_code(code))[None], weights)[
+            0
+        ][0]
+
+    @property
+    def noise_layers(self) -> tuple[str, ...]:
+        """The generator's layers that have a noise image, from the coarsest on."""
+        names = [name.removesuffix(".noise") for name in self._weights if name.endswith(".noise")]
+        return tuple(sorted(names, key=lambda layer: self._weights[f"{layer}.noise"].shape[-1]))
 
     def measure(self, image: np.ndarray) -> dict[str, float]:
         """Attribute values of an aligned portrait (s, s, 3) uint8 RGB, in the table's units.
@@ -259,7 +312,7 @@ def encoder_graph(encoder: str | os.PathLike[str]) -> str:
 
 
 def _check_code(code: np.ndarray) -> np.ndarray:
-    code = np.asarray(code, dtype=np.float32)
+    code = np.asanyarray(code, dtype=np.float32)  # a StyledCode keeps its styles
     if code.shape != (18, 512):
         raise InputError(f"A code has the shape (18, 512), not {code.shape}.")
     return code

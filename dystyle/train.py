@@ -1,4 +1,8 @@
-"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|...] --help."""
+"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|generator|METHOD] --help.
+
+METHOD is one that the editor is compared with: linear, directions, interfacegan, ganspace, stylespace or
+styleflow.
+"""
 
 import json
 import sys
@@ -8,7 +12,6 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
@@ -24,6 +27,19 @@ from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer
 from dystyle.training.judges import train_judges
+from dystyle.training.methods import (
+    DirectionsConfig,
+    Faces,
+    GanSpaceConfig,
+    InterFaceGanConfig,
+    StyleFlowConfig,
+    StyleSpaceConfig,
+    fit_directions,
+    fit_ganspace,
+    fit_interfacegan,
+    fit_styleflow,
+    fit_stylespace,
+)
 from dystyle.training.previews import PreviewConfig, train_previews
 from dystyle.weights import resolve
 
@@ -74,13 +90,21 @@ class LinearConfig:
     out: Path = Path("weights/linear.safetensors")
 
 
-def _fit_linear(config: LinearConfig, std_w: np.ndarray) -> dict[str, float]:
-    data, editor = FaceDataset.load(config.faces), FaceEditor.from_pretrained()
-    readings = [editor.measure(image) for image in tqdm(data.images[: config.count], mininterval=10)]
-    values = {name: np.array([read[name] for read in readings]) for name in readings[0]}
-    linear = LinearEditor.fit(data.codes[: config.count, :PICTURE_ROWS].mean(1), values, std_w)
+def _fit_linear(config: LinearConfig, generator: MobileStyleGAN) -> dict[str, float]:
+    codes, values = Faces(config.faces, config.count).read()
+    linear = LinearEditor.fit(codes[:, :PICTURE_ROWS].mean(1), values, generator.std_w.numpy())
     linear.save(config.out)
     return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
+
+
+METHOD_FITS = {
+    LinearConfig: _fit_linear,
+    DirectionsConfig: fit_directions,
+    InterFaceGanConfig: fit_interfacegan,
+    GanSpaceConfig: fit_ganspace,
+    StyleSpaceConfig: fit_stylespace,
+    StyleFlowConfig: fit_styleflow,
+}
 
 
 def _generator(previews: bool = True, name: str = DEFAULT) -> MobileStyleGAN | StyleGAN2:
@@ -113,8 +137,8 @@ def _train(config) -> object:
         return train_previews(config, _generator(previews=config.start))
     if isinstance(config, EncoderConfig):
         return train_encoder(config, _generator())
-    if isinstance(config, LinearConfig):
-        return _fit_linear(config, _generator(previews=False).std_w.numpy())
+    if fit := METHOD_FITS.get(type(config)):
+        return fit(config, _generator())
     if isinstance(config, GeneratorConfig):
         return str(GeneratorTrainer(config).run())
     return str(EditorTrainer(config, _generator(name=config.generator)).run())
@@ -129,6 +153,11 @@ Command = (
     | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]
     | Annotated[LinearConfig, tyro.conf.subcommand("linear")]
     | Annotated[GeneratorConfig, tyro.conf.subcommand("generator")]
+    | Annotated[DirectionsConfig, tyro.conf.subcommand("directions")]
+    | Annotated[InterFaceGanConfig, tyro.conf.subcommand("interfacegan")]
+    | Annotated[GanSpaceConfig, tyro.conf.subcommand("ganspace")]
+    | Annotated[StyleSpaceConfig, tyro.conf.subcommand("stylespace")]
+    | Annotated[StyleFlowConfig, tyro.conf.subcommand("styleflow")]
 )
 
 

@@ -221,6 +221,7 @@ JUDGES = (
     "dlib_gender",
     "calibration",
 )
+METHODS = ("wplus", "mean", "logistic", "ganspace", "stylespace")
 
 WEIGHTS: dict[str, Source] = {
     "mobile_stylegan": Converted(
@@ -239,6 +240,7 @@ WEIGHTS: dict[str, Source] = {
     **{name: Bundled(f"{name}.safetensors") for name in ("preview_heads", "encoder", "dystyle", "linear")},
     **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
     **{f"judges/{name}": Bundled(f"judges/{name}.safetensors") for name in JUDGES},
+    **{f"methods/{name}": Bundled(f"methods/{name}.safetensors") for name in METHODS},
     "e4e": Hub("akhaliq/JoJoGAN_e4e_ffhq_encode", "e4e_ffhq_encode.pt"),
     "stylegan2_ffhq": Hub("akhaliq/jojogan-stylegan2-ffhq-config-f", "stylegan2-ffhq-config-f.pt"),
 }

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import tyro
 
-from dystyle import FaceEditor, InputError
+from dystyle import InputError
 from dystyle.attributes import ATTRIBUTES, validate_configuration
 from dystyle.engines.graphs import GRAPHS, TorchBackend
 from dystyle.engines.runtime import (
@@ -185,8 +185,8 @@ def build(config: BuildConfig) -> bool:
     editor = "editor" if config.editor == "dystyle" else f"editor:{resolve(config.editor).absolute()}"
     structure = json.loads(load(config.editor)[1]["structure"])
     rng = np.random.default_rng(0)
-    people = FaceEditor(backend, {})
-    codes = np.stack([people.sample(seed) for seed in range(3)])
+    people = GeneratorFacts.load()
+    codes = np.stack([people.sample(seed, truncation=0.7) for seed in range(3)])
     faces = backend.run("generator_256", codes)[0]
     generator = GeneratorFacts.load(config.generator)
     graphs = [generator.graph(size) for size in generator.sizes]

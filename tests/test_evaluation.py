@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dystyle.editors.linear import LinearEditor
+from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import compare, frechet
 
@@ -66,3 +67,33 @@ def test_linear_editor_finds_planted_directions_and_moves_along_one_alone(tmp_pa
     assert abs(after["smile"] - 0.5) < 0.25  # the raw direction would give 0.93
     with pytest.raises(InputError, match="linear directions"):
         LinearEditor.load("dystyle")
+
+
+def test_search_reaches_coupled_saturating_targets_from_a_wrong_guess_within_its_steps():
+    tried = []
+
+    def read(code: np.ndarray) -> dict[str, float]:
+        tried.append(code)
+        yaw, age, smile = code[0, :3]
+        return {
+            "yaw": float(np.clip(4 * yaw + 2 * age, -40, 40)),
+            "age": float(40 + 6 * age - 2 * smile),
+            "smile": float(1 / (1 + np.exp(6 - 1.5 * smile - 0.5 * yaw))),
+        }
+
+    def move(strengths: np.ndarray) -> np.ndarray:
+        code = np.zeros((18, 512), np.float32)
+        code[:, :3] = strengths
+        return code
+
+    targets = {"yaw": 20.0, "age": 55.0, "smile": 1.0}
+    found = read(search(move, targets, read, np.array([0.3, 0.05, 0.1]), 20.0))
+    assert all(shortfall(name, target, found[name]) == 0 for name, target in targets.items())
+    assert len(tried) <= 17
+    flat = search(move, {"smile": 1.0}, lambda code: {"smile": 1e-9}, np.array([0.1]), 3.0)
+    assert np.abs(flat).max() == 0  # nothing answers: nothing is changed
+    # Out of reach: the nearest code that was tried comes back, within the bound.
+    tried.clear()
+    nearest = search(move, {"smile": 1.0}, read, np.array([0.1]), 3.0)
+    assert np.abs(nearest).max() <= 3
+    assert not any(read(code)["smile"] > read(nearest)["smile"] for code in list(tried))

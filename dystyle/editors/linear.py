@@ -1,57 +1,124 @@
-"""The linear baseline: InterFaceGAN directions in W (Shen et al. 2020, arXiv 1907.10786).
+"""Directions: a code is edited by adding vectors, one for each attribute. Only the fits differ.
 
-Each attribute has one direction, the normal of the hyperplane that separates its classes. Several are edited
-with conditional projection (section 3.3 there): from each direction everything that points along another
-attribute's is taken away.
+`normal_svm` is InterFaceGAN's (Shen et al. 2020, arXiv 1907.10786): the normal of the hyperplane that
+separates an attribute's classes. Several are edited with conditional projection (section 3.3 there): from
+each direction everything that points along another attribute's is taken away. `normal_mean` and
+`normal_logistic` are older practice: the mean of code differences over label differences, and logistic
+regression on labelled codes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.svm import LinearSVC
 
-from dystyle.attributes import ATTRIBUTES
+from dystyle.editors.base import StrengthEditor
+from dystyle.editors.search import Read, level
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
 EXTREME = 0.15  # share of the faces at either end that stand for a class
-STEPS = 5
-FARTHEST = 6.0  # a direction is followed at most so far, in units of W's deviation
+SOFTNESS = 1e-3  # C of the support vector machines, by held-out accuracy; lower ones entangle the normals
+CURVE_C = 1e-2  # of logistic regression on few hand labels
+FARTHEST = 20.0  # a direction is followed at most so far, in units of W's deviation
+PAIRS = 20_000
+
+# Edits need no scikit-learn, which is not in requirements.txt: the fits import it.
+Normal = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Codes (n, d) and one attribute's levels (n,) -> direction (d,) of any length."""
 
 
-class LinearEditor:
-    """Directions (n, 512) of W with the attributes' names, and how fast each reading changes along them.
+def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the faces at either end, and which of them are at the upper end, (m,) bool."""
+    order = np.argsort(values, kind="stable")
+    count = max(2, int(len(order) * EXTREME))
+    return np.concatenate((order[:count], order[-count:])), np.arange(2 * count) >= count
+
+
+def normal_svm(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The separating hyperplane's normal."""
+    from sklearn.svm import LinearSVC
+
+    ends, upper = extremes(levels)
+    return LinearSVC(C=SOFTNESS, dual=False).fit(x[ends], upper).coef_[0]
+
+
+def normal_mean(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Mean over random pairs of the codes' difference over the labels' difference.
+
+    Pairs whose labels hardly differ say nothing and are left out.
+    """
+    first, second = np.random.default_rng(0).integers(len(x), size=(2, PAIRS))
+    difference = levels[first] - levels[second]
+    told = np.abs(difference) > levels.std()
+    weights = np.zeros(len(x))
+    np.add.at(weights, first[told], 1 / difference[told])
+    np.add.at(weights, second[told], -1 / difference[told])
+    return weights @ x / told.sum()
+
+
+def normal_logistic(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Logistic regression on two classes: labels where there are but two, else the faces at either end."""
+    from sklearn.linear_model import LogisticRegression
+
+    ends, upper = extremes(levels)
+    if len(np.unique(levels)) == 2:
+        ends, upper = np.arange(len(x)), levels > levels.mean()
+    return LogisticRegression(C=SOFTNESS, max_iter=500).fit(x[ends], upper).coef_[0]
+
+
+NORMALS: dict[str, Normal] = {"svm": normal_svm, "mean": normal_mean, "logistic": normal_logistic}
+
+
+class LinearEditor(StrengthEditor):
+    """Directions (n, d) of W, d = 512, or of the first rows of W+, d = rows * 512.
 
     Args:
-        directions: unit normals in W divided by its deviation `std_w` (512,).
-        slopes: change of the attribute's common-scale value per unit length along its own direction, (n,).
+        directions: of unit length in codes divided by their deviation `std_w` (512,).
+        slopes: change of the attribute's `level` per unit length along its own direction, (n,).
+        conditional: are directions projected away from those of all other attributes?
     """
 
+    farthest = FARTHEST
+
     def __init__(
-        self, names: Sequence[str], directions: np.ndarray, slopes: np.ndarray, std_w: np.ndarray
+        self,
+        names: Sequence[str],
+        directions: np.ndarray,
+        slopes: np.ndarray,
+        std_w: np.ndarray,
+        conditional: bool = True,
     ) -> None:
         self.names, self.directions, self.slopes, self.std_w = tuple(names), directions, slopes, std_w
+        self.conditional = conditional
 
     @classmethod
-    def fit(cls, codes: np.ndarray, values: Mapping[str, np.ndarray], std_w: np.ndarray) -> "LinearEditor":
-        """Fit to W codes (n, 512) and the readings (n,) of their faces, in the table's units."""
-        x = codes / std_w
+    def fit(
+        cls,
+        codes: np.ndarray,
+        values: Mapping[str, np.ndarray],
+        std_w: np.ndarray,
+        normal: Normal = normal_svm,
+        conditional: bool = True,
+    ) -> "LinearEditor":
+        """Fit to codes (n, d) and the readings (n,) of their faces, in the table's units."""
+        x = (codes.reshape(len(codes), -1, len(std_w)) / std_w).reshape(len(codes), -1)
         directions, slopes = [], []
         for name, value in values.items():
-            order = np.argsort(value)
-            count = max(2, int(len(order) * EXTREME))
-            ends = np.concatenate((order[:count], order[-count:]))
-            model = LinearSVC(C=1e-4, max_iter=5000).fit(x[ends], np.arange(2 * count) >= count)
-            normal = model.coef_[0] / np.linalg.norm(model.coef_[0])
-            directions.append(normal)
-            slopes.append(np.polyfit(x @ normal, ATTRIBUTES[name].normalise(value), 1)[0])
-        return cls(tuple(values), np.float32(directions), np.float32(slopes), np.float32(std_w))
+            levels = level(name, value)
+            direction = normal(x, levels)
+            direction = direction / np.linalg.norm(direction)
+            directions.append(direction)
+            slopes.append(np.polyfit(x @ direction, levels, 1)[0])
+        return cls(tuple(values), np.float32(directions), np.float32(slopes), np.float32(std_w), conditional)
 
-    def save(self, path: Path) -> None:
-        """Write safetensors."""
-        tensors = {"directions": self.directions, "slopes": self.slopes, "std_w": self.std_w}
-        save(path, tensors, format="linear", names=" ".join(self.names))
+    def save(self, path: Path, **more: np.ndarray) -> None:
+        """Write safetensors; `more` are tensors of the method's own."""
+        wide = self.directions.shape[1] > len(self.std_w)
+        directions = self.directions.astype(np.float16 if wide else np.float32)
+        tensors = {"directions": directions, "slopes": self.slopes, "std_w": self.std_w, **more}
+        conditional = "yes" if self.conditional else "no"
+        save(path, tensors, format="linear", names=" ".join(self.names), conditional=conditional)
 
     @classmethod
     def load(cls, name_or_path: str = "linear") -> "LinearEditor":
@@ -63,51 +130,65 @@ class LinearEditor:
         tensors, metadata = load(name_or_path)
         if metadata.get("format") != "linear":
             raise InputError(f"'{name_or_path}' does not hold linear directions.")
-        return cls(metadata["names"].split(), **tensors)
+        arrays = [np.float32(tensors[key]) for key in ("directions", "slopes", "std_w")]
+        return cls(metadata["names"].split(), *arrays, conditional=metadata.get("conditional") != "no")
+
+    @classmethod
+    def open(cls, weights: str, backend) -> "LinearEditor":
+        return cls.load(weights)
 
     def projected(self, name: str) -> np.ndarray:
-        """The attribute's direction without what points along the others', of length 1, (512,)."""
+        """The attribute's direction without what points along the others', of length 1, (d,)."""
         index = self.names.index(name)
         others = np.delete(self.directions, index, 0)
         basis = np.linalg.qr(others.T)[0]
         direction = self.directions[index] - basis @ (basis.T @ self.directions[index])
         return direction / np.linalg.norm(direction)
 
-    def edit(
-        self,
-        code: np.ndarray,
-        configuration: Mapping[str, float],
-        measure: Callable[[np.ndarray], Mapping[str, float]],
-    ) -> np.ndarray:
-        """Move a code (18, 512) until its face reads the targets, or `STEPS` steps have been made.
+    def chosen(self, names: Sequence[str]) -> np.ndarray:
+        """The directions to follow for these attributes, (len(names), d)."""
+        if self.conditional:
+            return np.stack([self.projected(name) for name in names])
+        return self.directions[[self.names.index(name) for name in names]]
 
-        Args:
-            configuration: target values in the attribute's unit, by name.
-            measure: code (18, 512) -> readings of its picture, in the table's units.
-        """
-        directions = {name: self.projected(name) for name in configuration}
-        slopes = {name: self.slopes[self.names.index(name)] for name in configuration}
-        amounts = dict.fromkeys(configuration, 0.0)
-        best, least = code, np.inf
-        for step in range(STEPS + 1):
-            move = sum(amounts[name] * directions[name] for name in configuration)
-            moved = (code + move * self.std_w).astype(np.float32)
-            read = measure(moved)
-            errors = {name: _error(name, target, read[name]) for name, target in configuration.items()}
-            total = sum(map(abs, errors.values()))
-            if total < least:
-                best, least = moved, total
-            if step == STEPS or total < 0.05 * len(errors):
-                break
-            for name, error in errors.items():
-                amount = amounts[name] + error / slopes[name] / 2
-                amounts[name] = float(np.clip(amount, -FARTHEST, FARTHEST))
-        return best
+    def mover(
+        self, code: np.ndarray, names: tuple[str, ...], read: Read
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        directions = self.chosen(names)
+
+        def move(strengths: np.ndarray) -> np.ndarray:
+            offset = (strengths @ directions).reshape(-1, len(self.std_w)) * self.std_w
+            moved = np.array(code, np.float32)
+            rows = len(moved) if len(offset) == 1 else len(offset)
+            moved[:rows] += offset.astype(np.float32)
+            return moved
+
+        return move
 
 
-def _error(name: str, target: float, value: float) -> float:
-    """Signed error on the common scale; a binary attribute on the right side has none."""
-    row = ATTRIBUTES[name]
-    if row.kind == "binary" and (target > 0.5) == (value > 0.5):
-        return 0.0
-    return float(row.normalise(target) - row.normalise(value))
+def accuracy_curve(
+    x: np.ndarray, labels: np.ndarray, counts: Sequence[int], repeats: int = 5
+) -> dict[int, tuple[float, float]]:
+    """Accuracy and balanced accuracy of logistic regression over the number of labels it learnt from.
+
+    Args:
+        x: (n, d) codes in units of their deviation; labels: (n,) bool. The last fifth is held out.
+        counts: numbers of labels; each mean is over `repeats` random draws.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+    train = len(x) * 4 // 5
+    result = {}
+    for count in counts:
+        scores = []
+        for seed in range(repeats):
+            chosen = np.random.default_rng(seed).permutation(train)[:count]
+            told = np.full(len(x) - train, labels[chosen[0]])
+            if len(np.unique(labels[chosen])) == 2:  # else there is nothing to learn from
+                model = LogisticRegression(C=CURVE_C, class_weight="balanced", max_iter=500)
+                told = model.fit(x[chosen], labels[chosen]).predict(x[train:])
+            truth = labels[train:]
+            scores.append((accuracy_score(truth, told), balanced_accuracy_score(truth, told)))
+        result[int(count)] = tuple(np.mean(scores, 0).tolist())
+    return result

@@ -117,13 +117,13 @@ class Bench:
         descriptor = self.judges.embed(small[None])[0]
         return Seen(self.editor.measure(small), judged, self.editor.embed(small), descriptor)
 
-    def apply(self, method: Method, edits: list[dict[str, float]], label: str) -> list[Seen]:
+    def follow(self, method: Method, edits: list[dict[str, float]], label: str) -> list[Seen]:
         """What the first faces look like after one edit each."""
         pairs = list(zip(self.codes, edits, strict=False))
         return self._map(lambda pair: self.see(method(*pair)), pairs, label)
 
     def figures(self, after: list[Seen], edits: list[dict[str, float]]) -> dict:
-        """The figures of one edit a face, of the first faces: see `evaluate_editing`."""
+        """The figures of what `follow` saw: see `evaluate_editing`."""
         before = self.before[: len(after)]
         cosines = [a.embedding @ b.embedding for a, b in zip(after, before, strict=True)]
         distances = [np.linalg.norm(a.descriptor - b.descriptor) for a, b in zip(after, before, strict=True)]
@@ -243,14 +243,16 @@ def _protocol(bench: Bench, config: EditingConfig, joint: tuple[int, ...], metho
     names, result = list(bench.editor.attributes), {"single": {}, "joint": {}, "compared": {}}
     for name in names:
         edits = [draw(rng, [name]) for _ in bench.codes]
-        result["single"][name] = bench.figures(bench.apply(bench.editor.edit, edits, name), edits)
+        result["single"][name] = bench.figures(bench.follow(bench.editor.edit, edits, name), edits)
     for size in joint:
         size = size or len(names)
         edits = [draw(rng, rng.choice(names, size, replace=False)) for _ in bench.codes]
-        after = bench.apply(bench.editor.edit, edits, f"{size} at once")
+        after = bench.follow(bench.editor.edit, edits, f"{size} at once")
         result["joint"][str(size)] = bench.figures(after, edits)
         others = {
-            method: bench.apply(METHODS[method](bench), edits[: config.compared], f"{size} at once, {method}")
+            method: bench.follow(
+                METHODS[method](bench), edits[: config.compared], f"{size} at once, {method}"
+            )
             for method in methods
         }
         if others:
@@ -344,7 +346,7 @@ def _sequential(bench: Bench) -> Method:
 
 def _linear(bench: Bench) -> Method:
     editor = bench.editor
-    return partial(LinearEditor.load().edit, measure=lambda code: editor.measure(editor.synthesize(code)))
+    return partial(LinearEditor.load().edit, read=lambda code: editor.measure(editor.synthesize(code)))
 
 
 METHODS: dict[str, Callable[[Bench], Method]] = {

@@ -1,0 +1,84 @@
+"""What every editing method is: attribute names, and an edit of one code."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from dystyle.editors.search import Read, search
+
+
+class StyledCode(np.ndarray):
+    """A code (18, 512) with offsets of the generator's styles (S), as single-channel edits make them.
+
+    Attributes:
+        styles: offsets by the name of the affine layer whose output they are added to, float32.
+    """
+
+    styles: Mapping[str, np.ndarray]
+
+    def __new__(cls, code: np.ndarray, styles: Mapping[str, np.ndarray]) -> "StyledCode":
+        """Offsets `styles` on top of those that the code has."""
+        known = styles_of(code)
+        styled = np.array(code, np.float32).view(cls)
+        styled.styles = {**known, **{name: known.get(name, 0) + offset for name, offset in styles.items()}}
+        return styled
+
+    def __array_finalize__(self, source: np.ndarray | None) -> None:
+        self.styles = getattr(source, "styles", {})
+
+
+def styles_of(code: np.ndarray) -> Mapping[str, np.ndarray]:
+    """The style offsets that a code carries; plain arrays carry none."""
+    return getattr(code, "styles", {})
+
+
+class Editor(ABC):
+    """An editing method.
+
+    Attributes:
+        names: the attributes it can change.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    @abstractmethod
+    def open(cls, weights: str, backend) -> "Editor":
+        """The method with weights of this name; `backend` runs engines, for methods that have them.
+
+        Raises:
+            InputError: the weights are missing, damaged, or of another method.
+        """
+
+    @abstractmethod
+    def edit(self, code: np.ndarray, configuration: Mapping[str, float], read: Read) -> np.ndarray:
+        """Edit a code (18, 512).
+
+        Args:
+            configuration: target values in the attributes' units, by name; at least one.
+            read: code -> readings of its picture, for methods that look at what they do.
+        """
+
+
+class StrengthEditor(Editor):
+    """A method with a strength for each attribute; the shared search finds those that reach the targets.
+
+    Attributes:
+        slopes: change of an attribute's `level` per unit of its strength, (n,), as a first guess.
+        farthest: bound of every strength.
+    """
+
+    slopes: np.ndarray
+    farthest: float
+
+    @abstractmethod
+    def mover(
+        self, code: np.ndarray, names: tuple[str, ...], read: Read
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from strengths (len(names),) to edited codes; strengths 0 leave the code as it is."""
+
+    def edit(self, code: np.ndarray, configuration: Mapping[str, float], read: Read) -> np.ndarray:
+        names = tuple(configuration)
+        slopes = self.slopes[[self.names.index(name) for name in names]]
+        return search(self.mover(code, names, read), configuration, read, slopes, self.farthest)

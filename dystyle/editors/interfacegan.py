@@ -1,0 +1,73 @@
+"""InterFaceGAN in Z (Shen et al. 2020, arXiv 1907.10786): hyperplanes before the mapping network.
+
+A given code has no z of its own. The one whose W code lies nearest is found by optimisation, and what a step
+in Z changes in W is added to the code: what z could not explain stays.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dystyle.editors.linear import LinearEditor
+from dystyle.editors.search import Read
+from dystyle.generators.mobile_stylegan import MappingNetwork
+from dystyle.weights import load
+
+STEPS, RATE = 120, 0.1
+PICTURE_ROWS = 16  # the rows of W+ that reach the picture
+
+
+class Latents:
+    """Z -> W of the default generator, and back."""
+
+    def __init__(self) -> None:
+        tensors = load("mobile_stylegan")[0]
+        prefix = "mapping."
+        state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
+        self.mapping = MappingNetwork().requires_grad_(False)
+        self.mapping.load_state_dict(state)
+        self.std_w = torch.from_numpy(tensors["std_w"])
+
+    @torch.no_grad()
+    def map(self, z: np.ndarray) -> np.ndarray:
+        """(n, 512) -> W codes (n, 512)."""
+        return self.mapping(torch.from_numpy(np.float32(z))).numpy()
+
+    def invert(self, w: np.ndarray, steps: int = STEPS) -> np.ndarray:
+        """z (n, 512), of length sqrt(512), whose W codes lie nearest to w (n, 512) in units of deviation."""
+        target = torch.from_numpy(np.float32(w))
+        start = np.random.default_rng(0).standard_normal(w.shape, dtype=np.float32)
+        z = torch.from_numpy(start).requires_grad_(True)
+        optimiser = torch.optim.Adam([z], RATE)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            ((self.mapping(z) - target) / self.std_w).square().mean(1).sum().backward()
+            optimiser.step()
+        z = z.detach().numpy()
+        return z * (z.shape[1] ** 0.5 / np.linalg.norm(z, axis=1, keepdims=True))
+
+
+class ZEditor(LinearEditor):
+    """Directions of Z; `std_w` is that of Z, 1."""
+
+    latents: Latents
+
+    @classmethod
+    def open(cls, weights: str, backend) -> "ZEditor":
+        editor = cls.load(weights)
+        editor.latents = Latents()
+        return editor
+
+    def mover(
+        self, code: np.ndarray, names: tuple[str, ...], read: Read
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        directions = self.chosen(names)
+        z = self.latents.invert(code[None, :PICTURE_ROWS].mean(1))
+        start = self.latents.map(z)
+
+        def move(strengths: np.ndarray) -> np.ndarray:
+            change = self.latents.map(z + (strengths @ directions)[None]) - start
+            return (code + change).astype(np.float32)
+
+        return move

@@ -1,0 +1,92 @@
+"""How strong an edit has to be: one search for all methods that have strengths instead of target values."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from dystyle.attributes import ATTRIBUTES
+
+STEPS = 16  # pictures looked at, at most
+NEAR = 0.03  # share of the range within which a number counts as reached
+SIDE = 0.95  # what a binary attribute's probability has to reach
+FIRST, WIDEST, NARROWEST = 2.0, 6.0, 0.1  # bounds of the length of one step
+SOFTNESS = 4.0  # of the scale on which probabilities are compared
+DAMPING = 0.02
+SLOWEST = 0.2  # share of the first guess below which no slope may be learnt
+
+Read = Callable[[np.ndarray], Mapping[str, float]]
+"""Code (18, 512) -> readings of its picture, in the table's units."""
+
+
+def level(name: str, value: float | np.ndarray) -> float | np.ndarray:
+    """A reading on the common scale of [-1, 1]; probabilities by tanh(logit / 4), never flat."""
+    row = ATTRIBUTES[name]
+    if row.kind == "binary" or name == "gender":
+        value = np.clip(value, 1e-5, 1 - 1e-5)
+        return np.tanh(np.log(value / (1 - value)) / SOFTNESS)
+    return row.normalise(value)
+
+
+def shortfall(name: str, target: float, value: float) -> float:
+    """Signed distance to a target on the common scale; 0 where it is reached."""
+    row = ATTRIBUTES[name]
+    if row.kind == "binary":
+        target = SIDE if target > 0.5 else 1 - SIDE
+        if (value >= target) if target > 0.5 else (value <= target):
+            return 0.0
+    elif abs(target - value) <= NEAR * (row.high - row.low):
+        return 0.0
+    return float(level(name, target) - level(name, value))
+
+
+def search(
+    move: Callable[[np.ndarray], np.ndarray],
+    configuration: Mapping[str, float],
+    read: Read,
+    slopes: np.ndarray,
+    farthest: float,
+    steps: int = STEPS,
+) -> np.ndarray:
+    """The code, of all that were tried, whose picture comes nearest to the targets.
+
+    Damped least squares (Levenberg 1944) over the strengths. The Jacobian starts from `slopes` and learns
+    from every picture (Broyden 1965); after a step that made things worse the next is shorter.
+
+    Args:
+        move: strengths (n,), one for each target -> edited code (18, 512).
+        configuration: target values in the attributes' units, by name.
+        slopes: change of `level` per unit of strength, (n,), or the Jacobian (n, n), as a first guess.
+        farthest: bound of every strength.
+        steps: pictures to look at, at most.
+    """
+    jacobian = np.diag(slopes).astype(float) if np.ndim(slopes) == 1 else np.array(slopes, float)
+    floor = SLOWEST * jacobian.diagonal()
+    strengths, radius = np.zeros(len(configuration)), FIRST
+    best, known, least = strengths, None, np.inf
+    for _ in range(steps):
+        code = move(strengths)
+        values = read(code)
+        levels = np.array([level(name, values[name]) for name in configuration])
+        misses = np.array([shortfall(name, target, values[name]) for name, target in configuration.items()])
+        if known is not None and (moved := strengths - best).any():
+            surprise = levels - known - jacobian @ moved
+            jacobian += np.outer(surprise, moved) / (moved @ moved)
+            # Readings that do not answer yet, as saturated ones, must not stop the search.
+            np.fill_diagonal(jacobian, np.maximum(jacobian.diagonal(), floor))
+        worth = np.abs(misses).sum()
+        if worth < least:
+            result = code
+        if worth <= least:
+            radius = radius if known is None else min(radius * 1.5, WIDEST)
+            best, known, least, left = strengths, levels, worth, misses
+        else:
+            radius /= 2
+        if least == 0 or radius < NARROWEST:
+            break
+        damped = jacobian.T @ jacobian + (DAMPING * np.abs(jacobian).max()) ** 2 * np.eye(len(best))
+        step = np.linalg.solve(damped, jacobian.T @ left)
+        step *= min(1, radius / np.linalg.norm(step))
+        strengths = np.clip(best + step, -farthest, farthest)
+        if np.array_equal(strengths, best):  # at the bound
+            break
+    return result

@@ -1,0 +1,167 @@
+"""StyleSpace (Wu et al. 2021, arXiv 2011.12799): single channels of S, the generator's style vectors.
+
+S is what the generator's affine layers make of W+: one number for each channel of each modulated layer. Many
+channels change one thing in one place. Those of an attribute are found by statistics of few examples
+(section 4.2 there) among those whose gradient maps lie in the attribute's region (section 4.1).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dystyle.editors.base import StrengthEditor, StyledCode
+from dystyle.editors.search import Read
+from dystyle.errors import InputError
+from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.weights import load, save
+
+EXAMPLES = 50  # faces of either end that an attribute's channels are found from
+FARTHEST = 40.0  # deviations that a channel may be moved
+PROBES = 4  # random sign patterns for the gradient maps
+# Where attributes are, as hulls of face mesh points; those not listed have no region and are found by
+# statistics alone.
+MOUTH = (61, 291, 0, 17, 13, 14, 37, 267, 84, 314)
+EYES = (33, 133, 159, 145, 263, 362, 386, 374)
+REGIONS: dict[str, tuple[int, ...]] = {
+    "smile": MOUTH,
+    "mouth_open": MOUTH,
+    "mustache": (2, 98, 327, 61, 291, 0),
+    "beard": (61, 291, 152, 148, 377, 172, 397, 17),
+    "eyes_closed": EYES,
+    "eyeglasses": (*EYES, 70, 300, 117, 346, 168),
+}
+
+
+def affine_layers(generator: MobileStyleGAN) -> dict[str, tuple[torch.nn.Linear, int]]:
+    """The layers whose outputs are S, in the picture's order: name -> (layer, row of W+ it reads)."""
+    layers = {"conv1.modulation": (generator.conv1.modulation, 0)}
+    for i, block in enumerate(generator.blocks):
+        layers[f"blocks.{i}.up"] = (block.up, 2 * i + 1)
+        layers[f"blocks.{i}.conv1.modulation"] = (block.conv1.modulation, 2 * i + 1)
+        layers[f"blocks.{i}.conv2.modulation"] = (block.conv2.modulation, 2 * i + 2)
+    layers["blocks.6.to_img.modulation"] = (generator.blocks[6].to_img.modulation, 15)
+    return layers
+
+
+@torch.no_grad()
+def styles(generator: MobileStyleGAN, codes: np.ndarray) -> np.ndarray:
+    """S (n, channels) float32 of codes (n, 18, 512), layer after layer as in `affine_layers`."""
+    rows = torch.from_numpy(np.array(codes, np.float32))
+    return torch.cat([layer(rows[:, row]) for layer, row in affine_layers(generator).values()], 1).numpy()
+
+
+def channel_names(generator: MobileStyleGAN) -> list[tuple[str, int]]:
+    """(layer, channel) of every column of `styles`."""
+    layers = affine_layers(generator).items()
+    return [(name, channel) for name, (layer, _) in layers for channel in range(layer.out_features)]
+
+
+def by_examples(s: np.ndarray, levels: np.ndarray, examples: int = EXAMPLES) -> np.ndarray:
+    """How far each channel of the highest faces lies from the lowest ones': signed, (channels,).
+
+    The difference of the means of both ends in units of their spread: what an attribute's examples share.
+    """
+    order = np.argsort(levels, kind="stable")
+    low, high = s[order[:examples]], s[order[-examples:]]
+    spread = np.sqrt((low.var(0) + high.var(0)) / 2) + 1e-12
+    return (high.mean(0) - low.mean(0)) / spread
+
+
+def region_energy(
+    render: Callable[[Sequence[Tensor]], Tensor], offsets: Sequence[Tensor], masks: np.ndarray
+) -> np.ndarray:
+    """Energy of every channel's gradient map within each region, (m, channels).
+
+    For random signs v the expectation of (d/ds sum_p v_p I_p)^2 is sum_p (dI_p/ds)^2, so that a few backward
+    passes serve all channels at once.
+
+    Args:
+        render: offsets -> picture (1, 3, s, s); offsets: leaf tensors, one a layer.
+        masks: (m, s, s) bool, the regions.
+    """
+    random = torch.Generator().manual_seed(0)
+    energies = np.zeros((len(masks), sum(offset.numel() for offset in offsets)))
+    for _ in range(PROBES):
+        picture = render(offsets)
+        signed = picture * (torch.randint(0, 2, picture.shape, generator=random) * 2.0 - 1)
+        for energy, mask in zip(energies, torch.from_numpy(masks), strict=True):
+            gradients = torch.autograd.grad(
+                (signed * mask).sum(), list(offsets), retain_graph=True, materialize_grads=True
+            )
+            energy += torch.cat([g.flatten() for g in gradients]).square().numpy() / PROBES
+    return energies
+
+
+def region_mask(points: np.ndarray, name: str, size: int) -> np.ndarray:
+    """The attribute's region as (size, size) bool, a little enlarged; points (468, 2) in pixels."""
+    hull = cv2.convexHull(np.int32(points[list(REGIONS[name])].round()))
+    mask = cv2.fillConvexPoly(np.zeros((size, size), np.uint8), hull, 1)
+    return cv2.dilate(mask, np.ones((size // 16, size // 16), np.uint8)).astype(bool)
+
+
+class StyleSpaceEditor(StrengthEditor):
+    """One channel for each attribute; strengths are in the channel's deviations.
+
+    Args:
+        channels: (layer, channel) by attribute.
+        deviations: of the channels over faces, (n,), signed so that a positive strength raises the attribute.
+        slopes: change of the attribute's level per deviation, (n,).
+        widths: number of channels of each layer that is used.
+    """
+
+    farthest = FARTHEST
+
+    def __init__(
+        self,
+        channels: Mapping[str, tuple[str, int]],
+        deviations: np.ndarray,
+        slopes: np.ndarray,
+        widths: Mapping[str, int],
+    ) -> None:
+        self.names, self.channels = tuple(channels), dict(channels)
+        self.deviations, self.slopes, self.widths = deviations, slopes, dict(widths)
+
+    def mover(
+        self, code: np.ndarray, names: tuple[str, ...], read: Read
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        def move(strengths: np.ndarray) -> np.ndarray:
+            offsets: dict[str, np.ndarray] = {}
+            for name, strength in zip(names, strengths, strict=True):
+                layer, channel = self.channels[name]
+                offset = offsets.setdefault(layer, np.zeros(self.widths[layer], np.float32))
+                offset[channel] += strength * self.deviations[self.names.index(name)]
+            return StyledCode(code, offsets)
+
+        return move
+
+    def save(self, path: Path) -> None:
+        """Write safetensors."""
+        tensors = {"deviations": self.deviations, "slopes": self.slopes}
+        tensors["channels"] = np.int32([channel for _, channel in self.channels.values()])
+        layers = [layer for layer, _ in self.channels.values()]
+        tensors["widths"] = np.int32([self.widths[layer] for layer in layers])
+        save(path, tensors, format="stylespace", names=" ".join(self.names), layers=" ".join(layers))
+
+    @classmethod
+    def load(cls, name_or_path: str = "methods/stylespace") -> "StyleSpaceEditor":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged, or holds something else.
+        """
+        tensors, metadata = load(name_or_path)
+        if metadata.get("format") != "stylespace":
+            raise InputError(f"'{name_or_path}' does not hold channels of StyleSpace.")
+        layers = metadata["layers"].split()
+        channels = zip(layers, map(int, tensors["channels"]), strict=True)
+        named = dict(zip(metadata["names"].split(), channels, strict=True))
+        widths = dict(zip(layers, map(int, tensors["widths"]), strict=True))
+        return cls(named, tensors["deviations"], tensors["slopes"], widths)
+
+    @classmethod
+    def open(cls, weights: str, backend) -> "StyleSpaceEditor":
+        return cls.load(weights)

@@ -1,0 +1,242 @@
+"""All editing methods on the same codes, targets and readings, each as strong as the targets ask for."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dystyle.attributes import ATTRIBUTES
+from dystyle.editors import METHODS
+from dystyle.editors.search import STEPS, level, shortfall
+from dystyle.evaluation.editing import Bench, Seen, draw
+from dystyle.evaluation.sheets import tile
+from dystyle.pipeline import FaceEditor, save_picture
+
+SHOWN = 4  # faces on the sheets
+SHEET_SIZE = 256
+HEADING = """\
+# Methods
+
+Made by `python -m dystyle.evaluate methods --count {count} --joint {joint} --sequence {sequence} --methods
+{methods} --backend {backend} --json docs/benchmarks/methods.json --plots docs/benchmarks`: the same {count}
+random faces (seeds {first_seed} on, truncation {truncation}), targets and readings for all. Methods with
+strengths search them on the picture until the targets are read, {steps} pictures at most
+(`dystyle.editors.search`); DyStyle takes the targets as they are and looks at no
+picture. Means with half of their 95 % confidence intervals; the columns are those of
+[editing.md](editing.md), and
+
+- reached: of the asked values, how many are read within 3 % of the range, or above 95 % (below 5 %)
+- dependency: mean change of the attributes that were not asked for, in deviations among faces (the
+  Attribute Dependency of StyleSpace, over all edits)
+- seconds: of one edit, with as many edits at a time as the machine has cores
+"""
+
+
+@dataclass(frozen=True)
+class MethodsConfig:
+    """The comparison of all methods.
+
+    Attributes:
+        count: faces, of seeds `first_seed` on; truncation of theirs.
+        joint: numbers of attributes edited at once.
+        sequence: attributes edited one after the other; 0 leaves this out.
+        methods: names of `dystyle.editors.METHODS`; none stands for all.
+        backend: what runs the engines, see `FaceEditor.from_pretrained`.
+        quick: three faces, one and three attributes: to see that everything runs.
+    """
+
+    count: int = 24
+    first_seed: int = 40_000
+    truncation: float = 0.7
+    joint: tuple[int, ...] = (1, 2, 3, 5)
+    sequence: int = 3
+    methods: tuple[str, ...] = ()
+    backend: str = "onnx"
+    quick: bool = False
+
+
+def evaluate_methods(config: MethodsConfig, plots: Path | None = None) -> dict:
+    """Measure every method.
+
+    Args:
+        plots: folder to write `methods.png` and a contact sheet for every kind of edit to.
+
+    Returns:
+        By kind of edit ("1 at once", "3 in sequence") and method the figures of `Bench.figures`, with
+        "reached", "dependency", "seconds", and "by_attribute", the shares reached.
+    """
+    if config.quick:
+        config = replace(config, count=3, joint=(1, 3), sequence=0)
+    editor = FaceEditor.from_pretrained(backend=config.backend)
+    seeds = range(config.first_seed, config.first_seed + config.count)
+    bench = Bench(editor, [editor.sample(seed, config.truncation) for seed in seeds])
+    names = config.methods or tuple(METHODS)
+    result = {"count": config.count, "first_seed": config.first_seed, "truncation": config.truncation}
+    result |= {"joint": config.joint, "sequence": config.sequence, "methods": names}
+    result |= {"backend": config.backend, "edits": {}}
+    editors = {name: editor.with_method(name) for name in names}
+    unedited = [_shrink(editor.synthesize(code)) for code in bench.codes[:SHOWN]]
+    for label, edits, sequential in _kinds(config, list(editor.attributes)):
+        figures, columns = result["edits"].setdefault(label, {}), [unedited]
+        for name, method in editors.items():
+            run = Recorded(_in_sequence(method.edit) if sequential else method.edit)
+            after = bench.follow(run, edits, f"{label}, {name}")
+            figures[name] = bench.figures(after, edits) | _more(bench.before, after, edits)
+            figures[name]["seconds"] = float(np.mean(run.seconds))
+            columns.append([_shrink(editor.synthesize(run.edited[id(edit)])) for edit in edits[:SHOWN]])
+        if plots is not None:
+            _sheet(columns, ("unedited", *names), edits, plots / f"methods_{label.replace(' ', '_')}.png")
+    if plots is not None:
+        plot(result, plots / "methods.png")
+    return result
+
+
+class Recorded:
+    """A method that keeps what it made of each configuration, and the seconds it took."""
+
+    def __init__(self, method: Callable[[np.ndarray, Mapping[str, float]], np.ndarray]) -> None:
+        self.method, self.seconds, self.edited = method, [], {}
+
+    def __call__(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        started = time.perf_counter()
+        edited = self.method(code, configuration)
+        self.seconds.append(time.perf_counter() - started)
+        self.edited[id(configuration)] = edited
+        return edited
+
+
+def _in_sequence(edit: Callable) -> Callable[[np.ndarray, Mapping[str, float]], np.ndarray]:
+    """One attribute after the other, in the order of the configuration."""
+
+    def method(code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        for name, value in configuration.items():
+            code = edit(code, {name: value})
+        return code
+
+    return method
+
+
+def _kinds(config: MethodsConfig, names: list[str]) -> list[tuple[str, list[dict[str, float]], bool]]:
+    """(label, one edit a face, in sequence?): single attributes take turns, others are drawn."""
+    rng, kinds = np.random.default_rng(config.first_seed), []
+    for size in (*config.joint, config.sequence):
+        if size == 1:
+            edits = [draw(rng, [names[i % len(names)]]) for i in range(config.count)]
+        else:
+            edits = [draw(rng, rng.choice(names, size, replace=False)) for _ in range(config.count)]
+        kinds.append((f"{size} at once", edits, False))
+    label, edits, _ = kinds.pop()
+    if config.sequence:
+        kinds.append((f"{config.sequence} in sequence", edits, True))
+    return kinds
+
+
+def attribute_dependency(
+    before: list[Mapping[str, float]], after: list[Mapping[str, float]], edits: list[Mapping[str, float]]
+) -> float:
+    """Mean change of the levels of attributes that were not asked for, in their deviations over `before`.
+
+    StyleSpace's Attribute Dependency (section 5 there), as one mean over edits of whatever size.
+    """
+    spread = {name: float(np.std([level(name, b[name]) for b in before])) or 1.0 for name in before[0]}
+    changes = [
+        abs(level(name, a[name]) - level(name, b[name])) / spread[name]
+        for b, a, edit in zip(before, after, edits, strict=True)
+        for name in b
+        if name not in edit
+    ]
+    return float(np.mean(changes))
+
+
+def _more(before: list[Seen], after: list[Seen], edits: list[dict[str, float]]) -> dict:
+    """Figures that matched effect needs: what was reached, by attribute, too, and the dependency."""
+    hits: dict[str, list[bool]] = {}
+    for seen, edit in zip(after, edits, strict=True):
+        for name, target in edit.items():
+            hits.setdefault(name, []).append(shortfall(name, target, seen.values[name]) == 0)
+    values = [[seen.values for seen in side] for side in (before, after)]
+    return {
+        "reached": float(np.mean([hit for found in hits.values() for hit in found])),
+        "by_attribute": {name: [sum(found), len(found)] for name, found in hits.items()},
+        "dependency": attribute_dependency(*values, edits),
+    }
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, (SHEET_SIZE, SHEET_SIZE), interpolation=cv2.INTER_AREA)
+
+
+def _sheet(columns: list[list[np.ndarray]], titles: tuple[str, ...], edits: list[dict], path: Path) -> None:
+    """Faces in rows; under the first picture of a row what was asked for, under the others the method."""
+    captions, pictures = [], []
+    for row, edit in zip(zip(*columns, strict=True), edits, strict=False):
+        asked = " ".join(f"{name[:8]}={value:.3g}" for name, value in edit.items())
+        captions += [asked, *titles[1:]]
+        pictures += row
+    save_picture(tile(pictures, captions, len(titles)), path)
+
+
+def _cell(figure: Mapping[str, float] | None, form: str) -> str:
+    return "" if figure is None else f"{figure['mean']:{form}} ± {figure['ci']:{form}}"
+
+
+def table(result: dict) -> str:
+    """The result as Markdown."""
+    words = {key: " ".join(map(str, result[key])) for key in ("methods", "joint")}
+    lines = [
+        HEADING.format(**result | words, steps=STEPS),
+        "| edit | method | reached | error | judges: error | moved | judges: sides | dependency | identity "
+        "| judges: distance | Frechet | seconds |",
+        "|" + "---|" * 12,
+    ]
+    for label, methods in result["edits"].items():
+        for name, f in methods.items():
+            read, judged = f["values"], f["judged"]
+            shares = (read["error"], judged["error"], read["moved"], judged["sides"])
+            cells = [
+                f"{f['reached']:.0%}",
+                *(_cell(figure, ".0%") for figure in shares),
+                f"{f['dependency']:.2f}",
+                _cell(f["identity"], ".2f"),
+                _cell(f["descriptor_distance"], ".2f"),
+                f"{f['frechet']:.3f}",
+                f"{f['seconds']:.2f}",
+            ]
+            lines.append(f"| {label} | {METHODS[name].title} | {' | '.join(cells)} |")
+    lines += ["", "Targets reached, of those asked for, by attribute over all edits:", ""]
+    lines += [f"| method | {' | '.join(ATTRIBUTES)} |", "|---" * (len(ATTRIBUTES) + 1) + "|"]
+    for name in result["methods"]:
+        counts = {attribute: np.zeros(2, int) for attribute in ATTRIBUTES}
+        for methods in result["edits"].values():
+            for attribute, found in methods[name]["by_attribute"].items():
+                counts[attribute] += found
+        cells = (f"{hits} of {asked}" for hits, asked in counts.values())
+        lines.append(f"| {METHODS[name].title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(result: dict, path: Path) -> None:
+    """Effect reached against identity kept, and against what else moved: a panel for each kind of edit."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    kinds = result["edits"]
+    size = (5 * len(kinds), 8)
+    figure, axes = pyplot.subplots(2, len(kinds), figsize=size, layout="constrained", squeeze=False)
+    for column, (label, methods) in enumerate(kinds.items()):
+        for ax, key in zip(axes[:, column], ("identity", "dependency"), strict=True):
+            for name, f in methods.items():
+                y = f[key]["mean"] if key == "identity" else f[key]
+                ax.scatter(1 - f["values"]["error"]["mean"], y)
+                ax.annotate(METHODS[name].title, (1 - f["values"]["error"]["mean"], y), fontsize=7)
+            ax.set_xlabel("1 - error (share of the range)")
+            ax.set_ylabel(key)
+            ax.set_title(label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)

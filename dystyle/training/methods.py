@@ -1,0 +1,290 @@
+"""Fit the methods that DyStyle is compared with to rendered faces and their readings."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.func import functional_call
+from tqdm import tqdm
+
+from dystyle.attributes import ATTRIBUTES
+from dystyle.editors.ganspace import Components, candidates, explained, name_components, save_ganspace
+from dystyle.editors.interfacegan import Latents, ZEditor
+from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
+from dystyle.editors.search import level
+from dystyle.editors.styleflow import Flow, StyleFlowEditor
+from dystyle.editors.stylespace import (
+    EXAMPLES,
+    REGIONS,
+    StyleSpaceEditor,
+    affine_layers,
+    by_examples,
+    channel_names,
+    region_energy,
+    region_mask,
+    styles,
+)
+from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.knowledge.readings import MESH_CROP, crop
+from dystyle.pipeline import FaceEditor
+from dystyle.training.dataset import FaceDataset
+
+PICTURE_ROWS = 16  # the rows of W+ that reach the picture
+PREVIEW = 256
+TRIAL = 8.0  # deviations that a channel is moved by to see what it does
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Rendered faces to fit to.
+
+    Attributes:
+        folder: of `python -m dystyle.train faces`; readings are kept there, in readings.npz.
+        count: how many to read.
+    """
+
+    folder: Path = Path("runs/faces")
+    count: int = 3000
+
+    def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Codes (n, 18, 512) and readings (n,) by attribute, in the table's units."""
+        data, file = FaceDataset.load(self.folder), self.folder / "readings.npz"
+        if not file.exists() or len(np.load(file)["values"]) < self.count:
+            editor = FaceEditor.from_pretrained()
+            pictures = tqdm(data.images[: self.count], desc="reading faces", mininterval=10)
+            np.savez(file, values=np.float32([list(editor.measure(p).values()) for p in pictures]))
+        values = np.load(file)["values"][: self.count]
+        return data.codes[: len(values)], dict(zip(ATTRIBUTES, values.T, strict=True))
+
+
+@dataclass(frozen=True)
+class DirectionsConfig:
+    """Direction vectors: mean differences, and logistic regression with its accuracy over labels.
+
+    Attributes:
+        labels: hand-labelled codes for the curve.
+        out: folder to write `mean.safetensors` and `logistic.safetensors` to.
+    """
+
+    faces: Faces = field(default_factory=Faces)
+    labels: Path = Path("data/labels")
+    out: Path = Path("weights/methods")
+    counts: tuple[int, ...] = (20, 50, 100, 200, 500, 1200)
+
+
+@dataclass(frozen=True)
+class InterFaceGanConfig:
+    """InterFaceGAN in Z and W+ (that in W is `linear`): hyperplanes of support vector machines.
+
+    Attributes:
+        inverted: how many faces to find the z of.
+        steps: of the optimisation that finds it.
+        out: folder to write `z.safetensors` and `wplus.safetensors` to.
+    """
+
+    faces: Faces = field(default_factory=Faces)
+    inverted: int = 1500
+    steps: int = 120
+    out: Path = Path("weights/methods")
+
+
+@dataclass(frozen=True)
+class GanSpaceConfig:
+    """GANSpace: components of W and of early features, named by measurement.
+
+    Attributes:
+        samples: random codes the components are found from; features are those of the first convolution.
+        shown: faces on which components are tried.
+    """
+
+    faces: Faces = field(default_factory=Faces)
+    samples: int = 50_000
+    feature_samples: int = 4000
+    components: int = 100
+    shown: int = 4
+    out: Path = Path("weights/methods/ganspace.safetensors")
+
+
+@dataclass(frozen=True)
+class StyleSpaceConfig:
+    """StyleSpace: one channel for each attribute.
+
+    Attributes:
+        shown: faces on which gradient maps are taken and channels tried.
+        tried: channels tried for each attribute.
+    """
+
+    faces: Faces = field(default_factory=Faces)
+    shown: int = 4
+    tried: int = 4
+    out: Path = Path("weights/methods/stylespace.safetensors")
+
+
+@dataclass(frozen=True)
+class StyleFlowConfig:
+    """StyleFlow: a conditional continuous normalizing flow.
+
+    Attributes:
+        components: principal components of W that it works on.
+    """
+
+    faces: Faces = field(default_factory=Faces)
+    components: int = 128
+    hidden: int = 256
+    steps: int = 1500
+    batch: int = 64
+    lr: float = 1e-3
+    out: Path = Path("weights/methods/styleflow.safetensors")
+
+
+def fit_directions(config: DirectionsConfig, generator: MobileStyleGAN) -> dict:
+    """Write both editors; returns the mean accuracy over hand labels by number of labels."""
+    codes, values = config.faces.read()
+    w, std = codes[:, :PICTURE_ROWS].mean(1), generator.std_w.numpy()
+    config.out.mkdir(parents=True, exist_ok=True)
+    for name in ("mean", "logistic"):
+        editor = LinearEditor.fit(w, values, std, NORMALS[name], conditional=False)
+        editor.save(config.out / f"{name}.safetensors")
+    x = np.load(config.labels / "codes.npz")["w"] / std
+    with (config.labels / "faces.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    labels = {key: np.array([row[key] not in ("0", "") for row in rows]) for key in rows[0]}
+    labels = {key: value for key, value in labels.items() if key not in ("id", "hair", "eyes_closed")}
+    labels["black_hair"] = np.array([row["hair"] == "black" for row in rows])
+    return {name: accuracy_curve(x, value, config.counts) for name, value in labels.items()}
+
+
+def fit_interfacegan(config: InterFaceGanConfig, generator: MobileStyleGAN) -> dict:
+    """Write both editors; returns how well z explains the codes: mean squared error in deviations."""
+    codes, values = config.faces.read()
+    std = generator.std_w.numpy()
+    config.out.mkdir(parents=True, exist_ok=True)
+    LinearEditor.fit(codes[:, :PICTURE_ROWS], values, std).save(config.out / "wplus.safetensors")
+    some, latents = codes[: config.inverted, :PICTURE_ROWS].mean(1), Latents()
+    z = latents.invert(some, config.steps)
+    editor = ZEditor.fit(z, {name: value[: len(z)] for name, value in values.items()}, np.ones(512))
+    editor.save(config.out / "z.safetensors")
+    return {"unexplained": float(np.square((latents.map(z) - some) / std).mean())}
+
+
+def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
+    """Write the editor; returns shares of variance and of attributes' change, and the components' names."""
+    codes, values = config.faces.read()
+    rng, count = np.random.default_rng(0), config.components
+    w = generator.map(rng.standard_normal((config.samples, 512), dtype=np.float32))
+    components = Components.of(w, count)
+    some = w[: config.feature_samples]
+    with torch.no_grad():
+        parts = torch.from_numpy(some).split(256)
+        maps = [generator.conv1(generator.const, part).flatten(1).numpy() for part in parts]
+    features = Components.of_features(some, np.concatenate(maps), 20)
+    rows = codes[:, :PICTURE_ROWS].mean(1)
+    editor = FaceEditor.from_pretrained()
+
+    def read(code: np.ndarray) -> dict[str, float]:
+        return editor.measure(editor.synthesize(code, PREVIEW))
+
+    shown = [editor.sample(seed) for seed in range(config.shown)]
+    found = candidates(rows, values, components)
+    linear, names = name_components(found, components, shown, read, generator.std_w.numpy())
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    save_ganspace(config.out, linear, components, features)
+    variance = {str(n): float(components.share[:n].sum()) for n in (20, count)}
+    return {
+        "variance": variance,
+        "feature_variance": float(features.share.sum()),
+        "attributes": explained(rows, values, components, (20, count)),
+        "names": names,
+    }
+
+
+def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
+    """Write the editor; returns by attribute the channel and what it changes."""
+    codes, values = config.faces.read()
+    s, channels = styles(generator, np.asarray(codes)), channel_names(generator)
+    deviations = s.std(0)
+    editor = FaceEditor.from_pretrained(backend="torch")  # an engine would be compiled for every channel
+    shown = [editor.sample(seed) for seed in range(config.shown)]
+    local = _locality(generator, shown)
+    before = [editor.measure(editor.synthesize(code, PREVIEW)) for code in shown]
+    widths = {name: layer.out_features for name, (layer, _) in affine_layers(generator).items()}
+    chosen, signed, slopes, report = {}, [], [], {}
+    for name, value in values.items():
+        levels = level(name, value)
+        told = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
+        worth = np.abs(told) * local.get(name, 1.0)
+        tried = []
+        for index in np.argsort(-worth)[: config.tried]:
+            sign = float(np.sign(told[index]))
+            one = StyleSpaceEditor({name: channels[index]}, deviations[[index]] * sign, np.ones(1), widths)
+            changes = _channel_effect(editor, one, shown, before)
+            others = sum(abs(change) for other, change in changes.items() if other != name)
+            tried.append((changes[name] / (0.05 + others), index, sign, changes))
+        _, index, sign, changes = max(tried, key=lambda entry: entry[0])
+        chosen[name] = channels[index]
+        signed.append(deviations[index] * sign)
+        slopes.append(max(changes[name] / TRIAL, 1e-3))
+        report[name] = {"layer": channels[index][0], "channel": channels[index][1], "effect": changes}
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths).save(config.out)
+    return report
+
+
+def _channel_effect(editor: FaceEditor, one: StyleSpaceEditor, codes: list, before: list) -> dict[str, float]:
+    """Mean change of every level for `TRIAL` deviations of one channel."""
+    (name,) = one.names
+    after = []
+    for code in codes:
+        moved = one.mover(code, (name,), editor.measure)(np.array([TRIAL]))
+        after.append(editor.measure(editor.synthesize(moved, PREVIEW)))
+    pairs = list(zip(after, before, strict=True))
+    return {
+        key: float(np.mean([level(key, a[key]) - level(key, b[key]) for a, b in pairs])) for key in before[0]
+    }
+
+
+def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Share of every channel's gradient energy that lies in the attributes' regions, (channels,) by name."""
+    from dystyle.engines.graphs import reader
+
+    layers, state = affine_layers(generator), generator.state_dict()
+    energies = np.zeros((len(REGIONS) + 1, sum(layer.out_features for layer, _ in layers.values())))
+    for code in codes:
+        x = torch.from_numpy(code[None])
+        offsets = [torch.zeros(layer.out_features, requires_grad=True) for layer, _ in layers.values()]
+
+        def render(offsets, x=x):
+            biases = {
+                f"{name}.bias": state[f"{name}.bias"] + offset
+                for name, offset in zip(layers, offsets, strict=True)
+            }
+            return functional_call(generator, biases, (x, PREVIEW))
+
+        with torch.no_grad():
+            half, one = torch.full((1,), 0.5), torch.ones(1)
+            face = crop(render(offsets), 192, half, MESH_CROP[0] * one, MESH_CROP[1] * one)
+            points = reader().mesh((face + 1) / 2)[0, :, :2].numpy()
+        points = (np.array((0.5, MESH_CROP[0])) + (points / 192 - 0.5) * MESH_CROP[1]) * PREVIEW
+        masks = [region_mask(points, name, PREVIEW) for name in REGIONS]
+        energies += region_energy(render, offsets, np.stack([*masks, np.ones_like(masks[0])]))
+    return dict(zip(REGIONS, energies[:-1] / np.maximum(energies[-1], 1e-12), strict=True))
+
+
+def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
+    """Write the editor; returns the negative log-likelihood per dimension, first and last (in nats)."""
+    codes, values = config.faces.read()
+    w = codes[:, :PICTURE_ROWS].mean(1)
+    space = Components.of(w, config.components)
+    levels = np.stack([level(name, value) for name, value in values.items()], 1)
+    torch.manual_seed(0)
+    flow = Flow(config.components, len(values), config.hidden)
+    editor = StyleFlowEditor(tuple(values), flow, space.mean, space.basis, space.deviations)
+    x, conditions = editor.encode(w), torch.from_numpy(np.float32(levels))
+    flow.requires_grad_(True).train()
+    losses = flow.fit(x, conditions, config.steps, config.batch, config.lr)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    flow.requires_grad_(False)
+    editor.save(config.out)
+    return {"first": float(np.mean(losses[:20])), "last": float(np.mean(losses[-50:]))}

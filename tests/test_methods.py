@@ -1,0 +1,259 @@
+"""Every editing method on problems whose answer is known, and once on the real generator."""
+
+import numpy as np
+import pytest
+import torch
+
+from dystyle import FaceEditor
+from dystyle import editors as registry
+from dystyle.editors import METHODS, Method
+from dystyle.editors.base import StrengthEditor, StyledCode
+from dystyle.editors.ganspace import Components, candidates, explained
+from dystyle.editors.interfacegan import Latents
+from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
+from dystyle.editors.search import level
+from dystyle.editors.styleflow import Flow, StyleFlowEditor
+from dystyle.editors.stylespace import affine_layers, by_examples, region_energy, styles
+from dystyle.engines.graphs import generator
+from dystyle.errors import InputError
+from dystyle.evaluation.methods import attribute_dependency
+from dystyle.evaluation.spaces import dci, separability, slerp
+
+
+@pytest.mark.parametrize("normal", NORMALS)
+def test_every_fit_finds_a_planted_direction(normal):
+    rng = np.random.default_rng(0)
+    codes, truth = rng.standard_normal((3000, 64)).astype(np.float32), np.eye(64)[3]
+    std = rng.uniform(0.5, 2, 64)
+    values = {"age": 42.5 + 10 * (codes / std) @ truth + rng.normal(0, 3, 3000)}
+    editor = LinearEditor.fit(codes, values, std, NORMALS[normal])
+    assert editor.directions[0] @ truth > 0.9
+    assert editor.slopes[0] > 0
+
+
+def test_accuracy_grows_with_the_number_of_labels():
+    x = np.random.default_rng(0).standard_normal((2000, 64))
+    curve = accuracy_curve(x, x[:, 0] + 0.5 * x[:, 1] > 0.5, (10, 100, 1000))
+    assert curve[10] < curve[100] < curve[1000]  # plain accuracy, then balanced
+    assert min(curve[1000]) > 0.85
+    rare = np.arange(2000) > 1990  # none among the first labels: all accuracy is that of the common class
+    assert accuracy_curve(x, rare, (50,))[50] == (pytest.approx(1 - 9 / 400), 0.5)
+
+
+def test_wide_directions_move_their_rows_only_and_projection_keeps_other_attributes(tmp_path):
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((2, 16 * 512)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    LinearEditor(("age", "smile"), directions, np.ones(2, np.float32), np.ones(512, np.float32)).save(
+        tmp_path / "wide.safetensors"
+    )
+    editor = LinearEditor.load(str(tmp_path / "wide.safetensors"))
+    code = rng.standard_normal((18, 512)).astype(np.float32)
+    move = editor.mover(code, ("age",), lambda code: {})
+    assert np.array_equal(move(np.zeros(1)), code)
+    change = move(np.array([3.0])) - code
+    assert np.abs(change[16:]).max() == 0 and np.linalg.norm(change) == pytest.approx(3, rel=1e-3)
+    assert abs(change[:16].ravel() @ directions[1]) < 1e-2  # float16 on disk
+
+
+def test_planted_components_come_back_in_order_and_explain_their_attribute():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((512, 6)))[0].T
+    deviations = np.array([6.0, 5, 4, 3, 2, 1.5])
+    x = rng.standard_normal((4000, 6))
+    w = (x * deviations) @ basis + 0.01 * rng.standard_normal((4000, 512)) + 1.0
+    found = Components.of(w, 6)
+    assert np.allclose(np.abs((found.basis * basis).sum(1)), 1, atol=0.01)
+    assert np.allclose(found.deviations, deviations, rtol=0.05)
+    assert found.share.sum() > 0.99
+    values = {"age": 42.5 + 8 * x[:, 3]}  # the fourth component
+    shares = explained(w, values, found, (3, 4))["age"]
+    assert shares[3] < 0.05 and shares[4] > 0.95
+    index, sign = candidates(w, values, found)["age"][0]
+    assert index == 3 and sign * (found.basis[3] @ basis[3]) > 0
+    code = np.zeros((18, 512), np.float32)
+    moved = found.apply(code, 3, 2.0, (4, 8))
+    assert np.abs(moved[[3, 8]]).max() == 0
+    assert np.linalg.norm(moved[4]) == pytest.approx(2 * found.deviations[3], rel=1e-4)
+
+
+def test_components_of_features_are_carried_over_to_codes():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((3000, 512))
+    features = np.tanh(0.1 * w[:, :3] * (9, 4, 2)) @ rng.standard_normal((3, 40))
+    found = Components.of_features(w, features, 3)
+    assert np.linalg.norm(found.basis[:, :3], axis=1).min() > 0.9  # the three codes that matter
+
+
+def test_planted_channel_is_found_from_few_examples():
+    rng = np.random.default_rng(0)
+    s, age = rng.standard_normal((400, 1000)) * rng.uniform(0.1, 9, 1000), rng.standard_normal(400)
+    s[:, 123] -= 3 * s[:, 123].std() * age
+    told = by_examples(s, age, 40)
+    assert np.abs(told).argmax() == 123 and told[123] < 0
+
+
+def test_gradient_energy_is_that_of_the_channels_pictures():
+    rng = torch.Generator().manual_seed(1)
+    pictures = torch.randn(3, 3, 8, 8, generator=rng)  # what a channel adds to the picture
+    pictures[0, :, :, 4:] = 0  # the first is all on the left
+    mask = np.zeros((8, 8), bool)
+    mask[:, :4] = True
+    unused = torch.zeros(2, requires_grad=True)
+    offsets = [torch.zeros(1, requires_grad=True), torch.zeros(2, requires_grad=True), unused]
+
+    def render(offsets):
+        return torch.einsum("k,kchw->chw", torch.cat(offsets[:2]), pictures)[None]
+
+    pictures[2] = 0
+    pictures[2, 0, 5, 6] = 3.0  # a single pixel, whose estimate has no noise
+    inside, total = region_energy(render, offsets, np.stack([mask, np.ones_like(mask)]))
+    assert inside[0] == pytest.approx(total[0]) and inside[0] > 0
+    assert inside[2] == 0 and total[2] == pytest.approx(9)
+    assert np.all(total[3:] == 0)
+
+
+def test_log_density_of_a_known_flow_is_exact():
+    flow = Flow(2, 1, hidden=4)
+    flow.velocity = lambda t, x, conditions: 0.7 * x + conditions
+    x, a = torch.tensor([[0.3, -1.2], [2.0, 0.5]]), torch.tensor([[0.5], [-1.0]])
+    z = (x + a / 0.7) * np.exp(-0.7) - a / 0.7
+    expected = -0.5 * z.square().sum(1) - np.log(2 * np.pi) - 2 * 0.7
+    assert torch.allclose(flow.log_density(x, a), expected, atol=1e-3)
+    assert torch.allclose(flow.transport(x, a, 1.0, 0.0), z, atol=1e-3)
+    # Of a linear flow Hutchinson's estimate has no noise.
+    assert torch.allclose(flow.log_density(x, a, torch.ones(2, 2)), expected, atol=1e-3)
+
+
+def test_log_density_of_a_random_network_is_that_of_its_map():
+    torch.manual_seed(0)
+    flow, x, a = Flow(3, 2, hidden=8), torch.randn(1, 3), torch.randn(1, 2)
+    for p in flow.parameters():
+        p.data *= 0.5
+    jacobian = torch.autograd.functional.jacobian(lambda y: flow.transport(y[None], a, 1.0, 0.0)[0], x[0])
+    z = flow.transport(x, a, 1.0, 0.0)
+    expected = -0.5 * z.square().sum() - 1.5 * np.log(2 * np.pi) + torch.linalg.det(jacobian).abs().log()
+    assert flow.log_density(x, a).item() == pytest.approx(expected.item(), abs=1e-3)
+    assert torch.allclose(flow.transport(z, a, 0.0, 1.0), x, atol=1e-4)
+
+
+def test_flow_learns_a_conditional_density_and_edits_by_it(tmp_path):
+    torch.manual_seed(0)
+    a = torch.rand(800, 1) * 2 - 1
+    x = torch.cat((2 * a + 0.3 * torch.randn(800, 1), torch.randn(800, 1)), 1)
+    flow = Flow(2, 1, hidden=16)
+    losses = flow.fit(x, a, steps=60, batch=128, rate=0.05, exact=True)
+    entropy = (2 * 0.5 * np.log(2 * np.pi * np.e) + np.log(0.3)) / 2  # of x given a, per dimension
+    assert np.mean(losses[-10:]) < entropy + 0.2 < losses[0]
+    basis = np.eye(512, dtype=np.float32)[:2]
+    StyleFlowEditor(("age",), flow, np.zeros(512, np.float32), basis, np.ones(2, np.float32)).save(
+        tmp_path / "flow.safetensors"
+    )
+    editor = StyleFlowEditor.load(str(tmp_path / "flow.safetensors"))
+    code = np.zeros((18, 512), np.float32)
+    move = editor.mover(code, ("age",), lambda code: {"age": 42.5})  # the middle of the scale
+    assert np.abs(move(np.zeros(1)) - code).max() < 1e-4
+    change = move(np.array([0.8])) - code
+    assert change[0, 0] == pytest.approx(1.6, abs=0.4) and abs(change[0, 1]) < 0.4
+    assert editor.sample(3, {"age": 80})[0, 0] > editor.sample(3, {"age": 5})[0, 0] + 2
+    with pytest.raises(InputError, match="age"):
+        editor.sample(3, {})
+
+
+def test_disentanglement_separability_and_dependency_of_known_spaces():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 8))
+    labels = x[:, :4] > 0
+    rotated = x @ np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    plain, mixed = dci(x, labels), dci(rotated, labels)
+    assert plain["disentanglement"] > 0.9 and plain["completeness"] > 0.9
+    assert mixed["disentanglement"] < plain["disentanglement"] - 0.2
+    assert plain["informativeness"] > 0.9
+    assert separability(x, labels) < separability(x, rng.random((1000, 4)) > 0.5)
+    a, b = rng.standard_normal((2, 512))
+    middle = slerp(a, b, 0.5)
+    assert np.linalg.norm(middle) == pytest.approx(512**0.5, rel=1e-5)
+    assert middle @ a / np.linalg.norm(a) == pytest.approx(middle @ b / np.linalg.norm(b), rel=1e-4)
+    before = [{"age": 20.0, "yaw": -10.0}, {"age": 60.0, "yaw": 10.0}]
+    after = [{"age": 60.0, "yaw": 0.0}, {"age": 60.0, "yaw": 10.0}]
+    assert attribute_dependency(before, after, [{"age": 60.0}] * 2) == pytest.approx(0.5)
+
+
+def test_a_new_method_is_a_file_and_a_line(tmp_path, monkeypatch):
+    (tmp_path / "dummy_method.py").write_text(
+        "from dystyle.editors.base import Editor\n"
+        "class Dummy(Editor):\n"
+        "    names = ('age', 'smile')\n"
+        "    @classmethod\n"
+        "    def open(cls, weights, backend):\n"
+        "        return cls()\n"
+        "    def edit(self, code, configuration, read):\n"
+        "        return code + len(configuration)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry.METHODS, "dummy", Method("dummy_method:Dummy", "", "Dummy"))
+    editor = FaceEditor.from_pretrained(method="dummy")
+    code = editor.sample(0)
+    assert list(editor.attributes) == ["age", "smile"]
+    assert np.array_equal(editor.edit(code, {"age": 50, "smile": 1}), code + 2)
+    assert np.array_equal(editor.edit(code, {}), code)
+    with pytest.raises(InputError, match="yaw"):
+        editor.edit(code, {"yaw": 5})
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dystyle"])
+def test_every_method_moves_what_answers_it_most_on_the_real_generator(editor, name):
+    method, code = editor.with_method(name)._method, editor.sample(5)
+    assert isinstance(method, StrengthEditor)
+    index = int(np.argmax(method.slopes))
+    attribute = method.names[index]
+
+    def read(seen):
+        return editor.measure(editor.synthesize(seen, 256))
+
+    before = level(attribute, read(code)[attribute])
+    strength = min(0.5 / method.slopes[index], method.farthest)
+    sign = 1 if before < 0 else -1
+    moved = method.mover(code, (attribute,), read)(np.array([sign * strength]))
+    assert moved.shape == (18, 512) and moved.dtype == np.float32
+    assert sign * (level(attribute, read(moved)[attribute]) - before) > 0.05
+
+
+def test_style_offsets_are_those_of_another_code(reference):
+    a, b = reference.sample(1), reference.sample(2)
+    layers = affine_layers(generator())
+    widths = [layer.out_features for layer, _ in layers.values()]
+    own = np.split(styles(generator(), np.stack([a, b])), np.cumsum(widths)[:-1], 1)
+    offsets = {name: part[1] - part[0] for name, part in zip(layers, own, strict=True)}
+    expected = reference.synthesize(b).astype(float)
+    got = reference.synthesize(StyledCode(a, offsets)).astype(float)
+    assert np.abs(got - expected).mean() < 0.05
+    half = {name: offset / 2 for name, offset in offsets.items()}
+    assert np.abs(reference.synthesize(StyledCode(StyledCode(a, half), half)) - got).mean() < 0.05
+
+
+def test_mixing_truncation_and_noise(editor):
+    a, b = editor.sample(1), editor.sample(2)
+    mixed = editor.mix(a, b, 6)
+    assert np.array_equal(mixed[:6], a[:6]) and np.array_equal(mixed[6:], b[6:])
+    assert np.array_equal(editor.truncate(a, 1), a)
+    assert np.allclose(editor.truncate(a, 0), editor.truncate(b, 0))
+    picture = editor.synthesize(a)
+    quiet = editor.synthesize(a, noise=dict.fromkeys(editor.noise_layers[-4:], 0.0))
+    change = np.abs(quiet.astype(float) - picture).mean()
+    assert 0.05 < change < 8  # fine texture, not another picture
+    assert np.array_equal(editor.synthesize(a, noise={editor.noise_layers[0]: 1.0}), picture)
+    for call, message in (
+        (lambda: editor.mix(a, b, 19), "row"),
+        (lambda: editor.truncate(a, 2), "truncation"),
+        (lambda: editor.synthesize(a, noise={"conv9": 0}), "noise layer"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_z_of_a_code_is_found():
+    latents = Latents()
+    w = latents.map(np.random.default_rng(3).standard_normal((2, 512)))
+    error = np.square((latents.map(latents.invert(w)) - w) / latents.std_w.numpy()).mean()
+    assert error < 0.3
