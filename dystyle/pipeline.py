@@ -11,6 +11,7 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.engines.attention import attention
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, runtimes
 from dystyle.errors import InputError
 from dystyle.weights import load, resolve
@@ -160,6 +161,16 @@ class FaceEditor:
         if not configuration:
             return code.copy()
         return self._backend.edit(code[None], configuration)[0]
+
+    def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
+
+        Arguments and errors as `edit`, but with at least one attribute; the axes are in the table's order.
+        """
+        configuration = validate_configuration(configuration, self.attributes)
+        if not configuration:
+            raise InputError("Without an edited attribute no expert is active; give at least one.")
+        return attention("dystyle", _check_code(code), configuration)
 
     def synthesize(self, code: np.ndarray, size: int = 1024, face: InvertedFace | None = None) -> np.ndarray:
         """The picture of a code: (size, size, 3) uint8 RGB.
