@@ -55,7 +55,6 @@ class Layout:
     def __init__(self, attributes: Mapping[str, Attribute], text: Language) -> None:
         self.text, self.attributes = text, attributes
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
-        gr.Navbar(visible=False)
         gr.HTML(_fill("header.html", text), elem_id="header")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text("Edit"), elem_id="tab-edit"):
@@ -67,9 +66,9 @@ class Layout:
                     with gr.Column(elem_id="attributes", elem_classes="card", min_width=0):
                         self._attributes()
             with gr.Tab(text("How it works"), elem_id="tab-how") as self.how:
-                self.explanation = gr.HTML(elem_classes="prose-card")
+                self.explanation = gr.HTML(elem_id="explanation")
             with gr.Tab(text("About"), elem_id="tab-about"):
-                gr.HTML(_fill(f"about.{text.code}.html", text), elem_classes="prose-card")
+                gr.HTML(_fill(f"about.{text.code}.html", text), elem_id="about")
 
     def _source(self) -> None:
         """Where the face comes from."""

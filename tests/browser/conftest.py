@@ -78,12 +78,14 @@ def cartoon() -> Iterator[tuple[str, FakeEditor]]:
 
 
 @pytest.fixture(scope="session")
-def app() -> Iterator[str]:
-    """The address of a running `python app.py`."""
+def app(tmp_path_factory) -> Iterator[str]:
+    """The address of `python app.py`, run from a folder that holds just what is pushed to a Space."""
     port = free_port()
+    space = tmp_path_factory.mktemp("space") / "folder"
+    subprocess.run([sys.executable, "export/space.py", "--out", space], cwd=ROOT, check=True)
     process = subprocess.Popen(
         [sys.executable, "-u", "app.py"],
-        cwd=ROOT,
+        cwd=space,
         env=os.environ | {"GRADIO_SERVER_PORT": str(port)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
