@@ -4,7 +4,7 @@ Environment variables, all optional:
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   the address, http://127.0.0.1:7860 without them
     GRADIO_MCP_SERVER=True                   offer the API's endpoints as MCP tools (needs `gradio[mcp]`)
     DYSTYLE_ENCODER                          fast (without it), e4e, or the path of a checkpoint
-    DYSTYLE_BACKEND                          what runs the engines: auto (without it), onnx, openvino, torch, ...
+    DYSTYLE_BACKEND                          what runs the engines: auto (without it), onnx, openvino, torch
     DYSTYLE_DEVICE                           cpu (without it) or cuda
     DYSTYLE_C2PA_CERTIFICATE, DYSTYLE_C2PA_KEY   sign what is saved, see `dystyle.provenance`
 """

@@ -11,7 +11,7 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
-from dystyle.engines.attention import attention
+from dystyle.editors.attention import attention
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, runtimes
 from dystyle.errors import InputError
 from dystyle.weights import load, resolve

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dystyle.editors.attention import attention
 from dystyle.editors.dystyle import DyStyle
-from dystyle.engines.attention import attention
 from dystyle.errors import InputError
 
 

@@ -1,8 +1,8 @@
 """Drag sliders as several visitors at once: python -m tests.browser.load --clients 8 --seconds 120.
 
-Needs Chromium and a machine with nothing else to do; starts `python app.py` by itself. First one visitor drags
-alone, then all do. Every visitor edits another random person; at the end "Reset all" must bring back the very
-picture each began with. Prints milliseconds from a slider's movement to the new preview.
+Needs Chromium and a machine with nothing else to do; starts `python app.py` by itself. First one visitor
+drags alone, then all do. Every visitor edits another random person; at the end "Reset all" must bring back
+the very picture each began with. Prints milliseconds from a slider's movement to the new preview.
 """
 
 import json
@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import tyro
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 from tests.browser.conftest import CHROMIUM_OPTIONS, ROOT, free_port
 
@@ -62,8 +63,6 @@ def resident(process: subprocess.Popen) -> float:
 
 
 def wait_for(url: str, process: subprocess.Popen) -> None:
-    import httpx
-
     while process.poll() is None:
         try:
             return httpx.get(url, trust_env=False).raise_for_status()
@@ -122,7 +121,7 @@ def load(config: LoadConfig) -> dict:
                     page.wait_for_function(
                         "(first) => document.querySelector('.stage-after').src === first", arg=first
                     )
-                except Exception:
+                except TimeoutError:
                     mixed += 1
             browser.close()
     finally:

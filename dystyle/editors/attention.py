@@ -1,6 +1,6 @@
 """How the active experts of an edit attend to one another, for people who want to look inside.
 
-Computed with NumPy from the editor's weight file; the arithmetic is that of
+Computed with NumPy from the editor's weight file, without torch; the arithmetic is that of
 `dystyle.editors.dystyle.ProxyAttention.weights`, where the equations are explained.
 """
 
