@@ -39,12 +39,16 @@
     document.querySelector(event.shiftKey ? "#redo" : "#undo").click();
   });
 
-  // What a reset button says is its starting value only; screen readers need to hear of what.
+  // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
   const name = () => {
     for (const row of document.querySelectorAll(".attribute")) {
       const label = row.querySelector("label span, label")?.textContent.trim();
       row.querySelector(".reset")?.setAttribute("aria-label", "↺ " + label);
     }
+    document.querySelectorAll(".gallery-item:not([aria-label])").forEach((example, i) => {
+      example.setAttribute("aria-label", document.querySelector("#photo label")?.textContent.trim() + " " + (i + 1));
+    });
   };
   name();
+  new MutationObserver(name).observe(document.querySelector("#workbench"), { childList: true, subtree: true });
 };
