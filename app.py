@@ -1,8 +1,12 @@
 """Start the browser demo: `python app.py`. Hugging Face Spaces runs this file too.
 
-GRADIO_SERVER_NAME and GRADIO_SERVER_PORT change the address, http://127.0.0.1:7860 without them;
-DYSTYLE_ENCODER chooses the encoder: fast (without it), e4e, or the path of a checkpoint; DYSTYLE_BACKEND what
-runs the engines: auto (without it), onnx, openvino.
+Environment variables, all optional:
+    GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   the address, http://127.0.0.1:7860 without them
+    GRADIO_MCP_SERVER=True                   offer the API's endpoints as MCP tools (needs `gradio[mcp]`)
+    DYSTYLE_ENCODER                          fast (without it), e4e, or the path of a checkpoint
+    DYSTYLE_BACKEND                          what runs the engines: auto (without it), onnx, openvino, torch
+    DYSTYLE_DEVICE                           cpu (without it) or cuda
+    DYSTYLE_C2PA_CERTIFICATE, DYSTYLE_C2PA_KEY   sign what is saved, see `dystyle.provenance`
 """
 
 import logging
@@ -22,8 +26,11 @@ def load_editor() -> FaceEditor:
     started = time.monotonic()
     logger.info("Loading the editor; the first start fetches the generator and builds the engines")
     try:
-        encoder, backend = (os.environ.get(f"DYSTYLE_{what}") for what in ("ENCODER", "BACKEND"))
-        editor = FaceEditor.from_pretrained(backend=backend or "auto", encoder=encoder or "fast")
+        settings = {"backend": "auto", "encoder": "fast", "device": "cpu"}
+        chosen = {
+            name: os.environ.get(f"DYSTYLE_{name.upper()}") or usual for name, usual in settings.items()
+        }
+        editor = FaceEditor.from_pretrained(**chosen)
         editor.warm_up()
     except InputError as error:
         print(error, file=sys.stderr)

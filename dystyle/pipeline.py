@@ -12,6 +12,7 @@ import numpy as np
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS, open_method
+from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
 from dystyle.errors import InputError
@@ -187,6 +188,16 @@ class FaceEditor:
         if not configuration:
             return code.copy()
         return self._method.edit(code, configuration, lambda seen: self.measure(self.synthesize(seen)))
+
+    def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
+
+        Arguments and errors as `edit`, but with at least one attribute; the axes are in the table's order.
+        """
+        configuration = validate_configuration(configuration, self.attributes)
+        if not configuration:
+            raise InputError("Without an edited attribute no expert is active; give at least one.")
+        return attention("dystyle", _check_code(code), configuration)
 
     def mix(self, code: np.ndarray, other: np.ndarray, row: int) -> np.ndarray:
         """Style mixing (StyleGAN, section 3.1): the rows of `code` before `row`, those of `other` from it on.

@@ -1,23 +1,30 @@
 """What happens on the page. Every callback leaves the page as it is when it has to refuse something."""
 
+import base64
 import functools
 import html
 import logging
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import gradio as gr
 import numpy as np
-from PIL import Image
 
+from dystyle import provenance
 from dystyle.alignment import crop, load_image
 from dystyle.errors import InputError
-from webapp.layout import PORTRAIT, Layout
+from dystyle.provenance import Credit
+from webapp.animation import film
+from webapp.explain import HOW, attention_picture, experts
+from webapp.layout import PORTRAIT, Layout, Preset
 from webapp.stage import data_url
-from webapp.visit import PREVIEW, Visit
+from webapp.visit import PREVIEW, Recipe, Visit, fingerprint
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 FIRST_SEED = 12  # the person whom a new visitor meets
 PEOPLE = 100_000  # "Random person" picks one of so many: short numbers are easier to pass on
 THUMBNAIL = 128
+FRAMES = 17  # of an animation, one way
 BROKEN = "The picture could not be computed; your edits are kept, please try again."
 
 PROGRESS = gr.Progress()  # as a default value, Gradio puts the running event's own in its place
@@ -32,36 +40,59 @@ PROGRESS = gr.Progress()  # as a default value, Gradio puts the running event's 
 logger = logging.getLogger(__name__)
 
 
+class Cancelled(Exception):
+    """The visitor stopped an inversion."""
+
+
 def polite(callback: Callable) -> Callable:
     """Turn what goes wrong in a callback into a message; the page's components stay as they are."""
 
     @functools.wraps(callback)
-    def wrapped(*args):
+    def wrapped(self: "Callbacks", *args):
         try:
-            return callback(*args)
+            return callback(self, *args)
         except InputError as error:
-            _say(str(error))
+            self.say(str(error))
+        except Cancelled:
+            self.say("Cancelled; nothing has changed.")
         except Exception:  # one visitor's failure must not break the page
             logger.exception("%s failed", callback.__name__)
-            _say(BROKEN)
+            self.say(BROKEN)
         return gr.skip()
 
     return wrapped
 
 
 class Callbacks:
-    """The page's callbacks for one editor; they return updates keyed by component."""
+    """The page's callbacks for one editor and language; they return updates keyed by component.
+
+    What they take as `inputs` are the sliders' values and then the locks, both in the attributes' order.
+    """
 
     def __init__(self, editor: "FaceEditor", layout: Layout) -> None:
-        self.editor = editor
-        self.layout = layout
+        self.editor, self.layout, self.text = editor, layout, layout.text
+        self._fits: dict[str, threading.Event] = {}  # running inversions by session; set: to be stopped
+
+    def say(self, sentence: str) -> None:
+        """Show a message, translated if its translation is known."""
+        gr.Warning(html.escape(self.text.sentence(sentence), quote=False), title=self.text("Please note"))
 
     # ------------------------------------------------------------------------------- choosing a face
 
     @polite
-    def meet(self) -> dict:
-        """Greet a new visitor with a random person."""
-        return self._meet(FIRST_SEED)
+    def meet(self, link: str) -> dict:
+        """Greet a new visitor with a random person, or with the edit of the link that was followed."""
+        waiting = None
+        if link:
+            try:
+                recipe = Recipe.from_json(link)
+                if recipe.photo is None:
+                    return self._restore(recipe, Visit.of_seed(self.editor, recipe.seed))
+                waiting = recipe
+                self.say("This link holds an edit of a photo; choose that photo, and the edit is applied.")
+            except InputError as error:
+                self.say(str(error))
+        return self._meet(FIRST_SEED, waiting)
 
     @polite
     def meet_someone(self) -> dict:
@@ -76,132 +107,383 @@ class Callbacks:
         return self._meet(seed)
 
     @polite
-    def open_photo(self, visit: Visit | None, quality: str, photo: dict | None, progress=PROGRESS):
-        """Open an uploaded photo and show its largest face."""
+    def open_photo(
+        self,
+        visit: Visit | None,
+        quality: str,
+        photo: dict | None,
+        request: gr.Request,
+        progress=PROGRESS,
+    ):
+        """Open an uploaded photo and show its largest face, or that of an edit waiting for this photo."""
         if photo is None:
             return gr.skip()
+        recipe, index = (visit.waiting if visit else None), 0
         try:
             picture = load_image(photo["path"])
             faces = self.editor.detect(picture)
-            new = self._fit(picture, photo["path"], quality, 0, progress)
-        except InputError as error:
+            if recipe and recipe.photo == fingerprint(picture):
+                index, quality = recipe.face, recipe.quality
+            else:
+                recipe = None
+            new = self._fit(picture, photo["path"], quality, index, request, progress)
+            shown = self._restore(recipe, new) if recipe else self._begin(new)
+        except (InputError, Cancelled) as error:
             # Visitors know their file by its own name, not by the one it has on the server.
-            _say(str(error).replace(photo["path"], photo.get("orig_name") or "The picture"))
+            sentence = str(error) or "Cancelled; nothing has changed."
+            self.say(sentence.replace(photo["path"], photo.get("orig_name") or "The picture"))
             return {self.layout.photo: visit.path if visit else None}
         thumbnails = [crop(picture, face.quad, THUMBNAIL) for face in faces]
-        return self._begin(new) | {
-            self.layout.faces: gr.update(value=thumbnails, selected_index=0, visible=len(faces) > 1),
+        return shown | {
+            self.layout.faces: gr.update(value=thumbnails, selected_index=index, visible=len(faces) > 1),
             self.layout.seed: None,
+            self.layout.quality: quality,
         }
 
     @polite
-    def choose_face(self, visit: Visit | None, quality: str, event: gr.SelectData, progress=PROGRESS):
+    def choose_face(
+        self,
+        visit: Visit | None,
+        quality: str,
+        event: gr.SelectData,
+        request: gr.Request,
+        progress=PROGRESS,
+    ):
         """Show the face that was clicked."""
         visit = _known(visit)
-        return self._begin(self._fit(visit.photo, visit.path, quality, event.index, progress))
+        return self._begin(self._fit(visit.photo, visit.path, quality, event.index, request, progress))
 
     @polite
-    def change_quality(self, visit: Visit | None, quality: str, progress=PROGRESS, *values):
+    def change_quality(
+        self, visit: Visit | None, quality: str, request: gr.Request, progress=PROGRESS, *inputs
+    ):
         """Fit the photo's face again with another quality; edits stay."""
         if visit is None or visit.photo is None:
             return gr.skip()
-        new = self._fit(visit.photo, visit.path, quality, visit.index, progress)
-        return self._begin(new, visit.configuration(self.editor, values))
+        try:
+            new = self._fit(visit.photo, visit.path, quality, visit.index, request, progress)
+        except (InputError, Cancelled) as error:
+            self.say(str(error) or "Cancelled; nothing has changed.")
+            return {self.layout.quality: visit.quality}
+        values, locked = self._split(inputs)
+        return self._begin(new, visit.moved(visit.targets(self.editor, values)), locked)
+
+    def cancel(self, request: gr.Request) -> None:
+        """Stop this visitor's running inversion."""
+        if running := self._fits.get(request.session_hash):
+            running.set()
+
+    @polite
+    def apply(self, visit: Visit | None, given: str, request: gr.Request, progress=PROGRESS, *inputs) -> dict:
+        """Restore an edit from its text or link: of a random person, or of the photo it was made on."""
+        visit = _known(visit)
+        _, fragment, hidden = given.partition("#edit=")
+        recipe = Recipe.from_json(urllib.parse.unquote(hidden) if fragment else given)
+        if recipe.photo is None:
+            return self._restore(recipe, Visit.of_seed(self.editor, recipe.seed)) | {
+                self.layout.photo: None,
+                self.layout.faces: gr.update(value=None, visible=False),
+                self.layout.seed: recipe.seed,
+            }
+        if recipe.photo != visit.photo_id:
+            visit.waiting = recipe
+            raise InputError(
+                "This edit belongs to another photo; choose that photo, and the edit is applied."
+            )
+        if (recipe.face, recipe.quality) != (visit.index, visit.quality):
+            visit = self._fit(visit.photo, visit.path, recipe.quality, recipe.face, request, progress)
+        return self._restore(recipe, visit) | {self.layout.quality: recipe.quality}
 
     # --------------------------------------------------------------------------------------- editing
 
     @polite
-    def preview(self, visit: Visit | None, view: str, *values):
+    def preview(self, visit: Visit | None, view: str, *inputs):
         """Follow a moving slider at a quarter of the size."""
         visit = _known(visit)
-        if visit.drawn == (view, values):  # the slider was released in the meantime
+        if visit.drawn == (view, inputs):  # the slider was released in the meantime
             return gr.skip()
         visit.drawn = None
-        portrait = visit.portrait(self.editor, visit.configuration(self.editor, values), PREVIEW)
+        values, locked = self._split(inputs)
+        configuration = visit.configuration(visit.targets(self.editor, values), locked)
+        portrait = visit.portrait(self.editor, configuration, PREVIEW)
         after = portrait if view == PORTRAIT else visit.on_screen(self.editor, portrait)[1]
         return gr.update(after=data_url(after))
 
     @polite
-    def edit(self, visit: Visit | None, view: str, *values):
+    def edit(self, visit: Visit | None, view: str, *inputs):
         """Draw the edited face in full."""
-        return self._draw(_known(visit), view, values)
+        visit = _known(visit)
+        values, locked = self._split(inputs)
+        return self._draw(visit, view, visit.targets(self.editor, values), locked)
 
     @polite
-    def reset(self, names: Sequence[str], visit: Visit | None, view: str, *values):
-        """Put the sliders of `names` back to where they started."""
+    def lock(self, visit: Visit | None, view: str, *inputs):
+        """Hold the locked attributes where they are."""
         visit = _known(visit)
-        targets = dict(zip(self.layout.sliders, values, strict=True))
-        targets |= {name: visit.start[name] for name in names}
-        sliders = {self.layout.sliders[name]: targets[name] for name in names}
-        return sliders | self._draw(visit, view, tuple(targets.values()))
+        values, locked = self._split(inputs)
+        held = {slider: gr.update(interactive=n not in locked) for n, slider in self.layout.sliders.items()}
+        return held | self._draw(visit, view, visit.targets(self.editor, values), locked)
 
-    def download(self, visit: Visit | None, view: str, *values) -> Iterator[str | None]:
-        """Write the picture on the page as a PNG, in its full size, for as long as it takes to send it."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "dystyle-portrait.png" if view == PORTRAIT else "dystyle-photo.png")
-            try:
-                visit = _known(visit)
-                picture = visit.portrait(self.editor, visit.configuration(self.editor, values))
-                if view != PORTRAIT:
-                    picture = visit.whole(self.editor, picture)
-            except InputError as error:
-                _say(str(error))
-                yield None
-                return
-            Image.fromarray(picture).save(path, compress_level=1)
-            yield str(path)  # Gradio copies the file before it asks for more
+    @polite
+    def reset(self, names: Sequence[str], visit: Visit | None, view: str, *inputs):
+        """Put the sliders of `names` back to where they started; several of them only where not locked."""
+        visit = _known(visit)
+        values, locked = self._split(inputs)
+        names = names if len(names) == 1 else [name for name in names if name not in locked]
+        targets = visit.targets(self.editor, values) | {name: visit.start[name] for name in names}
+        return self._move(visit, view, targets, locked)
+
+    @polite
+    def preset(self, preset: Preset, visit: Visit | None, view: str, *inputs):
+        """Apply a ready-made edit to the attributes that are not locked."""
+        visit = _known(visit)
+        values, locked = self._split(inputs)
+        targets = visit.targets(self.editor, values)
+        wanted = {name: targets[name] + more for name, more in preset.add.items()} | dict(preset.to)
+        for name, value in wanted.items():
+            row = self.editor.attributes[name]
+            if name not in locked:
+                targets[name] = min(max(value, row.low), row.high)
+        return self._move(visit, view, targets, locked)
+
+    @polite
+    def go_back(self, steps: int, visit: Visit | None, view: str, *inputs):
+        """Undo (1) or redo (-1)."""
+        visit = _known(visit)
+        return self._go(visit, visit.position - steps, view, inputs)
+
+    @polite
+    def go_to(self, visit: Visit | None, view: str, event: gr.EventData, *inputs):
+        """Show the edit of the history that was clicked."""
+        return self._go(_known(visit), event.index, view, inputs)
+
+    @polite
+    def pin(self, visit: Visit | None, view: str, *inputs):
+        """Compare with the edit on the page from now on, or again with the unedited picture."""
+        visit = _known(visit)
+        values, locked = self._split(inputs)
+        targets = visit.targets(self.editor, values)
+        if visit.pinned is None:
+            visit.pinned = visit.portrait(self.editor, visit.configuration(targets, locked))
+        else:
+            visit.pinned = None
+        return self._draw(visit, view, targets, locked)
+
+    # -------------------------------------------------------------------------------- saving, explaining
+
+    def download(
+        self, visit: Visit | None, view: str, kind: str, mark: bool, *inputs
+    ) -> Iterator[str | None]:
+        """Write the picture on the page in its full size, for as long as it takes to send it."""
+
+        def make() -> tuple[str, bytes]:
+            seen = _known(visit)
+            configuration = self._configuration(seen, inputs)
+            picture = seen.portrait(self.editor, configuration)
+            if view != PORTRAIT:
+                picture = seen.whole(self.editor, picture)
+            encoded = provenance.encode(picture, kind, _credit(seen, configuration), mark)
+            return f"dystyle-{view}.{'jpg' if kind == 'jpeg' else kind}", encoded
+
+        yield from self._hand_over(make)
+
+    def animate(
+        self, visit: Visit | None, sweep: str, kind: str, mark: bool, progress=PROGRESS, *inputs
+    ) -> Iterator[str | None]:
+        """Write a film of the whole edit, or of one attribute through its range."""
+
+        def make() -> tuple[str, bytes]:
+            seen = _known(visit)
+            configuration = self._configuration(seen, inputs)
+            if not sweep and not configuration:
+                raise InputError("Nothing is edited yet; move a slider, or choose an attribute to animate.")
+            frames = []
+            for i in range(FRAMES):
+                share = (1 - np.cos(np.pi * i / (FRAMES - 1))) / 2  # slow at both ends
+                if sweep:
+                    row = self.editor.attributes[sweep]
+                    asked = configuration | {sweep: float(row.low + share * (row.high - row.low))}
+                else:
+                    asked = {n: float(_mix(seen.start[n], v, share)) for n, v in configuration.items()}
+                frame = seen.portrait(self.editor, asked)
+                frames.append(provenance.marked(frame) if mark else frame)
+                progress((i + 1) / FRAMES, desc=self.text("Drawing"))
+            return f"dystyle-{sweep or 'edit'}.{kind}", film(frames, kind, _credit(seen, asked))
+
+        yield from self._hand_over(make)
+
+    @polite
+    def explain(self, visit: Visit | None, *inputs):
+        """Which experts the edit on the page runs, and what they take from one another."""
+        text = self.text
+        configuration = self._configuration(_known(visit), inputs)
+        words = f"<h2>{text('Inside this edit')}</h2><p>{html.escape(text(HOW))}</p>"
+        words += experts(self.editor.attributes, list(configuration), text)
+        if not configuration:
+            return words + f"<p>{text('Nothing is edited yet, so no expert runs. Move a slider first.')}</p>"
+        if len(configuration) == 1:
+            return (
+                words + f"<p>{text('One expert runs alone; with two there is something to attend to.')}</p>"
+            )
+        weights = self.editor.attention(visit.code, configuration)
+        return words + attention_picture(self.editor.attributes, list(configuration), weights, text)
 
     # --------------------------------------------------------------------------------------- helpers
 
-    def _fit(self, picture: np.ndarray, path: str, quality: str, index: int, progress: gr.Progress) -> Visit:
+    def _split(self, inputs: Sequence) -> tuple[Sequence[float | None], list[str]]:
+        """Slider values, and the names of the locked attributes."""
+        names = list(self.editor.attributes)
+        values, locks = inputs[: len(names)], inputs[len(names) :]
+        return values, [name for name, lock in zip(names, locks, strict=True) if lock]
+
+    def _configuration(self, visit: Visit, inputs: Sequence) -> dict[str, float]:
+        values, locked = self._split(inputs)
+        return visit.configuration(visit.targets(self.editor, values), locked)
+
+    def _fit(
+        self,
+        picture: np.ndarray,
+        path: str,
+        quality: str,
+        index: int,
+        request: gr.Request,
+        progress: gr.Progress,
+    ) -> Visit:
+        stop = self._fits[request.session_hash] = threading.Event()
+
         def report(fraction: float, message: str) -> None:
-            progress(fraction, desc=message)
+            if stop.is_set():
+                raise Cancelled
+            progress(fraction, desc=self.text.sentence(message))
 
-        return Visit.of_photo(self.editor, picture, path, quality, index, report)
+        try:
+            return Visit.of_photo(self.editor, picture, path, quality, index, report)
+        finally:
+            del self._fits[request.session_hash]
 
-    def _meet(self, seed: int) -> dict:
-        return self._begin(Visit.of_seed(self.editor, seed)) | {
+    def _meet(self, seed: int, waiting: Recipe | None = None) -> dict:
+        visit = Visit.of_seed(self.editor, seed)
+        visit.waiting = waiting
+        return self._begin(visit) | {
             self.layout.photo: None,
             self.layout.faces: gr.update(value=None, visible=False),
             self.layout.seed: seed,
         }
 
-    def _begin(self, visit: Visit, kept: dict[str, float] | None = None) -> dict:
-        """Put a new visit on the page, with the edits that are to be kept from the one before it."""
-        values = visit.start | (kept or {})
-        return {
-            self.layout.visit: visit,
-            self.layout.view: gr.update(value=PORTRAIT, visible=visit.photo is not None),
-            **{slider: values[name] for name, slider in self.layout.sliders.items()},
-            **self._draw(visit, PORTRAIT, tuple(values[name] for name in self.layout.sliders)),
-        }
+    def _restore(self, recipe: Recipe, visit: Visit) -> dict:
+        """Put an edit that was passed on onto its person."""
+        for name, value in recipe.edits.items():
+            row = self.editor.attributes.get(name)
+            if row is None or not row.low <= value <= row.high:
+                raise InputError(f"The edit asks for {name} = {value:g}, which this editor cannot do.")
+        return self._begin(visit, recipe.edits) | {self.layout.seed: recipe.seed}
 
-    def _draw(self, visit: Visit, view: str, values: Sequence[float]) -> dict:
-        """Draw a visit's face in full and mark on the page what is edited."""
-        configuration = visit.configuration(self.editor, values)
-        portrait = visit.portrait(self.editor, configuration)
-        before, after = (
-            (visit.before, portrait) if view == PORTRAIT else visit.on_screen(self.editor, portrait)
-        )
-        visit.drawn = (view, tuple(values))
+    def _begin(
+        self, visit: Visit, kept: Mapping[str, float] | None = None, locked: Sequence[str] = ()
+    ) -> dict:
+        """Put a new visit on the page, with the edits that are to be kept from the one before it."""
+        visit.remember(visit.start, visit.unedited)
+        targets = visit.start | dict(kept or {})
         return {
-            self.layout.visit: visit,
-            self.layout.stage: gr.update(before=data_url(before), after=data_url(after)),
-            self.layout.caption: self._caption(visit, configuration),
-            self.layout.reset_all: gr.update(interactive=bool(configuration)),
+            self.layout.view: gr.update(value=PORTRAIT, visible=visit.photo is not None),
+            **{slider: gr.update(interactive=n not in locked) for n, slider in self.layout.sliders.items()},
+            **{lock: name in locked for name, lock in self.layout.locks.items()},
+            **self._draw(visit, PORTRAIT, targets, locked),
             **{
-                button: gr.update(value=f"↺ {visit.start[name]:g}", interactive=name in configuration)
-                for name, button in self.layout.resets.items()
+                slider: gr.update(value=targets[name], interactive=name not in locked)
+                for name, slider in self.layout.sliders.items()
             },
         }
 
-    def _caption(self, visit: Visit, configuration: dict[str, float]) -> str:
-        who = "Your photo" if visit.photo is not None else f"Random person {visit.seed}"
-        edits = [
-            f"{html.escape(self.editor.attributes[name].label)} {visit.start[name]:g} → {value:g}"
-            for name, value in configuration.items()
-        ]
-        return f"<b>{who}</b> {' · '.join(edits) or 'Move a slider to begin.'}"
+    def _move(self, visit: Visit, view: str, targets: dict[str, float], locked: Sequence[str]) -> dict:
+        """Move the sliders from here, and draw."""
+        sliders = {self.layout.sliders[name]: value for name, value in targets.items()}
+        return sliders | self._draw(visit, view, targets, locked)
+
+    def _go(self, visit: Visit, position: int, view: str, inputs: Sequence) -> dict:
+        if not 0 <= position < len(visit.history):
+            return gr.skip()
+        visit.position = position
+        _, locked = self._split(inputs)
+        return self._move(visit, view, visit.history[position].values, locked)
+
+    def _draw(self, visit: Visit, view: str, targets: Mapping[str, float], locked: Sequence[str]) -> dict:
+        """Draw a visit's face in full and mark on the page what is edited."""
+        layout, moved = self.layout, visit.moved(targets)
+        portrait = visit.portrait(self.editor, visit.configuration(targets, locked))
+        before, after = visit.before, portrait
+        if view != PORTRAIT:
+            before, after = visit.on_screen(self.editor, portrait)
+        if visit.pinned is not None:
+            before = visit.pinned if view == PORTRAIT else visit.on_screen(self.editor, visit.pinned)[1]
+        visit.drawn = (view, (*targets.values(), *(name in locked for name in targets)))
+        visit.remember(targets, portrait)
+        pinned = visit.pinned is not None
+        return {
+            layout.visit: visit,
+            layout.stage: gr.update(
+                before=data_url(before),
+                after=data_url(after),
+                tag=self.text("Pinned edit" if pinned else "Before"),
+            ),
+            layout.caption: self._caption(visit, moved),
+            layout.history: self._history(visit),
+            layout.recipe: visit.recipe(targets).to_json(),
+            layout.undo: gr.update(interactive=visit.position > 0),
+            layout.redo: gr.update(interactive=visit.position < len(visit.history) - 1),
+            layout.pin: self.text("Unpin" if pinned else "Pin to compare"),
+            layout.reset_all: gr.update(interactive=bool(moved)),
+            **{
+                button: gr.update(value=f"↺ {visit.start[name]:g}", interactive=name in moved)
+                for name, button in layout.resets.items()
+            },
+        }
+
+    def _caption(self, visit: Visit, moved: Mapping[str, float]) -> str:
+        text = self.text
+        who = text("Your photo") if visit.photo is not None else text("Random person {n}", n=visit.seed)
+        edits = [self._change(visit, name, value) for name, value in moved.items()]
+        times = [f"{text(what)} {_duration(seconds)}" for what, seconds in visit.seconds.items()]
+        return (
+            f"<b>{who}</b> {' · '.join(edits) or text('Move a slider to begin.')}"
+            f"<small>{' · '.join(times)}</small>"
+        )
+
+    def _change(self, visit: Visit, name: str, value: float) -> str:
+        label = html.escape(self.text(self.editor.attributes[name].label))
+        return f"{label} {visit.start[name]:g} → {value:g}"
+
+    def _history(self, visit: Visit) -> str:
+        """The history as a row of small pictures."""
+        if len(visit.history) < 2:
+            return ""
+        steps = []
+        for i, step in enumerate(visit.history):
+            moved = visit.moved(step.values)
+            said = ", ".join(self._change(visit, n, v) for n, v in moved.items()) or self.text("Unedited")
+            on = ' aria-current="step"' if i == visit.position else ""
+            steps.append(
+                f'<button type="button" data-index="{i}"{on} title="{said}">'
+                f'<img src="{_thumbnail(step.picture)}" alt="{said}"></button>'
+            )
+        return f'<div role="group" aria-label="{self.text("History")}">{"".join(steps)}</div>'
+
+    def _hand_over(self, make: Callable[[], tuple[str, bytes]]) -> Iterator[str | None]:
+        """Write what `make` returns, a file's name and contents, for as long as it takes to send it."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                name, contents = make()
+            except InputError as error:
+                self.say(str(error))
+                yield None
+            except Exception:  # one visitor's failure must not break the page
+                logger.exception("A file could not be made")
+                self.say(BROKEN)
+                yield None
+            else:
+                path = Path(folder, name)
+                path.write_bytes(contents)
+                yield str(path)  # Gradio copies the file before it asks for more
 
 
 def _known(visit: Visit | None) -> Visit:
@@ -210,5 +492,18 @@ def _known(visit: Visit | None) -> Visit:
     return visit
 
 
-def _say(sentence: str) -> None:
-    gr.Warning(html.escape(sentence, quote=False))
+def _credit(visit: Visit, configuration: Mapping[str, float]) -> Credit:
+    return Credit(configuration, photographed=visit.photo is not None)
+
+
+def _mix(start: float, end: float, share: float) -> float:
+    return start + share * (end - start)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
+def _thumbnail(picture: np.ndarray) -> str:
+    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()

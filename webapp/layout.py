@@ -1,56 +1,89 @@
 """What is on the page and where; `callbacks.py` says what happens there, `style.css` how it looks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
 
 from dystyle.attributes import Attribute
+from webapp.language import Language
 from webapp.stage import build_stage
 from webapp.visit import step
 
 HERE = Path(__file__).parent
-PORTRAIT, WHOLE = "Portrait", "In the photo"  # the two views of a result
+PORTRAIT, WHOLE = "portrait", "whole"  # the two views of a result
 LARGEST_SEED = 2**31 - 1
-IDLE_SECONDS = 2 * 3600  # a visit is forgotten this long after its last finished edit
+IDLE_SECONDS = 3600  # a visit is forgotten this long after its last finished edit
 GROUPS = {
     "Pose": ("yaw", "pitch"),
+    "Age": ("age",),
     "Expression": ("smile", "mouth_open", "eyes_closed"),
-    "Looks": ("age", "gender", "eyeglasses", "black_hair", "mustache", "beard"),
+    "Looks": ("gender", "eyeglasses", "black_hair", "mustache", "beard"),
 }
+# Clicks on the history's pictures, as Gradio's event.
+PICK = """element.addEventListener("click", (event) => {
+  const step = event.target.closest("button");
+  if (step) trigger("click", { index: Number(step.dataset.index) });
+});"""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A ready-made edit: values to `add` to the sliders, or to bring them `to`."""
+
+    label: str
+    add: Mapping[str, float] = field(default_factory=dict)
+    to: Mapping[str, float] = field(default_factory=dict)
+
+
+PRESETS = (
+    Preset("10 years older", add={"age": 10}),
+    Preset("10 years younger", add={"age": -10}),
+    Preset("Smile", to={"smile": 1}),
+    Preset("Serious", to={"smile": 0, "mouth_open": 0}),
+    Preset("Look left", to={"yaw": -25}),
+    Preset("Look right", to={"yaw": 25}),
+    Preset("Face the camera", to={"yaw": 0, "pitch": 0}),
+    Preset("Glasses", to={"eyeglasses": 1}),
+)
 
 
 class Layout:
-    """The page's components, created inside the current `gr.Blocks`."""
+    """The page's components in one language, created inside the current `gr.Blocks`."""
 
-    def __init__(self, attributes: Mapping[str, Attribute]) -> None:
+    def __init__(self, attributes: Mapping[str, Attribute], text: Language) -> None:
+        self.text, self.attributes = text, attributes
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
-        gr.HTML((HERE / "header.html").read_text(), elem_id="header")
-        with gr.Row(elem_id="workbench"):
-            with gr.Column(elem_id="source", elem_classes="card", min_width=0):
-                self._source()
-            with gr.Column(elem_id="result", elem_classes="card", min_width=0):
-                self._result()
-            with gr.Column(elem_id="attributes", elem_classes="card", min_width=0):
-                self.sliders: dict[str, gr.Slider] = {}
-                self.resets: dict[str, gr.Button] = {}
-                for title, rows in _grouped(attributes).items():
-                    self._group(title, rows)
-        # Callbacks take the values in the attributes' own order, whatever the order on the page.
-        self.sliders = {name: self.sliders[name] for name in attributes}
+        gr.HTML(_fill("header.html", text), elem_id="header")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab(text("Edit"), elem_id="tab-edit"):
+                with gr.Row(elem_id="workbench"):
+                    with gr.Column(elem_id="source", elem_classes="card", min_width=0):
+                        self._source()
+                    with gr.Column(elem_id="result", elem_classes="card", min_width=0):
+                        self._result()
+                    with gr.Column(elem_id="attributes", elem_classes="card", min_width=0):
+                        self._attributes()
+            with gr.Tab(text("How it works"), elem_id="tab-how") as self.how:
+                self.explanation = gr.HTML(elem_id="explanation")
+            with gr.Tab(text("About"), elem_id="tab-about"):
+                gr.HTML(_fill(f"about.{text.code}.html", text), elem_id="about")
 
     def _source(self) -> None:
         """Where the face comes from."""
+        text = self.text
         self.photo = gr.Image(
-            label="Your photo",
+            label=text("Your photo"),
+            placeholder=text("Drop a photo here, paste one,\nor click to choose"),
             sources=["upload", "webcam", "clipboard"],
             type="filepath",
             buttons=[],
-            height=230,
+            height=210,
             elem_id="photo",
         )
         self.faces = gr.Gallery(
-            label="Choose a face",
+            label=text("Choose a face"),
             columns=4,
             height="auto",
             allow_preview=False,
@@ -60,27 +93,29 @@ class Layout:
             elem_id="faces",
         )
         self.quality = gr.Radio(
-            [("Fast", "fast"), ("Balanced", "balanced"), ("Precise", "precise")],
+            [(text("Fast"), "fast"), (text("Balanced"), "balanced"), (text("Precise"), "precise")],
             value="balanced",
-            label="Quality",
-            info="Fast is a rough guess. Balanced keeps the likeness, in seconds. "
-            "Precise keeps details, too, in up to a minute.",
+            label=text("Quality"),
+            info=text(
+                "Fast is a rough guess. Balanced keeps the likeness, in seconds. "
+                "Precise keeps details, too, in up to a minute."
+            ),
             elem_id="quality",
             elem_classes="segments",
         )
         self.examples = gr.Examples(
             [[str(path)] for path in sorted((HERE / "examples").glob("*.jpg"))],
             self.photo,
-            label="Or try one of these",
+            label=text("Or try one of these"),
             elem_id="examples",
         )
         with gr.Row(elem_id="someone"):
-            self.random = gr.Button("Random person", elem_id="random", min_width=0, scale=3)
+            self.random = gr.Button(text("Random person"), elem_id="random", min_width=0, scale=3)
             self.seed = gr.Number(
                 value=None,
-                label="Person number",
+                label=text("Person number"),
                 precision=0,
-                placeholder="No.",
+                placeholder=text("No."),
                 show_label=False,
                 container=False,
                 minimum=0,
@@ -92,38 +127,121 @@ class Layout:
 
     def _result(self) -> None:
         """The edited picture and what can be done with it."""
-        self.stage = build_stage("stage")
-        self.caption = gr.HTML(elem_id="caption")
+        text = self.text
+        self.stage = build_stage("stage", text)
+        self.cancel = gr.Button(text("Cancel"), size="sm", elem_id="cancel")
+        self.caption = gr.HTML(elem_id="caption", html_template='<div aria-live="polite">${value}</div>')
+        self.history = gr.HTML(elem_id="history", js_on_load=PICK)
         with gr.Row(elem_id="toolbar"):
             self.view = gr.Radio(
-                [PORTRAIT, WHOLE],
+                [(text("Portrait"), PORTRAIT), (text("In the photo"), WHOLE)],
                 value=PORTRAIT,
-                label="View",
+                label=text("View"),
                 show_label=False,
                 container=False,
                 visible=False,
                 elem_id="view",
                 elem_classes="segments",
             )
-            self.reset_all = gr.Button("Reset all", interactive=False, min_width=0, elem_id="reset-all")
-            self.download = gr.Button("Download", variant="primary", min_width=0, elem_id="download")
+            self.undo = gr.Button("↶ " + text("Undo"), interactive=False, min_width=0, elem_id="undo")
+            self.redo = gr.Button("↷ " + text("Redo"), interactive=False, min_width=0, elem_id="redo")
+            self.pin = gr.Button(text("Pin to compare"), min_width=0, elem_id="pin")
+            self.reset_all = gr.Button(text("Reset all"), interactive=False, min_width=0, elem_id="reset-all")
+            self.kind = gr.Radio(
+                [("PNG", "png"), ("JPEG", "jpeg"), ("WebP", "webp")],
+                value="png",
+                label=text("File format"),
+                show_label=False,
+                container=False,
+                elem_id="kind",
+                elem_classes="segments",
+            )
+            self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
             self.file = gr.File(visible=False)
+        with gr.Accordion(text("Link, animation and mark"), open=False, elem_id="more"):
+            self._more()
 
-    def _group(self, title: str, rows: list[Attribute]) -> None:
-        gr.HTML(f"<h2>{title}</h2>", elem_classes="group-title")
-        for row in rows:
-            unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({row.unit})")
-            with gr.Column(elem_classes="attribute", elem_id=f"attribute-{row.name}", min_width=0):
-                self.sliders[row.name] = gr.Slider(
-                    row.low,
-                    row.high,
-                    value=row.denormalise(0.0),
-                    step=step(row),
-                    label=row.label + unit,
-                    buttons=[],
-                    min_width=0,
-                )
-                self.resets[row.name] = gr.Button("↺", size="sm", interactive=False, elem_classes="reset")
+    def _more(self) -> None:
+        """Passing the edit on, and other ways to save it."""
+        text = self.text
+        self.recipe = gr.Textbox(
+            label=text("This edit as text"),
+            info=text("Paste a link or text here and press Apply to restore an edit on the same photo."),
+            lines=2,
+            max_lines=3,
+            elem_id="recipe",
+        )
+        with gr.Row(elem_classes="tools"):
+            self.copy_link = gr.Button(text("Copy link"), size="sm", min_width=0, elem_id="copy-link")
+            self.copy_text = gr.Button(text("Copy text"), size="sm", min_width=0, elem_id="copy-text")
+            self.apply = gr.Button(text("Apply"), size="sm", min_width=0, elem_id="apply")
+        with gr.Row(elem_classes="tools"):
+            self.sweep = gr.Dropdown(
+                [(text("The whole edit"), "")]
+                + [(text(row.label), name) for name, row in self.attributes.items()],
+                value="",
+                label=text("Animation"),
+                info=text("Of an attribute: through all of its range."),
+                filterable=False,
+                min_width=0,
+                elem_id="sweep",
+            )
+            self.film_kind = gr.Radio(
+                [("MP4", "mp4"), ("GIF", "gif")],
+                value="mp4",
+                label=text("Film format"),
+                show_label=False,
+                container=False,
+                elem_id="film-kind",
+                elem_classes="segments",
+            )
+            self.animate = gr.Button(text("Make animation"), size="sm", min_width=0, elem_id="animate")
+        self.mark = gr.Checkbox(
+            label=text("Draw a visible “AI” mark into saved pictures"),
+            info=text("Every file says in its metadata that it was edited by AI, with or without the mark."),
+            elem_id="mark",
+        )
+
+    def _attributes(self) -> None:
+        """Presets, then one row for each attribute, in groups."""
+        known = self.attributes.keys()
+        self.presets: list[tuple[Preset, gr.Button]] = []
+        with gr.Row(elem_id="presets"):
+            for i, preset in enumerate(PRESETS):
+                if {*preset.add, *preset.to} <= known:
+                    button = gr.Button(self.text(preset.label), size="sm", min_width=0, elem_id=f"preset-{i}")
+                    self.presets.append((preset, button))
+        sliders, self.resets, self.locks = {}, {}, {}
+        for title, rows in _grouped(self.attributes).items():
+            gr.HTML(f"<h2>{self.text(title)}</h2>", elem_classes="group-title")
+            for row in rows:
+                name, label = row.name, self.text(row.label)
+                unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({self.text(row.unit)})")
+                with gr.Column(elem_classes="attribute", elem_id=f"attribute-{name}", min_width=0):
+                    sliders[name] = gr.Slider(
+                        row.low,
+                        row.high,
+                        value=row.denormalise(0.0),
+                        step=step(row),
+                        label=label + unit,
+                        buttons=[],
+                        min_width=0,
+                    )
+                    self.resets[name] = gr.Button("↺", size="sm", interactive=False, elem_classes="reset")
+                    self.locks[name] = gr.Checkbox(
+                        label=self.text("Lock {what}", what=label),
+                        container=False,
+                        min_width=0,
+                        elem_classes="lock",
+                    )
+        # Callbacks take the values in the attributes' own order, whatever the order on the page.
+        self.sliders = {name: sliders[name] for name in known}
+        self.locks = {name: self.locks[name] for name in known}
+
+
+def _fill(file: str, text: Language) -> str:
+    """A page fragment with its {{sentences}} in the page's language."""
+    return text.fill((HERE / file).read_text(encoding="utf-8"))
 
 
 def _grouped(attributes: Mapping[str, Attribute]) -> dict[str, list[Attribute]]:

@@ -1,8 +1,54 @@
-// Gradio reports a slider's release for the pointer only: let the keyboard end a move in the same way.
+// Runs once when the page has loaded: what Gradio's components do not do by themselves.
 () => {
+  const language = document.querySelector("#language");
+  document.documentElement.lang = language.dataset.page;
+
+  // The first visit follows the browser's language, later ones the visitor's choice.
+  const remembered = { get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
+    set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* not allowed here */ } } };
+  if (!remembered.get("language") && language.lang === "zh" && navigator.language.startsWith("zh")) {
+    location.replace(language.href + location.hash);
+  }
+  language.addEventListener("click", () => {
+    remembered.set("language", language.lang);
+    const edit = document.querySelector("#recipe textarea")?.value;
+    if (edit) language.hash = "edit=" + encodeURIComponent(edit);
+  });
+
+  const dark = remembered.get("dark");
+  if (dark !== null) document.body.classList.toggle("dark", dark === "true");
+  document.querySelector("#theme").addEventListener("click", () => {
+    remembered.set("dark", document.body.classList.toggle("dark"));
+  });
+
+  // Gradio reports a slider's release for the pointer and for leaving the number only: let the arrow keys and
+  // Enter end a move in the same way.
   document.addEventListener("keyup", (event) => {
     if (event.target.matches?.("#attributes input[type=range]") && event.key !== "Tab") {
       event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
     }
   });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.matches?.("#attributes input[type=number]")) {
+      event.target.blur();
+      event.target.focus();
+    }
+    const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (!undo || event.target.matches?.("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
+    event.preventDefault();
+    document.querySelector(event.shiftKey ? "#redo" : "#undo").click();
+  });
+
+  // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
+  const name = () => {
+    for (const row of document.querySelectorAll(".attribute")) {
+      const label = row.querySelector("label span, label")?.textContent.trim();
+      row.querySelector(".reset")?.setAttribute("aria-label", "↺ " + label);
+    }
+    document.querySelectorAll(".gallery-item:not([aria-label])").forEach((example, i) => {
+      example.setAttribute("aria-label", document.querySelector("#photo label")?.textContent.trim() + " " + (i + 1));
+    });
+  };
+  name();
+  new MutationObserver(name).observe(document.querySelector("#workbench"), { childList: true, subtree: true });
 };

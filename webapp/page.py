@@ -1,4 +1,4 @@
-"""The browser page: layout and callbacks wired together."""
+"""The browser page: layout and callbacks wired together, once for each language."""
 
 import functools
 import os
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from webapp.api import add_api
 from webapp.callbacks import Callbacks
+from webapp.language import CHINESE, ENGLISH, Language
 from webapp.layout import Layout
 from webapp.theme import THEME
 
@@ -21,16 +23,21 @@ SAVE = """(file) => {
   if (!file) return;
   Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
 }"""
+READ_LINK = "() => location.hash.startsWith('#edit=') ? decodeURIComponent(location.hash.slice(6)) : ''"
+COPY_LINK = """(edit) => navigator.clipboard.writeText(
+  location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
+COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
 
 # What `demo.launch` needs beside the address.
 LAUNCH_OPTIONS = {
     "theme": THEME,
     "css_paths": HERE / "style.css",
-    "js": (HERE / "page.js").read_text(),
+    "js": (HERE / "page.js").read_text(encoding="utf-8"),
     "favicon_path": str(HERE / "icon.svg"),
     "footer_links": ["api"],
     "max_file_size": "64mb",
     "ssr_mode": False,
+    "state_session_capacity": 200,  # the visitors who came first are forgotten beyond this number
 }
 
 
@@ -40,44 +47,47 @@ def build_page(editor: "FaceEditor") -> gr.Blocks:
     with gr.Blocks(
         title="DyStyle Studio", fill_width=True, delete_cache=(FILE_SECONDS // 4, FILE_SECONDS)
     ) as demo:
-        layout = Layout(editor.attributes)
-        _wire(demo, layout, Callbacks(editor, layout))
+        _add_page(demo, editor, ENGLISH)
+        add_api(editor)
+    with demo.route(CHINESE.name, CHINESE.code, show_in_navbar=False):
+        _add_page(demo, editor, CHINESE)
     return demo.queue(max_size=QUEUE_SIZE)
 
 
-def _wire(demo: gr.Blocks, layout: Layout, callbacks: Callbacks) -> None:
-    sliders = list(layout.sliders.values())
+def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
+    layout = Layout(editor.attributes, text)
+    callbacks = Callbacks(editor, layout)
+    sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
     resets = list(layout.resets.values())
-    shown = [layout.visit, layout.stage, layout.caption, layout.reset_all, *resets, *sliders]
-    everything = [*shown, layout.photo, layout.faces, layout.seed, layout.view]
+    shown = [layout.visit, layout.stage, layout.caption, layout.history, layout.recipe, layout.undo]
+    shown += [layout.redo, layout.pin, layout.reset_all, *resets]
+    moved = [*shown, *sliders]
+    everything = [*moved, *locks, layout.photo, layout.faces, layout.seed, layout.view, layout.quality]
+    inputs = [*sliders, *locks]
+    edits = [layout.visit, layout.view, *inputs]
+    private = {"api_visibility": "private"}
     on_stage = {"show_progress": "full", "show_progress_on": layout.stage}
     # Drawing waits for drawing and fitting for fitting, so a long fit never holds up a moving slider.
-    fitting = {"outputs": everything, "concurrency_id": "fit", "concurrency_limit": 1, **on_stage}
-    drawing = {"concurrency_id": "draw", "concurrency_limit": 1}
+    fitting = {"outputs": everything, "concurrency_id": "fit", "concurrency_limit": 1, **on_stage, **private}
+    drawing = {"concurrency_id": "draw", "concurrency_limit": 1, **private}
+    quietly = {"show_progress": "hidden", **drawing}
     meeting = {"outputs": everything, **drawing, **on_stage}
 
-    demo.load(callbacks.meet, api_visibility="private", **meeting)
-    layout.random.click(callbacks.meet_someone, api_visibility="private", **meeting)
-    layout.seed.submit(callbacks.meet_number, layout.seed, api_name="random_person", **meeting)
+    demo.load(callbacks.meet, layout.recipe, js=READ_LINK, **meeting)
+    layout.random.click(callbacks.meet_someone, **meeting)
+    layout.seed.submit(callbacks.meet_number, layout.seed, **meeting)
 
     # The file is handed over untouched (preprocess=False): what is wrong with it is said in our words.
     photo = [layout.visit, layout.quality, layout.photo]
-    layout.photo.input(callbacks.open_photo, photo, preprocess=False, api_name="open_photo", **fitting)
-    layout.examples.load_input_event.then(
-        callbacks.open_photo, photo, preprocess=False, api_visibility="private", **fitting
-    )
-    layout.faces.select(
-        callbacks.choose_face, [layout.visit, layout.quality], api_visibility="private", **fitting
-    )
-    layout.quality.input(
-        callbacks.change_quality,
-        [layout.visit, layout.quality, *sliders],
-        api_visibility="private",
-        **fitting,
-    )
+    layout.photo.input(callbacks.open_photo, photo, preprocess=False, **fitting)
+    layout.examples.load_input_event.then(callbacks.open_photo, photo, preprocess=False, **fitting)
+    layout.faces.select(callbacks.choose_face, [layout.visit, layout.quality], **fitting)
+    layout.quality.input(callbacks.change_quality, [layout.visit, layout.quality, *inputs], **fitting)
+    layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **fitting)
+    layout.cancel.click(callbacks.cancel, queue=False, **private)
+    demo.unload(callbacks.cancel)
 
     # A half-typed number may be out of a slider's range (preprocess=False): it is no mistake yet.
-    edits = [layout.visit, layout.view, *sliders]
     gr.on(
         [slider.input for slider in sliders],
         callbacks.preview,
@@ -85,9 +95,7 @@ def _wire(demo: gr.Blocks, layout: Layout, callbacks: Callbacks) -> None:
         layout.stage,
         preprocess=False,
         trigger_mode="always_last",
-        show_progress="hidden",
-        api_visibility="private",
-        **drawing,
+        **quietly,
     )
     gr.on(
         [slider.release for slider in sliders] + [layout.view.input],
@@ -95,21 +103,27 @@ def _wire(demo: gr.Blocks, layout: Layout, callbacks: Callbacks) -> None:
         edits,
         shown,
         trigger_mode="always_last",
-        show_progress="hidden",
-        api_name="edit",
-        **drawing,
+        **quietly,
     )
-    for names, button in [([name], button) for name, button in layout.resets.items()] + [
-        (list(layout.sliders), layout.reset_all)
-    ]:
-        button.click(
-            functools.partial(callbacks.reset, names),
-            edits,
-            shown,
-            show_progress="hidden",
-            api_visibility="private",
-            **drawing,
-        )
-    layout.download.click(
-        callbacks.download, edits, layout.file, show_progress="minimal", api_name="download", **drawing
+    gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, trigger_mode="always_last", **quietly)
+    for name, button in layout.resets.items():
+        button.click(functools.partial(callbacks.reset, [name]), edits, moved, **quietly)
+    layout.reset_all.click(functools.partial(callbacks.reset, list(layout.sliders)), edits, moved, **quietly)
+    for preset, button in layout.presets:
+        button.click(functools.partial(callbacks.preset, preset), edits, moved, **quietly)
+    layout.undo.click(functools.partial(callbacks.go_back, 1), edits, moved, **quietly)
+    layout.redo.click(functools.partial(callbacks.go_back, -1), edits, moved, **quietly)
+    layout.history.click(callbacks.go_to, edits, moved, **quietly)
+    layout.pin.click(callbacks.pin, edits, shown, **quietly)
+
+    layout.how.select(callbacks.explain, [layout.visit, *inputs], layout.explanation, **quietly)
+    layout.copy_link.click(None, layout.recipe, js=COPY_LINK, **private)
+    layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
+    save = [layout.visit, layout.view, layout.kind, layout.mark, *inputs]
+    film = [layout.visit, layout.sweep, layout.film_kind, layout.mark]
+    layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **drawing).success(
+        None, layout.file, js=SAVE
+    )
+    layout.animate.click(
+        callbacks.animate, [*film, *inputs], layout.file, concurrency_id="fit", **on_stage, **private
     ).success(None, layout.file, js=SAVE)

@@ -24,6 +24,10 @@ for (const [name, image] of Object.entries(images)) {
   show();
 }
 
+const name_left = () => { if (props.tag) element.querySelector(".stage-tag.left").textContent = props.tag; };
+watch("tag", name_left);
+name_left();
+
 const place = () => stage.style.setProperty("--split", split.value + "%");
 split.addEventListener("input", place);
 place();

@@ -8,34 +8,39 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from webapp.language import Language
+
 TEMPLATE = """
 <figure class="stage">
-  <img class="stage-after" alt="The edited portrait">
-  <img class="stage-before" alt="The portrait before editing">
+  <img class="stage-after" alt="{{The edited picture}}">
+  <img class="stage-before" alt="{{The picture before editing}}">
   <span class="stage-line" aria-hidden="true"></span>
-  <span class="stage-tag left">Before</span><span class="stage-tag right">After</span>
+  <span class="stage-tag left">{{Before}}</span><span class="stage-tag right">{{After}}</span>
   <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
-    aria-label="Divider between before and after, in percent">
+    aria-label="{{Divider between before and after, in percent}}">
   <button class="stage-compare" type="button" aria-pressed="false">
-    <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>Compare
+    <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
+    {{Compare}}
   </button>
 </figure>
 """
 
 
-def build_stage(elem_id: str) -> gr.HTML:
+def build_stage(elem_id: str, text: Language) -> gr.HTML:
     """A component that shows `after`, and `before` left of a divider once "Compare" is pressed.
 
-    Both are data URLs; an update may carry either, the other one stays. Pictures travel inside the page's own
-    messages, so a visitor's face is never written to the server's disk for display.
+    Both are data URLs, and `tag` names what is left of the divider; an update may carry any, the others stay.
+    Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
+    for display.
     """
     script = (Path(__file__).parent / "stage.js").read_text()
     return gr.HTML(
-        html_template=TEMPLATE,
+        html_template=text.fill(TEMPLATE),
         js_on_load=script,
         apply_default_css=False,
         before="",
         after="",
+        tag="",
         elem_id=elem_id,
     )
 

@@ -1,6 +1,9 @@
-"""What the page remembers about one visitor: the person being edited and the values the sliders start at."""
+"""What the page remembers about one visitor: whom they edit, where the sliders start, the history."""
 
+import hashlib
+import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -9,17 +12,75 @@ import cv2
 import numpy as np
 
 from dystyle.attributes import Attribute
+from dystyle.errors import InputError
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
 
 SCREEN = 1280  # pixels of a whole photo's longer side on the page; the download keeps the photo's own size
 PREVIEW, FULL = 256, 1024  # sides of the portrait while a slider moves and after its release
+THUMBNAIL = 96
+LONGEST_HISTORY = 30
 
 
 def step(attribute: Attribute) -> float:
     """The slider's step, in the attribute's unit: a whole degree or year, a hundredth of a probability."""
     return 1 if attribute.high - attribute.low > 10 else 0.01
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of the history: the sliders' values and a small picture, uint8 (96, 96, 3)."""
+
+    values: dict[str, float]
+    picture: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An edit as people pass it on: whom it edits and the attributes' target values.
+
+    Attributes:
+        edits: attribute -> target value.
+        seed: of a random person.
+        photo: the first 16 hexadecimal digits of the SHA-256 of the photo's pixels.
+        face, quality: which face of the photo, and how it was inverted.
+    """
+
+    edits: dict[str, float]
+    seed: int | None = None
+    photo: str | None = None
+    face: int = 0
+    quality: str = "balanced"
+
+    def to_json(self) -> str:
+        """A small JSON object; what does not apply is left out."""
+        whom = {"seed": self.seed}
+        if self.photo is not None:
+            whom = {"photo": self.photo, "face": self.face, "quality": self.quality}
+        return json.dumps({"dystyle": 1, **whom, "edits": self.edits}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: it is not such an object. Attributes and values are not checked.
+        """
+        try:
+            read = json.loads(text)
+            seed, photo = read.get("seed"), read.get("photo")
+            edits = {str(name): float(value) for name, value in read["edits"].items()}
+            fits = read["dystyle"] == 1 and (seed is None) != (photo is None)
+            if not fits or not all(map(math.isfinite, edits.values())):
+                raise ValueError
+            if photo is None:
+                return cls(edits, seed=int(seed))
+            return cls(edits, None, str(photo), int(read["face"]), str(read["quality"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise InputError(
+                "This is not an edit of this page; copy it again as a link or as JSON."
+            ) from None
 
 
 @dataclass
@@ -35,7 +96,12 @@ class Visit:
         face, photo, path, index: what `FaceEditor.invert` returned, the photo as uint8 (H, W, 3), the
             file it came from and which of its faces this is; unset for a random person.
         seed: the random person's seed; unset for a photo.
-        drawn: the slider values and view of the full-size picture on the page, if it is one.
+        photo_id, quality: the photo's `fingerprint`, and how its face was inverted.
+        drawn: the inputs of the full-size picture on the page, if it is one.
+        history, position: the edits so far, and which of them is on the page.
+        pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
+        waiting: an edit of a photo that came by a link before the photo.
+        seconds: what the last inversion, edit and rendering took, by name.
     """
 
     code: np.ndarray
@@ -47,7 +113,14 @@ class Visit:
     path: str | None = None
     index: int = 0
     seed: int | None = None
+    photo_id: str | None = None
+    quality: str = "balanced"
     drawn: tuple | None = field(default=None, repr=False)
+    history: list[Step] = field(default_factory=list, repr=False)
+    position: int = -1
+    pinned: np.ndarray | None = field(default=None, repr=False)
+    waiting: Recipe | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_photo(
@@ -64,10 +137,14 @@ class Visit:
         Raises:
             InputError: the photo shows no such face.
         """
+        began = time.perf_counter()
         face = editor.invert(photo, refine=refine, index=index, progress=progress)
+        seconds = {"inversion": time.perf_counter() - began}
         unedited = editor.synthesize(face.code, size=FULL, face=face)
         start = _starting_values(editor, unedited)
-        return cls(face.code, face.portrait, unedited, start, face, photo, path, index)
+        visit = cls(face.code, face.portrait, unedited, start, face, photo, path, index)
+        visit.quality, visit.seconds, visit.photo_id = refine, seconds, fingerprint(photo)
+        return visit
 
     @classmethod
     def of_seed(cls, editor: "FaceEditor", seed: int) -> "Visit":
@@ -76,19 +153,25 @@ class Visit:
         portrait = editor.synthesize(code, size=FULL)
         return cls(code, portrait, portrait, _starting_values(editor, portrait), seed=seed)
 
-    def configuration(self, editor: "FaceEditor", values: Sequence[float | None]) -> dict[str, float]:
-        """The attributes whose sliders were moved, with their target values.
+    def targets(self, editor: "FaceEditor", values: Sequence[float | None]) -> dict[str, float]:
+        """The sliders' values by name; one value per row of `editor.attributes`.
 
-        Args:
-            values: one value per row of `editor.attributes`. A half-typed number can be missing, then the
-                attribute counts as not moved, or out of range, then the nearest allowed one is taken.
+        A half-typed number can be missing, then the attribute counts as not moved, or out of range, then the
+        nearest allowed one is taken.
         """
-        targets = {
-            name: min(max(value, row.low), row.high)
+        return {
+            name: self.start[name] if value is None else min(max(value, row.low), row.high)
             for (name, row), value in zip(editor.attributes.items(), values, strict=True)
-            if value is not None
         }
+
+    def moved(self, targets: Mapping[str, float]) -> dict[str, float]:
+        """Those targets that are not where their sliders started."""
         return {name: value for name, value in targets.items() if abs(value - self.start[name]) > 1e-6}
+
+    def configuration(self, targets: Mapping[str, float], locked: Sequence[str] = ()) -> dict[str, float]:
+        """What the editor is asked for: the moved attributes, and the locked ones held where they are."""
+        moved = self.moved(targets)
+        return {n: v for n, v in targets.items() if n in moved or (moved and n in locked)}
 
     def portrait(
         self, editor: "FaceEditor", configuration: Mapping[str, float], size: int = FULL
@@ -96,7 +179,28 @@ class Visit:
         """The edited portrait, uint8 (size, size, 3)."""
         if not configuration and size == FULL:
             return self.unedited
-        return editor.synthesize(editor.edit(self.code, configuration), size=size, face=self.face)
+        began = time.perf_counter()
+        code = editor.edit(self.code, configuration)
+        edited = time.perf_counter()
+        portrait = editor.synthesize(code, size=size, face=self.face)
+        self.seconds |= {"edit": edited - began, "picture": time.perf_counter() - edited}
+        return portrait
+
+    def remember(self, targets: Mapping[str, float], portrait: np.ndarray) -> None:
+        """Add an edit to the history; what had been undone is forgotten."""
+        if self.history and self.history[self.position].values == dict(targets):
+            return
+        small = cv2.resize(portrait, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+        self.history = [*self.history[: self.position + 1], Step(dict(targets), small)]
+        if len(self.history) > LONGEST_HISTORY:
+            del self.history[1]  # the first one, the start, stays
+        self.position = len(self.history) - 1
+
+    def recipe(self, targets: Mapping[str, float]) -> Recipe:
+        """The edit as it can be passed on."""
+        if self.photo is None:
+            return Recipe(self.moved(targets), seed=self.seed)
+        return Recipe(self.moved(targets), None, self.photo_id, self.index, self.quality)
 
     def whole(self, editor: "FaceEditor", portrait: np.ndarray) -> np.ndarray:
         """The photo with `portrait` in its place, in the photo's own size."""
@@ -107,6 +211,11 @@ class Visit:
         scale = min(1.0, SCREEN / max(self.photo.shape[:2]))
         photo = cv2.resize(self.photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         return photo, editor.paste(portrait, replace(self.face, quad=self.face.quad * scale), photo)
+
+
+def fingerprint(photo: np.ndarray) -> str:
+    """16 hexadecimal digits that tell a photo's pixels from others."""
+    return hashlib.sha256(np.ascontiguousarray(photo)).hexdigest()[:16]
 
 
 def _starting_values(editor: "FaceEditor", portrait: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A headless Chromium, and the page served in two ways: with a cartoon editor, and as `python app.py`."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page
@@ -23,6 +24,8 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+expect.set_options(timeout=30_000)  # milliseconds: a busy machine may need them
 
 
 def free_port() -> int:
@@ -44,16 +47,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser):
+def visit(browser: Browser, request: pytest.FixtureRequest):
     """Open an address as a new visitor; afterwards, the page must have loaded nothing from other places and
-    logged no error."""
+    logged no error. DYSTYLE_SCREENSHOTS names a folder for what each page looked like in the end."""
     contexts, faults = [], []
 
     def open_page(url: str, **options) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda r: r.url.startswith((url, "data:", "blob:")) or faults.append(r.url))
+        own = (url.split("/#")[0], "data:", "blob:")
+        page.on("request", lambda r: r.url.startswith(own) or faults.append(r.url))
         page.on("console", lambda m: m.type == "error" and faults.append(m.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(url)
@@ -61,7 +65,10 @@ def visit(browser: Browser):
         return page
 
     yield open_page
-    for context in contexts:
+    for i, context in enumerate(contexts):
+        if folder := os.environ.get("DYSTYLE_SCREENSHOTS"):
+            name = re.sub(r"\W+", "-", request.node.name)
+            context.pages[0].screenshot(path=Path(folder, f"{name}-{i}.png"))
         context.close()
     assert not faults
 
@@ -78,12 +85,14 @@ def cartoon() -> Iterator[tuple[str, FakeEditor]]:
 
 
 @pytest.fixture(scope="session")
-def app() -> Iterator[str]:
-    """The address of a running `python app.py`."""
+def app(tmp_path_factory) -> Iterator[str]:
+    """The address of `python app.py`, run from a folder that holds just what is pushed to a Space."""
     port = free_port()
+    space = tmp_path_factory.mktemp("space") / "folder"
+    subprocess.run([sys.executable, "export/space.py", "--out", space], cwd=ROOT, check=True)
     process = subprocess.Popen(
         [sys.executable, "-u", "app.py"],
-        cwd=ROOT,
+        cwd=space,
         env=os.environ | {"GRADIO_SERVER_PORT": str(port)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

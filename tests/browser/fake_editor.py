@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from dystyle.alignment import load_image
-from dystyle.attributes import ATTRIBUTES, Attribute
+from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.errors import InputError
 
 LEARNT = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
@@ -62,13 +62,17 @@ class FakeEditor:
         return code
 
     def edit(self, code, configuration) -> np.ndarray:
-        self.calls.append(("edit", dict(configuration)))
+        self.calls.append(("edit", validate_configuration(configuration, self.attributes)))
         if self.broken:
             raise RuntimeError("the engine is out of order")
         edited = code.copy()
         for i, name in enumerate(self.attributes):
             edited[0, i] = configuration.get(name, code[0, i])
         return edited
+
+    def attention(self, code, configuration) -> np.ndarray:
+        n = len(configuration)
+        return np.full((11, n, n), 1 / n, np.float32)
 
     def synthesize(self, code, size=1024, face=None) -> np.ndarray:
         value = dict(zip(self.attributes, map(float, code[0]), strict=False))

@@ -1,13 +1,23 @@
 """The page's behaviour, with a cartoon editor behind it: fast, and every picture is known exactly."""
 
+import io
+import json
+import re
+import threading
+from pathlib import Path
+from urllib.parse import quote
+
+import av
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from dystyle.alignment import load_image
 from dystyle.errors import InputError
-from webapp.callbacks import FIRST_SEED
+from webapp.callbacks import FIRST_SEED, FRAMES
 from webapp.stage import data_url
 
 AFTER = ".stage-after"
@@ -30,11 +40,15 @@ def expect_edits(page: Page, text: str) -> None:
     expect(page.locator("#caption")).to_contain_text(text)
 
 
-def download(page: Page) -> np.ndarray:
+def download(page: Page, button: str = "#download") -> tuple[str, bytes]:
+    """The name and contents of what a button saves."""
     with page.expect_download() as event:
-        page.locator("#download").click()
-    assert event.value.suggested_filename.endswith(".png")
-    return np.array(Image.open(event.value.path()))
+        page.locator(button).click()
+    return event.value.suggested_filename, Path(event.value.path()).read_bytes()
+
+
+def decoded(contents: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(contents)))
 
 
 def photo_of_faces(folder, *boxes) -> str:
@@ -89,6 +103,134 @@ def test_the_picture_follows_a_dragged_slider_and_is_full_size_after_it(cartoon,
     expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"yaw": yaw})))
 
 
+def test_typed_number_counts_from_enter_on(cartoon, visit):
+    page = visit(cartoon[0])
+    number = page.locator("#attribute-age input[type=number]")
+    number.fill("61")
+    number.press("Enter")
+    expect_edits(page, "Age 32 → 61")
+    expect(number).to_be_focused()
+
+
+def test_presets_undo_redo_history_and_locks(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    code = editor.sample(FIRST_SEED)
+    page.get_by_role("button", name="10 years older").click()
+    expect_edits(page, "Age 32 → 42")
+    page.get_by_role("button", name="Look right").click()
+    expect_edits(page, "Head yaw -4 → 25")
+    expect(page.locator("#history button")).to_have_count(3)
+    page.keyboard.press("Control+z")
+    expect(page.locator("#caption")).not_to_contain_text("yaw")
+    expect(slider(page, "yaw")).to_have_value("-4")
+    expect_picture(page, editor.synthesize(editor.edit(code, {"age": 42})))
+    page.locator("#redo").click()
+    expect_edits(page, "Head yaw -4 → 25")
+    page.locator("#history button").first.click()
+    expect_edits(page, "Move a slider")
+    expect(page.locator("#undo")).to_be_disabled()
+
+    page.get_by_label("Lock Age").check()
+    expect(slider(page, "age")).to_be_disabled()
+    page.get_by_role("button", name="10 years older").click()
+    page.get_by_role("button", name="Smile", exact=True).click()
+    expect_edits(page, "Smile 0.4")
+    assert editor.last("edit") == {"age": 32, "smile": 1}  # held where it is
+    expect(page.locator("#caption")).not_to_contain_text("Age")
+    expect(page.locator("#history button")).to_have_count(2)  # what had been undone is forgotten
+
+
+def test_two_edits_are_compared_by_pinning_one(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    page.locator("#pin").click()
+    pinned = data_url(editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"age": 80})))
+    expect(page.locator(".stage-before")).to_have_attribute("src", pinned)
+    slider(page, "yaw").press("Home")
+    expect_edits(page, "→ -40")
+    expect(page.locator(".stage-before")).to_have_attribute("src", pinned)
+    expect(page.locator(".stage-tag.left")).to_have_text("Pinned edit")
+
+
+def test_a_link_restores_an_edit_of_a_person_and_of_a_photo(cartoon, visit, tmp_path):
+    url, editor = cartoon
+    page = visit(url + "/#edit=" + quote('{"dystyle": 1, "seed": 5, "edits": {"age": 70}}'))
+    expect_edits(page, "Random person 5 Age 32 → 70")
+
+    path = photo_of_faces(tmp_path, (300, 200, 300), (800, 300, 200))
+    page.set_input_files("#photo input[type=file]", path)
+    expect_edits(page, "Your photo")
+    page.locator("#faces button.thumbnail-item").nth(1).click()
+    expect_picture(page, editor.synthesize(editor.detect(path)[1].code))
+    slider(page, "smile").press("Home")
+    expect_edits(page, "→ 0")
+    page.get_by_role("button", name="Link, animation and mark").click()
+    edit = page.locator("#recipe textarea").input_value()
+    assert json.loads(edit)["edits"] == {"smile": 0} and json.loads(edit)["face"] == 1
+
+    other = visit(url + "/#edit=" + quote(edit))
+    expect(other.locator(".toast-body")).to_contain_text("choose that photo")
+    other.set_input_files("#photo input[type=file]", path)
+    expect_edits(other, "Your photo Smile")
+    code = editor.detect(path)[1].code
+    expect_picture(other, editor.synthesize(editor.edit(code, {"smile": 0})))
+
+    page.locator("#recipe textarea").fill("{}")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator(".toast-body")).to_contain_text("not an edit of this page")
+
+
+@pytest.mark.parametrize("kind", ["MP4", "GIF"])
+def test_animation_runs_from_the_unedited_to_the_edited_face_and_back(cartoon, visit, tmp_path, kind):
+    page = visit(cartoon[0])
+    slider(page, "yaw").press("End")
+    expect_edits(page, "→ 40")
+    page.get_by_role("button", name="Link, animation and mark").click()
+    page.get_by_label(kind, exact=True).check(force=True)
+    name, contents = download(page, "#animate")
+    assert name == f"dystyle-edit.{kind.lower()}" and b"A person generated by AI" in contents
+    with av.open(io.BytesIO(contents)) as container:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert len(frames) == 2 * (FRAMES - 1)
+    middle = np.abs(frames[FRAMES - 1] - frames[0]).mean()
+    assert middle > 2 * np.abs(frames[1] - frames[0]).mean()
+    assert np.abs(frames[FRAMES] - frames[FRAMES - 2]).mean() < middle / 4  # back the way it came
+
+
+def test_how_it_works_draws_the_attention_of_the_edit_on_the_page(cartoon, visit):
+    page = visit(cartoon[0])
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    slider(page, "smile").press("End")
+    expect_edits(page, "→ 1")
+    page.get_by_role("tab", name="How it works").click()
+    expect(page.locator(".experts .lit")).to_have_text(["Age", "Smile"])
+    assert page.locator("svg.attention rect").count() == 2 * 2 + 2 * 11
+    page.get_by_role("tab", name="About").click()
+    expect(page.get_by_text("What it must not be used for")).to_be_visible()
+
+
+def test_inversion_can_be_cancelled(cartoon, visit, tmp_path, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    first = page.locator(AFTER).get_attribute("src")
+
+    def endless(photo, refine="fast", index=0, progress=None):
+        while True:
+            progress(0.5, "Refining at 128 px")
+            threading.Event().wait(0.02)
+
+    monkeypatch.setattr(editor, "invert", endless)
+    page.set_input_files("#photo input[type=file]", photo_of_faces(tmp_path, (100, 100, 400)))
+    page.locator("#cancel").click()
+    expect(page.locator(".toast-body")).to_contain_text("Cancelled")
+    expect(page.locator("#photo img")).to_have_count(0)
+    expect(page.locator(AFTER)).to_have_attribute("src", first)
+
+
 def test_random_people_come_back_by_their_number(cartoon, visit):
     url, editor = cartoon
     page = visit(url)
@@ -107,7 +249,13 @@ def test_download_holds_the_edited_portrait_exactly(cartoon, visit):
     slider(page, "pitch").press("Home")
     expect_edits(page, "→ -25")
     expected = editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"pitch": -25}))
-    assert np.array_equal(download(page), expected)
+    name, contents = download(page)
+    assert name == "dystyle-portrait.png" and np.array_equal(decoded(contents), expected)
+    assert b"trainedAlgorithmicMedia" in contents and b"pitch = -25" in contents
+    for label, kind in (("JPEG", "JPEG"), ("WebP", "WEBP")):
+        page.get_by_label(label, exact=True).check(force=True)
+        image = Image.open(io.BytesIO(download(page)[1]))
+        assert image.format == kind and np.abs(np.asarray(image).astype(int) - expected).mean() < 3
 
 
 def test_photo_with_two_faces_is_edited_where_it_was_clicked(cartoon, visit, tmp_path):
@@ -125,7 +273,7 @@ def test_photo_with_two_faces_is_edited_where_it_was_clicked(cartoon, visit, tmp
     page.get_by_label("In the photo").check(force=True)
     expect_width(page, 1200)
     portrait = editor.synthesize(editor.edit(smaller.code, {"mouth_open": 1}))
-    assert np.array_equal(download(page), editor.paste(portrait, smaller, load_image(path)))
+    assert np.array_equal(decoded(download(page)[1]), editor.paste(portrait, smaller, load_image(path)))
 
     slider(page, "mouth_open").press("Home")  # the photo follows, too
     expect_edits(page, "→ 0")
@@ -198,12 +346,68 @@ def test_visitors_edit_people_of_their_own(cartoon, visit, tmp_path):
     expect_picture(one, editor.synthesize(editor.edit(code, {"age": 5})))
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone_layout_fits_its_screen(cartoon, visit, scheme):
     url, _ = cartoon
-    page = visit(
-        url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, color_scheme=scheme
-    )
+    page = visit(url, **PHONE, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for button in page.locator("#toolbar button").all():
+        assert button.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), button.inner_text()
     slider(page, "gender").scroll_into_view_if_needed()
     expect(page.locator(".stage")).to_be_in_viewport(ratio=0.9)  # the face stays in sight of the sliders
+
+
+def test_the_page_speaks_chinese_to_who_reads_it_and_can_be_switched(cartoon, visit, tmp_path):
+    url, _ = cartoon
+    page = visit(url, locale="zh-CN")
+    expect(page).to_have_url(re.compile("/zh$"))
+    expect(page.locator("html")).to_have_attribute("lang", "zh")
+    slider(page, "age").press("End")
+    expect_edits(page, "年龄 32 → 80")
+    page.get_by_role("button", name="链接、动画和标记").click()
+    words = page.locator("#tabs").inner_text()
+    known = {"DyStyle", "Studio", "PNG", "JPEG", "WebP", "MP4", "GIF", "AI", "dystyle", "seed", "edits"}
+    assert set(re.findall(r"[A-Za-z]{2,}", words)) <= known | {"ms", "age", "MP"}
+    (tmp_path / "notes.jpg").write_text("Dear diary")
+    page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.jpg"))
+    expect(page.locator(".toast-body")).to_contain_text("不是图片")
+    page.locator("#language").click()
+    expect_edits(page, "Age 32 → 80")  # the edit comes along
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_axe_finds_no_serious_violation(cartoon, visit, look):
+    options = PHONE if look == "phone" else {"color_scheme": look}
+    page = visit(cartoon[0], **options)
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    slider(page, "smile").press("End")
+    expect_edits(page, "→ 1")
+    page.get_by_role("button", name="Link, animation and mark").click()
+    page.locator(".stage-compare").click()
+    for tab in ("About", "How it works", "Edit"):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+        found = Axe().run(page).response["violations"]
+        serious = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert not serious, [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in serious]
+
+
+def test_endpoints_for_programs(cartoon, tmp_path):
+    url, editor = cartoon
+    client = Client(url, verbose=False, download_files=tmp_path)
+    assert client.predict(api_name="/attributes")["age"]["high"] == 80
+    person = client.predict(seed=3, edits={"age": 60}, kind="png", mark=False, api_name="/edit_person")
+    expected = editor.synthesize(editor.edit(editor.sample(3), {"age": 60}))
+    assert np.array_equal(np.array(Image.open(person)), expected)
+    photo = handle_file(photo_of_faces(tmp_path, (300, 200, 300)))
+    whole = client.predict(photo=photo, edits={"smile": 1}, paste=True, kind="webp", api_name="/edit_photo")
+    assert Image.open(whole).size == (1200, 900)
+    assert client.predict(photo=photo, face=0, api_name="/measure")["age"] == 31.7
+    with pytest.raises(Exception, match="There is no attribute 'beauty'"):
+        client.predict(seed=3, edits={"beauty": 1}, api_name="/edit_person")
+    names = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert names.keys() == {"/attributes", "/measure", "/edit_photo", "/edit_person"}

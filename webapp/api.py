@@ -1,0 +1,114 @@
+"""The page's functions for programs: endpoints for `gradio_client` and, where it is switched on, MCP tools.
+
+Unlike the page's own callbacks, they remember nothing between two calls.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from dystyle import provenance
+from dystyle.alignment import load_image
+from dystyle.errors import InputError
+from dystyle.provenance import Credit
+
+if TYPE_CHECKING:
+    from dystyle import FaceEditor
+
+
+def add_api(editor: "FaceEditor") -> None:
+    """Add the endpoints to the current `gr.Blocks`; nothing of them is to be seen on the page."""
+
+    def attributes() -> dict:
+        """List the attributes that can be edited, with their kind, lowest and highest value and unit."""
+        rows = editor.attributes.values()
+        return {r.name: {"kind": r.kind, "low": r.low, "high": r.high, "unit": r.unit} for r in rows}
+
+    def measure(photo: str | None, face: float) -> dict:
+        """Measure the attributes of a face in a photo.
+
+        Args:
+            photo: A picture file.
+            face: Which face, from the largest, 0, on.
+        """
+        with _frank():
+            values = editor.measure(editor.invert(_given(photo), "fast", int(face)).portrait)
+            return {name: round(values[name], 4) for name in editor.attributes}
+
+    def edit_photo(
+        photo: str | None, edits: dict, quality: str, face: float, paste: bool, kind: str, mark: bool
+    ) -> Iterator[str]:
+        """Edit a face in a photo and return the picture's file.
+
+        Args:
+            photo: A picture file.
+            edits: Attribute name to target value, for example {"age": 60, "smile": 1}.
+            quality: Of the reconstruction: "fast", "balanced" (some seconds) or "precise" (up to a minute).
+            face: Which face, from the largest, 0, on.
+            paste: Whether to return the whole photo instead of the portrait.
+            kind: Of the file: "png", "jpeg" or "webp".
+            mark: Whether to draw a visible "AI" mark.
+        """
+        with _frank():
+            picture = load_image(_given(photo))
+            inverted = editor.invert(picture, quality, int(face))
+            portrait = editor.synthesize(editor.edit(inverted.code, edits or {}), face=inverted)
+            result = editor.paste(portrait, inverted, picture) if paste else portrait
+            encoded = provenance.encode(result, kind, Credit(edits or {}, photographed=True), mark)
+        yield from _saved(encoded, kind)
+
+    def edit_person(seed: float, edits: dict, kind: str, mark: bool) -> Iterator[str]:
+        """Generate a person who does not exist, edit the face, and return the picture's file.
+
+        Args:
+            seed: The same number gives the same person.
+            edits: Attribute name to target value, for example {"age": 60, "smile": 1}.
+            kind: Of the file: "png", "jpeg" or "webp".
+            mark: Whether to draw a visible "AI" mark.
+        """
+        with _frank():
+            portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits or {}))
+            encoded = provenance.encode(portrait, kind, Credit(edits or {}, photographed=False), mark)
+        yield from _saved(encoded, kind)
+
+    with gr.Column(visible=False):
+        photo, edits = gr.File(label="photo"), gr.JSON({}, label="edits")
+        seed, face = gr.Number(0, precision=0, label="seed"), gr.Number(0, precision=0, label="face")
+        quality = gr.Radio(["fast", "balanced", "precise"], value="balanced", label="quality")
+        paste, mark = gr.Checkbox(False, label="paste"), gr.Checkbox(False, label="mark")
+        kind = gr.Radio(list(provenance.FORMATS), value="png", label="kind")
+        values, result = gr.JSON(label="values"), gr.File(label="picture")
+        start = gr.Button()
+    photo_inputs = [photo, edits, quality, face, paste, kind, mark]
+    start.click(attributes, None, values, api_name="attributes", queue=False)
+    fitting = {"concurrency_id": "fit", "concurrency_limit": 1}
+    start.click(measure, [photo, face], values, api_name="measure", **fitting)
+    start.click(edit_photo, photo_inputs, result, api_name="edit_photo", **fitting)
+    person = [seed, edits, kind, mark]
+    start.click(edit_person, person, result, api_name="edit_person", concurrency_id="draw")
+
+
+@contextmanager
+def _frank() -> Iterator[None]:
+    """Turn bad input into an error with one sentence for the client."""
+    try:
+        yield
+    except InputError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _given(photo: str | None) -> str:
+    if photo is None:
+        raise InputError("Give a photo.")
+    return photo
+
+
+def _saved(encoded: bytes, kind: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"edited.{'jpg' if kind == 'jpeg' else kind}")
+        path.write_bytes(encoded)
+        yield str(path)  # Gradio copies the file before it asks for more
