@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dystyle import FaceEditor, InputError
+from dystyle.editors import open_method
 from dystyle.engines import runtime
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
@@ -204,7 +205,8 @@ def test_latency_reports_every_stage(monkeypatch, tmp_path):
 def test_gpu_engines_give_the_same_people(device, editor, codes):
     if reason := runtime.runtimes()[device]:
         pytest.skip(reason)
-    other = FaceEditor(OnnxBackend(device), editor.attributes)
+    backend = OnnxBackend(device)
+    other = FaceEditor(backend, open_method("dystyle", backend))
     for code in codes:
         edited = editor.edit(code, {"age": 60, "smile": 1})
         np.testing.assert_allclose(other.edit(code, {"age": 60, "smile": 1}), edited, atol=1e-3)

@@ -34,8 +34,8 @@ HEADING = """\
 # Editing
 
 Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --inverted {inverted_faces}
---joint {joint} --methods {methods} --backend {backend} --json docs/benchmarks/editing.json --plots
-docs/benchmarks`: {faces} random faces (seeds {first_seed} on, truncation {truncation}, not
+--joint {joint} --methods {methods} --searched {searched} --backend {backend}
+--json docs/benchmarks/editing.json --plots docs/benchmarks`: {faces} random faces (seeds {first_seed} on, truncation {truncation}, not
 used in training; methods are compared on the first {compared}), edited at 1024 px, and {inverted_faces} codes
 that the encoder made of degraded pictures of further ones and of {photos}. Numeric targets are uniform in
 yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go to either end. Everything is read twice:
@@ -67,7 +67,8 @@ class EditingConfig:
         joint: numbers of attributes edited at once, besides every single one; 0 stands for all.
         methods: compared with "dystyle", which edits jointly: "sum" adds up the same editor's single edits;
             "sequential" makes them one after the other in random order; "linear" is InterFaceGAN.
-        compared: faces on which they are compared.
+        compared: faces on which they are compared; searched: numbers of attributes at which "linear" is, too,
+            which looks at up to 16 pictures an edit.
         inverted: further faces, degraded as photos are and put through the encoder, for the single edits
             and those of three; photos: pictures to invert, too.
         backend: what runs the engines, see `FaceEditor.from_pretrained`.
@@ -78,7 +79,8 @@ class EditingConfig:
     truncation: float = 0.7
     joint: tuple[int, ...] = (2, 3, 5, 0)
     methods: tuple[str, ...] = ("sum", "sequential", "linear")
-    compared: int = 64
+    compared: int = 96
+    searched: tuple[int, ...] = (3, 5)
     inverted: int = 64
     photos: tuple[Path, ...] = (Path("webapp/examples/astronaut.jpg"),)
     backend: str = "onnx"
@@ -227,7 +229,11 @@ def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
     bench = Bench(editor, [editor.sample(seed, config.truncation) for seed in seeds])
     result = {"faces": config.count, "compared": config.compared, "methods": config.methods}
     result |= {"first_seed": config.first_seed, "truncation": config.truncation}
-    result |= {"backend": config.backend, "photos": [path.name for path in config.photos]}
+    result |= {
+        "searched": config.searched,
+        "backend": config.backend,
+        "photos": [path.name for path in config.photos],
+    }
     result |= _protocol(bench, config, config.joint, config.methods)
     if config.inverted or config.photos:
         bench = Bench(editor, _inverted(editor, config))
@@ -254,6 +260,7 @@ def _protocol(bench: Bench, config: EditingConfig, joint: tuple[int, ...], metho
                 METHODS[method](bench), edits[: config.compared], f"{size} at once, {method}"
             )
             for method in methods
+            if method != "linear" or size in config.searched
         }
         if others:
             seen = {"dystyle": after[: config.compared]} | others
@@ -382,6 +389,7 @@ def table(result: dict) -> str:
     """The result as Markdown: what was reached, then what else changed."""
     rows = _rows(result)
     words = {key: " ".join(result[key]) for key in ("methods", "joint")}
+    words["searched"] = " ".join(map(str, result["searched"]))
     words["photos"] = ", ".join(result["photos"]) or "no photo"
     lines = [HEADING.format(**result | words)]
     if "3" in result["joint"]:
@@ -477,10 +485,10 @@ def plot(result: dict, path: Path) -> None:
     sizes = list(result["joint"])
     for ax, (title, pick) in zip(axes[1], panels.items(), strict=True):
         compared = result["compared"] or {size: {"dystyle": f} for size, f in result["joint"].items()}
-        for method in compared[sizes[0]] if sizes else ():
-            figures = [pick(compared[size][method]) for size in sizes]
-            means, spread = _bars(figures)
-            ax.errorbar(range(len(sizes)), means, spread, marker="o", capsize=3, label=method)
+        for method in dict.fromkeys(name for size in sizes for name in compared[size]):
+            known = [index for index, size in enumerate(sizes) if method in compared[size]]
+            means, spread = _bars([pick(compared[sizes[index]][method]) for index in known])
+            ax.errorbar(known, means, spread, marker="o", capsize=3, label=method)
         ax.set_xticks(range(len(sizes)), sizes)
         ax.set_xlabel("attributes at once")
         ax.set_title(title)
