@@ -205,7 +205,7 @@ def test_a_new_method_is_a_file_and_a_line(tmp_path, monkeypatch):
 def test_every_method_moves_the_real_generator_as_asked(editor, name):
     method, code = editor.with_method(name)._method, editor.sample(5)
     assert isinstance(method, StrengthEditor)
-    attribute = "mouth_open" if name == "stylespace" else "yaw"  # no single channel turns a head
+    attribute = "eyes_closed" if name == "stylespace" else "yaw"  # no single channel turns a head
     index = method.names.index(attribute)
 
     def read(seen):
