@@ -202,11 +202,11 @@ def test_a_new_method_is_a_file_and_a_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dystyle"])
-def test_every_method_moves_what_answers_it_most_on_the_real_generator(editor, name):
+def test_every_method_moves_the_real_generator_as_asked(editor, name):
     method, code = editor.with_method(name)._method, editor.sample(5)
     assert isinstance(method, StrengthEditor)
-    index = int(np.argmax(method.slopes))
-    attribute = method.names[index]
+    attribute = "eyes_closed" if name == "stylespace" else "yaw"  # no single channel turns a head
+    index = method.names.index(attribute)
 
     def read(seen):
         return editor.measure(editor.synthesize(seen, 256))

@@ -175,7 +175,7 @@ class StyleFlowEditor(StrengthEditor):
         save(path, tensors, format="styleflow", names=" ".join(self.names), hidden=str(self.flow.hidden))
 
     @classmethod
-    def load(cls, name_or_path: str = "methods/styleflow") -> "StyleFlowEditor":
+    def load(cls, name_or_path: str) -> "StyleFlowEditor":
         """Read what `save` wrote.
 
         Raises:
