@@ -35,12 +35,12 @@ HEADING = """\
 
 Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --inverted {inverted_faces}
 --joint {joint} --methods {methods} --searched {searched} --backend {backend}
---json docs/benchmarks/editing.json --plots docs/benchmarks`: {faces} random faces (seeds {first_seed} on, truncation {truncation}, not
-used in training; methods are compared on the first {compared}), edited at 1024 px, and {inverted_faces} codes
-that the encoder made of degraded pictures of further ones and of {photos}. Numeric targets are uniform in
-yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go to either end. Everything is read twice:
-by the networks that taught the editor, and by judges it never met. Means with half of their 95 % confidence
-intervals.
+--json docs/benchmarks/editing.json --plots docs/benchmarks`: {faces} random faces (seeds {first_seed} on,
+truncation {truncation}, not used in training; methods are compared on the first {compared}), edited at
+1024 px, and {inverted_faces} codes that the encoder made of degraded pictures of further ones and of
+{photos}. Numeric targets are uniform in yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go to
+either end. Everything is read twice: by the networks that taught the editor, and by judges it never met.
+Means with half of their 95 % confidence intervals.
 
 - right: binary attributes on the asked side of 0.5; numeric ones nearer to the target than before, or
   within 5 degrees, 8 years, 0.2 of it

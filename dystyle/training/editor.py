@@ -93,7 +93,7 @@ class EditorConfig:
     attributes: tuple[str, ...] = tuple(ATTRIBUTES)
     start: str | None = None
     only_new: bool = False
-    rows: int = 11
+    rows: int = 10
     hidden: int = 160
     compared: int = 256
     guide_steps: int = 4000
