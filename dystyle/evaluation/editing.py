@@ -33,10 +33,10 @@ LIMITS_JOINT = {"yaw": 4, "pitch": 4, "age": 6.5}
 HEADING = """\
 # Editing
 
-Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared} --inverted {inverted_faces}
+Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared_faces} --inverted {inverted_faces}
 --joint {joint} --methods {methods} --searched {searched} --backend {backend}
 --json docs/benchmarks/editing.json --plots docs/benchmarks`: {faces} random faces (seeds {first_seed} on,
-truncation {truncation}, not used in training; methods are compared on the first {compared}), edited at
+truncation {truncation}, not used in training; methods are compared on the first {compared_faces}), edited at
 1024 px, and {inverted_faces} codes that the encoder made of degraded pictures of further ones and of
 {photos}. Numeric targets are uniform in yaw ±25, pitch ±15, age 10 to 70, gender 0 to 1; binary ones go to
 either end. Everything is read twice: by the networks that taught the editor, and by judges it never met.
@@ -227,7 +227,7 @@ def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
     editor = FaceEditor.from_pretrained(backend=config.backend)
     seeds = range(config.first_seed, config.first_seed + config.count)
     bench = Bench(editor, [editor.sample(seed, config.truncation) for seed in seeds])
-    result = {"faces": config.count, "compared": config.compared, "methods": config.methods}
+    result = {"faces": config.count, "compared_faces": config.compared, "methods": config.methods}
     result |= {"first_seed": config.first_seed, "truncation": config.truncation}
     result |= {
         "searched": config.searched,
