@@ -33,8 +33,8 @@ LIMITS_JOINT = {"yaw": 4, "pitch": 4, "age": 6.5}
 HEADING = """\
 # Editing
 
-Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared_faces} --inverted {inverted_faces}
---joint {joint} --methods {methods} --searched {searched} --backend {backend}
+Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared_faces}
+--inverted {inverted_faces} --joint {joint} --methods {methods} --searched {searched} --backend {backend}
 --json docs/benchmarks/editing.json --plots docs/benchmarks`: {faces} random faces (seeds {first_seed} on,
 truncation {truncation}, not used in training; methods are compared on the first {compared_faces}), edited at
 1024 px, and {inverted_faces} codes that the encoder made of degraded pictures of further ones and of
