@@ -38,7 +38,7 @@ editor.synthesize(editor.edit(editor.sample(0), {"age": 60}), 256)
 print(json.dumps({"seconds": time.perf_counter() - started, "torch": "torch" in sys.modules}))
 """
 _PAGE = """
-import itertools, json, resource, sys
+import itertools, json, pathlib, re, resource, sys
 from dystyle import FaceEditor
 from webapp import build_page
 editor = FaceEditor.from_pretrained(backend=sys.argv[1])
@@ -51,7 +51,11 @@ for names in itertools.islice(itertools.combinations(editor.attributes, 5), 24):
     editor.synthesize(edited, 256)
 portrait = editor.synthesize(edited)
 editor.measure(portrait), editor.paste(portrait, face, face.portrait)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+status = pathlib.Path("/proc/self/status")
+if status.exists():  # on Linux ru_maxrss counts what the parent held when it started this process
+    peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1])
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"bytes": peak, "torch": "torch" in sys.modules}))
 """
 
