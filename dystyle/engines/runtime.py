@@ -53,7 +53,7 @@ _WEIGHTS = {
 }
 # How many stay open. A page never stops to ask for new ones of the last two: configurations of the editor,
 # and generators tuned to one face, two sizes for each of three faces.
-GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 24, 6
+GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 8, 6
 
 
 @cache
