@@ -33,6 +33,7 @@ from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
+from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.guide import fit_guide
 from dystyle.training.losses import (
@@ -416,7 +417,7 @@ class EditorTrainer:
             f"{config.hidden}. {self.step} steps in "
             f"{self.accelerator.num_processes} process(es) took {self.seconds / 60:.0f} minutes.",
             "",
-            f"Made by `python -m dystyle.train editor` with {json.dumps(self.recipe())}.",
+            f"Made by `python -m dystyle.train editor` with {json.dumps(resume.recipe(self.config))}.",
             "",
             f"{config.held} held-out faces, read by the editor's teachers at {self.size} px. Errors in the "
             "attributes' units, in brackets had nothing been done; binary attributes: share reached; "
@@ -573,7 +574,7 @@ class EditorTrainer:
 
     def save(self, path: Path) -> None:
         """Checkpoint of everything needed to go on, and the averaged weights beside it."""
-        random = gather_object([self._random()])
+        random = gather_object([resume.random_state(self.device)])
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -585,10 +586,8 @@ class EditorTrainer:
             "seconds": self.seconds,
             "random": random,
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
-        recipe = json.dumps(self.recipe())
+        resume.write(path, state)
+        recipe = json.dumps(resume.recipe(self.config))
         self.average.save(path.parent / "dystyle.safetensors", steps=str(self.step), recipe=recipe)
 
     def load(self, path: Path) -> None:
@@ -597,13 +596,7 @@ class EditorTrainer:
         Raises:
             InputError: it was written by another number of processes.
         """
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        processes = self.accelerator.num_processes
-        if len(state["random"]) != processes:
-            raise InputError(
-                f"This run was of {len(state['random'])} process(es) and now there are {processes}; go on "
-                "with as many, or start a new run from its weights (--start)."
-            )
+        state = resume.read(path, self.accelerator.num_processes)
         self.editor.load_state_dict(state["editor"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -611,17 +604,4 @@ class EditorTrainer:
         self.curriculum.reached, self.curriculum.losses = reached, losses
         self.step, self.seconds = state["step"], state["seconds"]
         random = state["random"][self.accelerator.process_index]
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], self.device)
-
-    def recipe(self) -> dict:
-        """The configuration without the folders, which concern nobody else."""
-        return {k: v for k, v in asdict(self.config).items() if not isinstance(v, Path)}
-
-    def _random(self) -> dict[str, Tensor]:
-        """The state of this process's random numbers."""
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
+        resume.set_random_state(random, self.device)

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from dystyle.generators.checkpoints import read_discriminator, read_generator, s
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.pipeline import save_picture
+from dystyle.training import resume
 from dystyle.training.augment import adapt, augment
 from dystyle.training.pictures import Pictures
 
@@ -392,10 +393,8 @@ class GeneratorTrainer:
             return
         state = {name: getattr(self, name).state_dict() for name in self._stateful()}
         state |= {name: getattr(self, name) for name in self._plain()} | {"random": random}
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
-        recipe = json.dumps(self.recipe())
+        resume.write(path, state)
+        recipe = json.dumps(resume.recipe(self.config))
         save(self.average, path.parent / "generator.safetensors", steps=str(self.step), recipe=recipe)
 
     def load(self, path: Path) -> None:
@@ -404,13 +403,7 @@ class GeneratorTrainer:
         Raises:
             InputError: it was written by another number of processes.
         """
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        processes = self.accelerator.num_processes
-        if len(state["random"]) != processes:
-            raise InputError(
-                f"This run was of {len(state['random'])} process(es) and now there are {processes}; go on "
-                "with as many, or start a new run in another folder (--out)."
-            )
+        state = resume.read(path, self.accelerator.num_processes)
         for name in self._stateful():
             getattr(self, name).load_state_dict(state[name])
         for name in self._plain():
@@ -418,9 +411,7 @@ class GeneratorTrainer:
         self.mean_length = self.mean_length.to(self.device)
         random = state["random"][self.accelerator.process_index]
         self.signs = [torch.tensor(sign, device=self.device) for sign in random["signs"]]
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"], self.device)
+        resume.set_random_state(random, self.device)
 
     @staticmethod
     def _stateful() -> tuple[str, ...]:
@@ -432,14 +423,8 @@ class GeneratorTrainer:
 
     def _random(self) -> dict[str, Tensor | list[float]]:
         """What differs between processes: random numbers, and signs not yet counted."""
-        state = {"cpu": torch.get_rng_state(), "signs": [float(sign) for sign in self.signs]}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
-
-    def recipe(self) -> dict:
-        """The configuration without the folders, which concern nobody else."""
-        return {k: v for k, v in asdict(self.config).items() if not isinstance(v, Path)}
+        signs = [float(sign) for sign in self.signs]
+        return resume.random_state(self.device) | {"signs": signs}
 
     def write_card(self) -> None:
         """`generator.md`: a card for the weights."""
@@ -451,7 +436,7 @@ class GeneratorTrainer:
             f"steps of {self.batch} pictures in {self.accelerator.num_processes} process(es) took "
             f"{self.seconds / 60:.0f} minutes.",
             "",
-            f"Made by `python -m dystyle.train generator` with {json.dumps(self.recipe())}.",
+            f"Made by `python -m dystyle.train generator` with {json.dumps(resume.recipe(self.config))}.",
             "",
             f"Frechet distance: of the identity network's embeddings of {len(real)} pictures, not the "
             f"Inception FID; halves of the real ones are {frechet(real[::2], real[1::2]):.3f} apart. PPL: in "
