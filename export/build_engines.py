@@ -117,7 +117,7 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def unrounded(model: onnx.ModelProto) -> bytes:
     """A generator's engine that ends before rounding to bytes: levels in [0, 255], float32."""
-    source = next(node.input[0] for node in model.graph.node if node.op_type == "Clip")
+    source = next(node.input[0] for node in reversed(model.graph.node) if node.op_type == "Clip")
     cut = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None)
     model.graph.output[0].CopyFrom(cut)
     return model.SerializeToString()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -87,6 +88,24 @@ def test_configurations_hold_no_weights_of_their_own(editor, codes, monkeypatch,
         change = OnnxBackend().edit(codes, target) - before
         np.testing.assert_allclose(change[:, :rows], np.broadcast_to(std, change[:, :rows].shape), atol=1e-4)
         assert not change[:, rows:].any()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system lists no mapped files")
+def test_open_configurations_share_one_mapping(editor, codes):
+    backend = OnnxBackend()
+    for name, row in editor.attributes.items():
+        backend.edit(codes, {name: row.high})
+    mapped = Path("/proc/self/maps").read_text().count(str(engine_file("editor")))
+    assert mapped == 1
+
+
+def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tmp_path):
+    """OpenVINO folds constants: with a noise image a channel this file nearly doubles, 1024 px is ninefold."""
+    model = engine_file("generator_128")
+    monkeypatch.setattr(runtime, "cache_folder", lambda: tmp_path)
+    OpenVinoBackend("fp32").compile("generator_128", model)
+    (compiled,) = tmp_path.rglob("*.blob")
+    assert compiled.stat().st_size < 1.1 * model.stat().st_size
 
 
 def test_weights_of_a_tuned_generator_stand_in(codes):

@@ -22,6 +22,7 @@ from dystyle.engines.onnx_graph import Graph
 # Pixels (0, 0), (0, 1), (1, 0), (1, 1) from the bands LL, LH, HL, HH.
 HAAR = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], np.float32)
 HALF_RANGE = 127.5
+LARGEST_HALF = 65504.0
 
 
 def build_generator_graph(tensors: Mapping[str, np.ndarray], size: int) -> ModelProto:
@@ -97,6 +98,9 @@ class _Generator(Graph):
             x = self.node("Conv", x, self.constant(kernel), group=len(kernel), pads=[1] * 4)
         padding = weight.shape[2] // 2
         x = self.node("Conv", x, self.constant(weight), self.constant(bias), pads=[padding] * 4)
+        # No feature gets there. But OpenVINO would add bias (1, c, 1, 1) and noise (1, 1, h, w) up ahead, and
+        # then hold a noise image for every channel: half a gigabyte for the full picture.
+        x = self.node("Clip", x, self.constant(-LARGEST_HALF), self.constant(LARGEST_HALF))
         x = self.node("Add", x, self.constant(self.tensors[f"{name}.noise"]))
         return self.node("Mul", self.node("LeakyRelu", x, alpha=0.2), self.channels(following))
 

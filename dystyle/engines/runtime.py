@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 from filelock import FileLock
 
-from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
+from dystyle.engines.editor_graph import build_editor_graph, map_shared_weights, write_shared_weights
 from dystyle.engines.generator_graph import build_generator_graph
 from dystyle.errors import InputError
 from dystyle.weights import cache_folder, load, resolve
@@ -115,6 +115,13 @@ def configuration_file(names: Iterable[str], editor: str = "editor") -> Path:
         partial.write_bytes(build_editor_graph(weights, list(names)).SerializeToString())
         partial.replace(file)
     return file
+
+
+@cache
+def _shared_weights(file: Path) -> dict[str, onnxruntime.OrtValue]:
+    """An editor's weights by name, once for all sessions, which would each map the file anew."""
+    tensors = map_shared_weights(file)
+    return {name: onnxruntime.OrtValue.ortvalue_from_numpy(tensor) for name, tensor in tensors.items()}
 
 
 def _generator_model(graph: str, tuned: Mapping[str, np.ndarray]) -> bytes:
@@ -218,6 +225,9 @@ class OnnxBackend(Engines):
         options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
         # Spinning workers would take the cores from whatever else serves the page.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.device == "cpu" and name.startswith("editor"):
+            for weight, value in _shared_weights(engine_file(name.rsplit(":", 1)[0])).items():
+                options.add_initializer(weight, value)
         if self.device == "tensorrt-rtx":
             options.add_provider_for_devices(_rtx_devices(), _rtx_options(name))
             session = onnxruntime.InferenceSession(model, options)
