@@ -14,6 +14,7 @@ from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
+from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
@@ -69,11 +70,7 @@ class FaceEditor:
         )
         # What noise strengths and changed style channels replace, in the default generator.
         default = {} if self._generator.file else load(DEFAULT)[0]
-        self._weights = {
-            name: value
-            for name, value in default.items()
-            if name.endswith((".noise", ".modulation.bias", ".up.bias"))
-        }
+        self._weights = {name: value for name, value in default.items() if name.endswith(ADJUSTABLE)}
 
     @classmethod
     def from_pretrained(
@@ -238,15 +235,15 @@ class FaceEditor:
         """
         size = self.sizes[0] if size is None else size
         _choose("size", size, self.sizes)
-        weights = {} if face is None else dict(face.tuned)
-        for layer, offset in styles_of(code).items():
+        tuned = {} if face is None else face.tuned
+        styles, noise = styles_of(code), noise or {}
+        weights = {**self._weights, **tuned} if styles or noise else dict(tuned)
+        for layer, offset in styles.items():
             _choose("style layer", f"{layer}.bias", self._weights)
-            name = f"{layer}.bias"
-            weights[name] = weights.get(name, self._weights[name]) + offset
-        for layer, strength in (noise or {}).items():
+            weights[f"{layer}.bias"] = weights[f"{layer}.bias"] + offset
+        for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
-            name = f"{layer}.noise"
-            weights[name] = weights.get(name, self._weights[name]) * np.float32(strength)
+            weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         return self._backend.run(self._generator.graph(size), np.asarray(_check_code(code))[None], weights)[
             0
         ][0]
