@@ -1,6 +1,7 @@
 """FaceEditor: photo -> portrait -> code -> edited code -> picture -> photo. The public Python API."""
 
 import copy
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
+from dystyle.editors.search import STEPS
 from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
 from dystyle.errors import InputError
@@ -169,13 +171,20 @@ class FaceEditor:
         report(1.0, "Done")
         return InvertedFace(code, portrait, face.quad, face.box, tuned)
 
-    def edit(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+    def edit(
+        self,
+        code: np.ndarray,
+        configuration: Mapping[str, float],
+        progress: Callable[[float, str], None] | None = None,
+    ) -> np.ndarray:
         """The edited code, (18, 512) float32.
 
         Args:
             code: (18, 512).
             configuration: attribute name -> target value in the attribute's unit. Only these attributes'
                 experts run; an empty configuration returns the code unchanged.
+            progress: of methods that look at pictures, called before each one with the share of the search
+                that is over, 0..1, and a message.
 
         Raises:
             InputError: an unknown attribute, or a value that is no number or out of range.
@@ -184,7 +193,14 @@ class FaceEditor:
         code = _check_code(code)
         if not configuration:
             return code.copy()
-        return self._method.edit(code, configuration, lambda seen: self.measure(self.synthesize(seen)))
+        looks = itertools.count()
+
+        def read(seen: np.ndarray) -> dict[str, float]:
+            if progress:
+                progress(min(next(looks) / STEPS, 1.0), "Looking for the strength")
+            return self.measure(self.synthesize(seen))
+
+        return self._method.edit(code, configuration, read)
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.

@@ -7,6 +7,8 @@ from pathlib import Path
 import gradio as gr
 
 from dystyle.attributes import Attribute
+from dystyle.editors import METHODS
+from dystyle.editors.search import STEPS
 from webapp.language import Language
 from webapp.stage import build_stage
 from webapp.visit import step
@@ -21,6 +23,7 @@ GROUPS = {
     "Expression": ("smile", "mouth_open", "eyes_closed"),
     "Looks": ("gender", "eyeglasses", "black_hair", "mustache", "beard"),
 }
+COMPARED = ("dystyle", "linear", "ganspace")  # the methods that are ticked at first
 # Clicks on the history's pictures, as Gradio's event.
 PICK = """element.addEventListener("click", (event) => {
   const step = event.target.closest("button");
@@ -35,6 +38,16 @@ class Preset:
     label: str
     add: Mapping[str, float] = field(default_factory=dict)
     to: Mapping[str, float] = field(default_factory=dict)
+
+    def suits(self, rows: Mapping[str, Attribute]) -> bool:
+        """Whether an editor with these attributes can do it."""
+        return {*self.add, *self.to} <= rows.keys()
+
+    def applied(self, values: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
+        """All attributes' values after this edit, within their ranges."""
+        wanted = {name: values[name] + more for name, more in self.add.items()} | dict(self.to)
+        bounded = {name: min(max(value, rows[name].low), rows[name].high) for name, value in wanted.items()}
+        return {**values, **bounded}
 
 
 PRESETS = (
@@ -65,6 +78,8 @@ class Layout:
                         self._result()
                     with gr.Column(elem_id="attributes", elem_classes="card", min_width=0):
                         self._attributes()
+            with gr.Tab(text("Compare"), elem_id="tab-compare") as self.comparison:
+                self._compare()
             with gr.Tab(text("How it works"), elem_id="tab-how") as self.how:
                 self.explanation = gr.HTML(elem_id="explanation")
             with gr.Tab(text("About"), elem_id="tab-about"):
@@ -202,13 +217,54 @@ class Layout:
             elem_id="mark",
         )
 
+    def _compare(self) -> None:
+        """The same edit by several methods."""
+        text = self.text
+        with gr.Column(elem_id="compare", elem_classes="card", min_width=0):
+            with gr.Row(elem_id="compare-choice"):
+                with gr.Column(min_width=240):
+                    presets = [
+                        (text(preset.label), str(i))
+                        for i, preset in enumerate(PRESETS)
+                        if preset.suits(self.attributes)
+                    ]
+                    self.compared_edit = gr.Dropdown(
+                        [(text("The edit on the page"), ""), *presets],
+                        value="",
+                        label=text("Edit"),
+                        filterable=False,
+                        elem_id="compared-edit",
+                    )
+                    self.compared = gr.HTML(
+                        elem_id="compared", html_template='<div aria-live="polite">${value}</div>'
+                    )
+                with gr.Column(min_width=240, scale=2):
+                    self.methods = gr.CheckboxGroup(
+                        [(text(method.title), name) for name, method in METHODS.items()],
+                        value=list(COMPARED),
+                        label=text("Methods"),
+                        info=text(
+                            "DyStyle takes the values as they are. All others search for the strength that "
+                            "reaches them and look at up to {n} pictures.",
+                            n=STEPS,
+                        ),
+                        elem_id="methods",
+                    )
+                    with gr.Row(elem_classes="tools"):
+                        self.compare = gr.Button(
+                            text("Compare"), variant="primary", min_width=0, elem_id="compare-start"
+                        )
+                        self.stop = gr.Button(text("Cancel"), min_width=0, elem_id="compare-cancel")
+            self.compare_progress = gr.HTML(elem_id="compare-progress")
+            self.results = gr.HTML(elem_id="compare-results")
+
     def _attributes(self) -> None:
         """Presets, then one row for each attribute, in groups."""
         known = self.attributes.keys()
         self.presets: list[tuple[Preset, gr.Button]] = []
         with gr.Row(elem_id="presets"):
             for i, preset in enumerate(PRESETS):
-                if {*preset.add, *preset.to} <= known:
+                if preset.suits(self.attributes):
                     button = gr.Button(self.text(preset.label), size="sm", min_width=0, elem_id=f"preset-{i}")
                     self.presets.append((preset, button))
         sliders, self.resets, self.locks = {}, {}, {}

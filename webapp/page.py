@@ -9,6 +9,7 @@ import gradio as gr
 
 from webapp.api import add_api
 from webapp.callbacks import Callbacks
+from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.language import CHINESE, ENGLISH, Language
 from webapp.layout import Layout
 from webapp.theme import THEME
@@ -47,14 +48,15 @@ def build_page(editor: "FaceEditor") -> gr.Blocks:
     with gr.Blocks(
         title="DyStyle Studio", fill_width=True, delete_cache=(FILE_SECONDS // 4, FILE_SECONDS)
     ) as demo:
-        _add_page(demo, editor, ENGLISH)
+        comparer = Comparer(editor)
+        _add_page(demo, editor, comparer, ENGLISH)
         add_api(editor)
     with demo.route(CHINESE.name, CHINESE.code, show_in_navbar=False):
-        _add_page(demo, editor, CHINESE)
+        _add_page(demo, editor, comparer, CHINESE)
     return demo.queue(max_size=QUEUE_SIZE)
 
 
-def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
+def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
     layout = Layout(editor.attributes, text)
     callbacks = Callbacks(editor, layout)
     sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
@@ -116,6 +118,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
     layout.history.click(callbacks.go_to, edits, moved, **quietly)
     layout.pin.click(callbacks.pin, edits, shown, **quietly)
 
+    _wire_comparison(demo, layout, CompareCallbacks(callbacks, comparer), inputs)
     layout.how.select(callbacks.explain, [layout.visit, *inputs], layout.explanation, **quietly)
     layout.copy_link.click(None, layout.recipe, js=COPY_LINK, **private)
     layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
@@ -127,3 +130,28 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
     layout.animate.click(
         callbacks.animate, [*film, *inputs], layout.file, concurrency_id="fit", **on_stage, **private
     ).success(None, layout.file, js=SAVE)
+
+
+def _wire_comparison(demo: gr.Blocks, layout: Layout, callbacks: CompareCallbacks, inputs: list) -> None:
+    private = {"api_visibility": "private"}
+    gr.on(
+        [layout.comparison.select, layout.compared_edit.input],
+        callbacks.prepare,
+        [layout.visit, layout.compared_edit, *inputs],
+        [layout.compared_edit, layout.compared],
+        show_progress="hidden",
+        queue=False,
+        **private,
+    )
+    # Those who wait for another's comparison are told so, and one too many is turned away.
+    layout.compare.click(
+        callbacks.compare,
+        [layout.visit, layout.compared_edit, layout.methods, *inputs],
+        layout.results,
+        concurrency_id="compare",
+        concurrency_limit=2 * WAITING,
+        show_progress_on=layout.compare_progress,
+        **private,
+    )
+    layout.stop.click(callbacks.cancel, queue=False, **private)
+    demo.unload(callbacks.cancel)

@@ -1,5 +1,6 @@
 """A stand-in for FaceEditor that draws a cartoon face: it lets the page be tested in milliseconds."""
 
+import copy
 from dataclasses import dataclass
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 
 from dystyle.alignment import load_image
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.editors import METHODS
 from dystyle.errors import InputError
 
 LEARNT = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
@@ -31,7 +33,7 @@ class FakeEditor:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []
-        self.broken = False
+        self.broken, self.short = False, 0.0
 
     def detect(self, photo) -> list[FakeFace]:
         photo = load_image(photo)
@@ -61,14 +63,27 @@ class FakeEditor:
         code[1, :3] = rng.uniform(0.25, 1, 3)
         return code
 
-    def edit(self, code, configuration) -> np.ndarray:
+    def with_method(self, method) -> "FakeEditor":
+        """Another method falls short of every target by its place in the registry, in percent."""
+        other = copy.copy(self)
+        other.short = list(METHODS).index(method) / 100
+        return other
+
+    def edit(self, code, configuration, progress=None) -> np.ndarray:
         self.calls.append(("edit", validate_configuration(configuration, self.attributes)))
         if self.broken:
             raise RuntimeError("the engine is out of order")
         edited = code.copy()
         for i, name in enumerate(self.attributes):
-            edited[0, i] = configuration.get(name, code[0, i])
+            if name in configuration:
+                edited[0, i] += (1 - self.short) * (configuration[name] - code[0, i])
+        if self.short:
+            progress(0.5, "Looking for the strength")
         return edited
+
+    def embed(self, image) -> np.ndarray:
+        flat = image[::64, ::64].astype(float).ravel()
+        return flat / np.linalg.norm(flat)
 
     def attention(self, code, configuration) -> np.ndarray:
         n = len(configuration)
