@@ -23,7 +23,7 @@ from dystyle.errors import InputError
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
-from webapp.layout import PORTRAIT, Layout, Preset
+from webapp.layout import PORTRAIT, Layout
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Recipe, Visit, fingerprint
 
@@ -232,37 +232,23 @@ class Callbacks:
         return held | self._draw(visit, view, visit.targets(self.editor, values), locked)
 
     @polite
-    def reset(self, names: Sequence[str], visit: Visit | None, view: str, *inputs):
-        """Put the sliders of `names` back to where they started; several of them only where not locked."""
+    def reset(self, names: Sequence[str], visit: Visit | None, *locks) -> dict:
+        """Where the sliders of `names` started; several of them only where not locked."""
         visit = known(visit)
-        values, locked = self._split(inputs)
-        names = names if len(names) == 1 else [name for name in names if name not in locked]
-        targets = visit.targets(self.editor, values) | {name: visit.start[name] for name in names}
-        return self._move(visit, view, targets, locked)
+        locked = dict(zip(self.editor.attributes, locks, strict=True))
+        names = names if len(names) == 1 else [name for name in names if not locked[name]]
+        return {self.layout.sliders[name]: visit.start[name] for name in names}
 
     @polite
-    def preset(self, preset: Preset, visit: Visit | None, view: str, *inputs):
-        """Apply a ready-made edit to the attributes that are not locked."""
+    def go_back(self, steps: int, visit: Visit | None):
+        """The sliders before (1) or after (-1) the edit on the page."""
         visit = known(visit)
-        values, locked = self._split(inputs)
-        targets = visit.targets(self.editor, values)
-        wanted = {name: targets[name] + more for name, more in preset.add.items()} | dict(preset.to)
-        for name, value in wanted.items():
-            row = self.editor.attributes[name]
-            if name not in locked:
-                targets[name] = min(max(value, row.low), row.high)
-        return self._move(visit, view, targets, locked)
+        return self._go(visit, visit.position - steps)
 
     @polite
-    def go_back(self, steps: int, visit: Visit | None, view: str, *inputs):
-        """Undo (1) or redo (-1)."""
-        visit = known(visit)
-        return self._go(visit, visit.position - steps, view, inputs)
-
-    @polite
-    def go_to(self, visit: Visit | None, view: str, event: gr.EventData, *inputs):
-        """Show the edit of the history that was clicked."""
-        return self._go(known(visit), event.index, view, inputs)
+    def go_to(self, visit: Visit | None, event: gr.EventData):
+        """The sliders of the edit in the history that was clicked."""
+        return self._go(known(visit), event.index)
 
     @polite
     def pin(self, visit: Visit | None, view: str, *inputs):
@@ -403,17 +389,12 @@ class Callbacks:
             },
         }
 
-    def _move(self, visit: Visit, view: str, targets: dict[str, float], locked: Sequence[str]) -> dict:
-        """Move the sliders from here, and draw."""
-        sliders = {self.layout.sliders[name]: value for name, value in targets.items()}
-        return sliders | self._draw(visit, view, targets, locked)
-
-    def _go(self, visit: Visit, position: int, view: str, inputs: Sequence) -> dict:
+    def _go(self, visit: Visit, position: int):
         if not 0 <= position < len(visit.history):
             return gr.skip()
         visit.position = position
-        _, locked = self._split(inputs)
-        return self._move(visit, view, visit.history[position].values, locked)
+        values = visit.history[position].values
+        return {self.layout.sliders[name]: value for name, value in values.items()}
 
     def _draw(self, visit: Visit, view: str, targets: Mapping[str, float], locked: Sequence[str]) -> dict:
         """Draw a visit's face in full and mark on the page what is edited."""
@@ -453,10 +434,14 @@ class Callbacks:
 
     def summary(self, visit: Visit, moved: Mapping[str, float]) -> str:
         """Who is edited and how."""
-        text = self.text
-        who = text("Your photo") if visit.photo is not None else text("Random person {n}", n=visit.seed)
         edits = [self._change(visit, name, value) for name, value in moved.items()]
-        return f"<b>{who}</b> {' · '.join(edits) or text('Move a slider to begin.')}"
+        return f"<b>{self.who(visit)}</b> {' · '.join(edits) or self.text('Move a slider to begin.')}"
+
+    def who(self, visit: Visit) -> str:
+        """Whom the visit edits."""
+        if visit.photo is not None:
+            return self.text("Your photo")
+        return self.text("Random person {n}", n=visit.seed)
 
     def _change(self, visit: Visit, name: str, value: float) -> str:
         label = html.escape(self.text(self.editor.attributes[name].label))
@@ -473,7 +458,7 @@ class Callbacks:
             on = ' aria-current="step"' if i == visit.position else ""
             steps.append(
                 f'<button type="button" data-index="{i}"{on} title="{said}">'
-                f'<img src="{_thumbnail(step.picture)}" alt="{said}"></button>'
+                f'<img src="{thumbnail(step.picture)}" alt="{said}"></button>'
             )
         return f'<div role="group" aria-label="{self.text("History")}">{"".join(steps)}</div>'
 
@@ -513,6 +498,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def _thumbnail(picture: np.ndarray) -> str:
+def thumbnail(picture: np.ndarray) -> str:
+    """A small picture, uint8 (s, s, 3), as a data URL."""
     _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()

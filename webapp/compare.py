@@ -178,7 +178,8 @@ class CompareCallbacks:
         cards = [_card(text("Unedited"), _image(_shrunk(visit.unedited), text("Unedited")))]
         cards += [self._card(visit, configuration, result) for result in results]
         cards += [_card(text(METHODS[name].title), '<div class="to-come"></div>') for name in left]
-        return f'<ul class="compared">{"".join(cards)}</ul>'
+        scale = text("1 is the same picture; strangers have about 0.4, pictures of one person above 0.6.")
+        return f'<ul class="compared">{"".join(cards)}</ul><p>{text("Identity kept")}: {scale}</p>'
 
     def _card(self, visit: Visit, configuration: Mapping[str, float], result: Result) -> str:
         text, title = self.text, self.text(result.title)

@@ -1,6 +1,7 @@
 """The browser page: layout and callbacks wired together, once for each language."""
 
 import functools
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ from webapp.api import add_api
 from webapp.callbacks import Callbacks
 from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.language import CHINESE, ENGLISH, Language
-from webapp.layout import Layout
+from webapp.layout import Layout, Preset
+from webapp.mix import MixCallbacks
 from webapp.theme import THEME
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def build_page(editor: "FaceEditor") -> gr.Blocks:
 
 
 def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
-    layout = Layout(editor.attributes, text)
+    layout = Layout(editor.attributes, text, editor.noise_layers)
     callbacks = Callbacks(editor, layout)
     sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
     resets = list(layout.resets.values())
@@ -108,16 +110,26 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
         **quietly,
     )
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, trigger_mode="always_last", **quietly)
-    for name, button in layout.resets.items():
-        button.click(functools.partial(callbacks.reset, [name]), edits, moved, **quietly)
-    layout.reset_all.click(functools.partial(callbacks.reset, list(layout.sliders)), edits, moved, **quietly)
-    for preset, button in layout.presets:
-        button.click(functools.partial(callbacks.preset, preset), edits, moved, **quietly)
-    layout.undo.click(functools.partial(callbacks.go_back, 1), edits, moved, **quietly)
-    layout.redo.click(functools.partial(callbacks.go_back, -1), edits, moved, **quietly)
-    layout.history.click(callbacks.go_to, edits, moved, **quietly)
+    # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
+    # the sliders stand: one pressed right after another finds them where that has put them.
+    at_once = {"outputs": sliders, "show_progress": "hidden", "queue": False, **private}
+    moves = [
+        button.click(None, inputs, sliders, js=_preset_script(layout, preset), **private)
+        for preset, button in layout.presets
+    ]
+    resets = [([name], button) for name, button in layout.resets.items()]
+    for names, button in [*resets, (list(layout.sliders), layout.reset_all)]:
+        reset = functools.partial(callbacks.reset, names)
+        moves.append(button.click(reset, [layout.visit, *locks], **at_once))
+    for steps, button in ((1, layout.undo), (-1, layout.redo)):
+        go_back = functools.partial(callbacks.go_back, steps)
+        moves.append(button.click(go_back, layout.visit, trigger_mode="multiple", **at_once))
+    moves.append(layout.history.click(callbacks.go_to, layout.visit, trigger_mode="multiple", **at_once))
+    for move in moves:
+        move.then(callbacks.edit, edits, shown, trigger_mode="always_last", **quietly)
     layout.pin.click(callbacks.pin, edits, shown, **quietly)
 
+    _wire_mixing(layout, MixCallbacks(callbacks), inputs)
     _wire_comparison(demo, layout, CompareCallbacks(callbacks, comparer), inputs)
     layout.how.select(callbacks.explain, [layout.visit, *inputs], layout.explanation, **quietly)
     layout.copy_link.click(None, layout.recipe, js=COPY_LINK, **private)
@@ -130,6 +142,53 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     layout.animate.click(
         callbacks.animate, [*film, *inputs], layout.file, concurrency_id="fit", **on_stage, **private
     ).success(None, layout.file, js=SAVE)
+
+
+def _preset_script(layout: Layout, preset: Preset) -> str:
+    """A preset in the browser: sliders and locks -> sliders; those that are locked stay."""
+    rows = list(layout.attributes.values())
+    steps = [
+        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name)]
+        for i, row in enumerate(rows)
+        if row.name in {**preset.add, **preset.to}
+    ]
+    return f"""(...inputs) => {{
+      const values = inputs.slice(0, {len(rows)});
+      for (const [at, low, high, add, to] of {json.dumps(steps)})
+        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(to ?? values[at] + add, low), high);
+      return values;
+    }}"""
+
+
+def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
+    mix = [layout.other, layout.row, layout.truncation, layout.noise, *inputs]
+    given = [layout.visit, *mix]
+    quietly = {"show_progress": "hidden", "concurrency_id": "draw", "api_visibility": "private"}
+    at_once = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    gr.on(
+        [layout.row.input, layout.truncation.input],
+        callbacks.preview,
+        given,
+        layout.mix_stage,
+        preprocess=False,
+        trigger_mode="always_last",
+        **quietly,
+    )
+    drawing = {
+        "fn": callbacks.draw,
+        "inputs": given,
+        "outputs": [layout.mix_stage, layout.mixed_faces],
+        "trigger_mode": "always_last",
+        **quietly,
+    }
+    ends = [layout.row.release, layout.truncation.release, layout.other.submit, layout.noise.input]
+    gr.on([layout.mixing.select, *ends], **drawing)
+    layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
+    layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
+    save = [layout.visit, layout.mix_kind, layout.mark, *mix]
+    layout.mix_download.click(callbacks.download, save, layout.file, **quietly).success(
+        None, layout.file, js=SAVE
+    )
 
 
 def _wire_comparison(demo: gr.Blocks, layout: Layout, callbacks: CompareCallbacks, inputs: list) -> None:

@@ -30,6 +30,7 @@ class FakeEditor:
     """
 
     attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in LEARNT}
+    noise_layers = ("conv1", "blocks.0.conv1", "blocks.0.conv2")
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []
@@ -89,7 +90,13 @@ class FakeEditor:
         n = len(configuration)
         return np.full((11, n, n), 1 / n, np.float32)
 
-    def synthesize(self, code, size=1024, face=None) -> np.ndarray:
+    def mix(self, code, other, row) -> np.ndarray:
+        return np.concatenate((code[:row], other[row:]))
+
+    def truncate(self, code, truncation) -> np.ndarray:
+        return np.float32(truncation) * code
+
+    def synthesize(self, code, size=1024, face=None, noise=None) -> np.ndarray:
         value = dict(zip(self.attributes, map(float, code[0]), strict=False))
         skin = np.array([255, 205, 170]) * (0.5 + 0.5 * code[1, :3])
         hair = np.interp(value["age"], [5, 40, 80], [70, 60, 215]) * (0.6 + 0.4 * code[1, 2::-1])
@@ -111,6 +118,7 @@ class FakeEditor:
         ellipse(x, y + 6, 6, 13, skin * 0.86)
         ellipse(x, y + 36, 26, 3 + 14 * value["smile"], (170, 60, 70), 10, 170, 4)
         ellipse(x, y + 42, 18, 14 * value["mouth_open"], (120, 30, 40))
+        image[: 8 * len(noise or {})] = 0  # a bar, the larger, the more layers lack their noise
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 
     def measure(self, image) -> dict[str, float]:

@@ -23,6 +23,7 @@ from dystyle.editors import METHODS
 from dystyle.errors import InputError
 from webapp.callbacks import FIRST_SEED, FRAMES
 from webapp.compare import OPEN, SIDE, WAITING, Comparer
+from webapp.layout import SECOND_SEED
 from webapp.stage import data_url
 from webapp.visit import Visit
 
@@ -217,6 +218,71 @@ def test_how_it_works_draws_the_attention_of_the_edit_on_the_page(cartoon, visit
     assert page.locator("svg.attention rect").count() == 2 * 2 + 2 * 11
     page.get_by_role("tab", name="About").click()
     expect(page.get_by_text("What it must not be used for")).to_be_visible()
+
+
+def test_presets_pressed_in_quick_succession_all_apply(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    edit, busy, free = editor.edit, threading.Event(), threading.Event()
+
+    def slow(*args):
+        busy.set()
+        free.wait(30)
+        return edit(*args)
+
+    monkeypatch.setattr(editor, "edit", slow)
+    page.locator("#preset-0").click()
+    busy.wait(30)  # the first one is being drawn
+    page.locator("#preset-0").click()
+    page.locator("#preset-5").click()
+    expect(slider(page, "age")).to_have_value("52")  # the sliders do not wait for the drawing
+    free.set()
+    expect_edits(page, "Age 32 → 52")
+    expect_edits(page, "Head yaw -4 → 25")
+    expect_picture(page, editor.synthesize(edit(editor.sample(FIRST_SEED), {"age": 52, "yaw": 25})))
+
+
+def open_mixture(page: Page) -> None:
+    page.get_by_role("tab", name="Mix", exact=True).click()
+    expect(page.locator("#mix-stage .stage.ready")).to_be_visible()
+
+
+def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    open_mixture(page)
+    after = page.locator("#mix-stage .stage-after")
+    first = editor.edit(editor.sample(FIRST_SEED), {"age": 80})
+
+    def expect_mixture(seed: int, row: int, truncation: float = 1.0, off: int = 0) -> np.ndarray:
+        code = editor.truncate(editor.mix(first, editor.sample(seed), row), truncation)
+        expected = editor.synthesize(code, noise=dict.fromkeys(editor.noise_layers[:off], 0))
+        expect(after).to_have_attribute("src", data_url(expected))
+        return expected
+
+    expect_mixture(SECOND_SEED, 8)
+    page.locator("#other input").fill("11")
+    page.locator("#other input").press("Enter")
+    expect(page.locator(".parents figcaption")).to_have_text(["Random person 12", "Random person 11"])
+    page.locator("#mix-row input[type=range]").press("Home")
+    expect_mixture(11, 0)
+    page.locator("#mix-row input[type=range]").press("ArrowRight")
+    expect_mixture(11, 1)  # age and pose are the first face's, the colours the second's
+    page.locator("#truncation input[type=range]").press("ArrowLeft")
+    expect_mixture(11, 1, 0.95)
+    page.get_by_label("4", exact=True).uncheck()
+    expect_mixture(11, 1, 0.95, off=1)
+    page.locator("#noise-switch").click()
+    expect_mixture(11, 1, 0.95)
+    page.locator("#noise-switch").click()
+    expected = expect_mixture(11, 1, 0.95, off=3)
+    name, contents = download(page, "#mix-download")
+    assert name == "dystyle-mix.png" and np.array_equal(decoded(contents), expected)
+    assert b"age = 80, mixed with random person 11 from row 1 on, truncation = 0.95" in contents
+    page.locator("#other-random").click()
+    expect(page.locator(".parents figcaption").last).not_to_have_text("Random person 11")
 
 
 def open_comparison(page: Page) -> None:
@@ -492,7 +558,7 @@ def test_axe_finds_no_serious_violation(cartoon, visit, look):
     expect_edits(page, "→ 1")
     page.get_by_role("button", name="Link, animation and mark").click()
     page.locator(".stage-compare").click()
-    for tab in ("About", "How it works", "Compare", "Edit"):
+    for tab in ("About", "How it works", "Compare", "Mix", "Edit"):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
         found = Axe().run(page).response["violations"]
