@@ -30,7 +30,7 @@ from tests.browser.conftest import free_port
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page
 from webapp.callbacks import FIRST_SEED, FRAMES
-from webapp.compare import OPEN, SIDE, WAITING, Comparer
+from webapp.compare import OPEN, PIXELS, WAITING, Comparer
 from webapp.layout import SECOND_SEED
 from webapp.stage import data_url
 from webapp.visit import Visit
@@ -316,7 +316,7 @@ def test_methods_are_compared_on_the_edit_of_the_page(cartoon, visit):
     for name in ("dystyle", "linear", "stylespace"):
         codes.append(editor.with_method(name).edit(code, {"yaw": 40}, lambda *a: None))
     for card, edited in zip(cards.all(), codes, strict=True):
-        picture = cv2.resize(editor.synthesize(edited), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(editor.synthesize(edited), (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
         assert card.locator("img").get_attribute("src") == data_url(picture)
     expect(cards.nth(1)).to_contain_text("Head yaw → 40")
     expect(cards.nth(1).get_by_role("img", name="not reached")).to_be_visible()  # the cartoon reads -4.2
