@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from dystyle import FaceEditor
 
 
+class Edits(gr.JSON):
+    """JSON of attributes' values. Gradio's own schema of JSON is none that MCP clients accept."""
+
+    is_template = True  # for the browser it is gr.JSON
+
+    def api_info(self) -> dict:
+        return {"type": "object", "additionalProperties": {"type": "number"}}
+
+
 def add_api(editor: "FaceEditor") -> None:
     """Add the endpoints to the current `gr.Blocks`; nothing of them is to be seen on the page."""
 
@@ -75,13 +84,39 @@ def add_api(editor: "FaceEditor") -> None:
             encoded = provenance.encode(portrait, kind, Credit(edits or {}, photographed=False), mark)
         yield from _saved(encoded, kind)
 
+    def mix_people(
+        seed: float, other: float, row: float, truncation: float, noise: float, kind: str, mark: bool
+    ) -> Iterator[str]:
+        """Mix two people who do not exist, and return the picture's file.
+
+        Args:
+            seed: The same number gives the same person; the first rows of the code are this one's.
+            other: The number of the person whom the other rows are from.
+            row: The other person's first row, 0 to 18: early rows hold pose and shape, late ones colours.
+            truncation: 1 leaves the mixed face as it is, 0 gives the mean of all faces.
+            noise: Strength of chance details, 1 is usual, 0 none.
+            kind: Of the file: "png", "jpeg" or "webp".
+            mark: Whether to draw a visible "AI" mark.
+        """
+        with _frank():
+            mixed = editor.mix(editor.sample(int(seed)), editor.sample(int(other)), int(row))
+            code = editor.truncate(mixed, truncation)
+            strengths = {} if noise == 1 else dict.fromkeys(editor.noise_layers, noise)
+            steps = (f"random person {seed:g} mixed with {other:g} from row {row:g} on",)
+            steps += (f"truncation = {truncation:g}", f"noise = {noise:g}")
+            credit = Credit({}, photographed=False, steps=steps)
+            encoded = provenance.encode(editor.synthesize(code, noise=strengths), kind, credit, mark)
+        yield from _saved(encoded, kind)
+
     with gr.Column(visible=False):
-        photo, edits = gr.File(label="photo"), gr.JSON({}, label="edits")
+        photo, edits = gr.File(label="photo"), Edits({}, label="edits")
         seed, face = gr.Number(0, precision=0, label="seed"), gr.Number(0, precision=0, label="face")
         quality = gr.Radio(["fast", "balanced", "precise"], value="balanced", label="quality")
         paste, mark = gr.Checkbox(False, label="paste"), gr.Checkbox(False, label="mark")
         kind = gr.Radio(list(provenance.FORMATS), value="png", label="kind")
         values, result = gr.JSON(label="values"), gr.File(label="picture")
+        other, row = gr.Number(1, precision=0, label="other"), gr.Number(8, precision=0, label="row")
+        truncation, noise = gr.Number(1, label="truncation"), gr.Number(1, label="noise")
         start = gr.Button()
     photo_inputs = [photo, edits, quality, face, paste, kind, mark]
     start.click(attributes, None, values, api_name="attributes", queue=False)
@@ -90,6 +125,8 @@ def add_api(editor: "FaceEditor") -> None:
     start.click(edit_photo, photo_inputs, result, api_name="edit_photo", **fitting)
     person = [seed, edits, kind, mark]
     start.click(edit_person, person, result, api_name="edit_person", concurrency_id="draw")
+    mixture = [seed, other, row, truncation, noise, kind, mark]
+    start.click(mix_people, mixture, result, api_name="mix_people", concurrency_id="draw")
 
 
 @contextmanager

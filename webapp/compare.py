@@ -15,7 +15,7 @@ import numpy as np
 
 from dystyle.attributes import Attribute
 from dystyle.editors import METHODS
-from dystyle.editors.search import shortfall
+from dystyle.editors.search import NEAR, SIDE, shortfall
 from dystyle.errors import InputError
 from webapp.callbacks import PROGRESS, Callbacks, Cancelled, duration, known
 from webapp.layout import PRESETS
@@ -25,7 +25,7 @@ from webapp.visit import Visit, step
 if TYPE_CHECKING:
     from dystyle import FaceEditor
 
-SIDE = 512  # pixels of a picture on the tab
+PIXELS = 512  # of a picture's side on the tab
 OPEN = 3  # methods that stay open
 WAITING = 4  # visitors who may wait for another's comparison
 ASIDE = 0.1  # share of the range by which an attribute that was not asked for has changed notably
@@ -178,8 +178,16 @@ class CompareCallbacks:
         cards = [_card(text("Unedited"), _image(_shrunk(visit.unedited), text("Unedited")))]
         cards += [self._card(visit, configuration, result) for result in results]
         cards += [_card(text(METHODS[name].title), '<div class="to-come"></div>') for name in left]
+        near = text(
+            "within {near:.0%} of the attribute's range, or a probability of {side:.0%}.",
+            near=NEAR,
+            side=SIDE,
+        )
         scale = text("1 is the same picture; strangers have about 0.4, pictures of one person above 0.6.")
-        return f'<ul class="compared">{"".join(cards)}</ul><p>{text("Identity kept")}: {scale}</p>'
+        return (
+            f'<ul class="compared">{"".join(cards)}</ul>'
+            f"<p>✓: {near}</p><p>{text('Identity kept')}: {scale}</p>"
+        )
 
     def _card(self, visit: Visit, configuration: Mapping[str, float], result: Result) -> str:
         text, title = self.text, self.text(result.title)
@@ -216,11 +224,11 @@ def _card(title: str, picture: str, figures: str = "") -> str:
 
 
 def _image(picture: np.ndarray, said: str) -> str:
-    return f'<img src="{data_url(picture)}" alt="{html.escape(said)}" width="{SIDE}" height="{SIDE}">'
+    return f'<img src="{data_url(picture)}" alt="{html.escape(said)}" width="{PIXELS}" height="{PIXELS}">'
 
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:
-    return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
 
 
 def _number(value: float, row: Attribute) -> str:

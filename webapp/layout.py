@@ -262,7 +262,7 @@ class Layout:
                     [(_layer_label(layer), layer) for layer in self.noise_layers],
                     value=list(self.noise_layers),
                     label=text("Noise by layer"),
-                    info=text("Chance details, such as single hairs, from the coarsest layer to the finest."),
+                    info=text("Chance details, such as single hairs. A layer's name is its size in pixels."),
                     visible=shown,
                     elem_id="noise",
                 )

@@ -41,6 +41,7 @@ class MixCallbacks:
             )
             before = self.editor.synthesize(first, FULL, visit.face)
             after = self._picture(visit, mixed, inputs, FULL)
+            visit.mixed = inputs
             return {
                 self.layout.mix_stage: gr.update(before=data_url(before), after=data_url(after)),
                 self.layout.mixed_faces: f'<div class="parents">{shown}</div>',
@@ -51,6 +52,9 @@ class MixCallbacks:
         """Follow a moving slider at a quarter of the size."""
         with self.page.politely("Mixing"):
             visit = known(visit)
+            if visit.mixed == inputs:  # the slider was released in the meantime
+                return gr.skip()
+            visit.mixed = None
             mixed = self._mixed(visit, inputs)[2]
             return gr.update(after=data_url(self._picture(visit, mixed, inputs, PREVIEW)))
         return gr.skip()

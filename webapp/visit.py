@@ -97,7 +97,7 @@ class Visit:
             file it came from and which of its faces this is; unset for a random person.
         seed: the random person's seed; unset for a photo.
         photo_id, quality: the photo's `fingerprint`, and how its face was inverted.
-        drawn: the inputs of the full-size picture on the page, if it is one.
+        drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
         waiting: an edit of a photo that came by a link before the photo.
@@ -116,6 +116,7 @@ class Visit:
     photo_id: str | None = None
     quality: str = "balanced"
     drawn: tuple | None = field(default=None, repr=False)
+    mixed: tuple | None = field(default=None, repr=False)
     history: list[Step] = field(default_factory=list, repr=False)
     position: int = -1
     pinned: np.ndarray | None = field(default=None, repr=False)

@@ -1,10 +1,13 @@
 """The page's behaviour, with a cartoon editor behind it: fast, and every picture is known exactly."""
 
+import asyncio
+import base64
 import functools
 import io
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -15,14 +18,19 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from dystyle.alignment import load_image
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
+from tests.browser.conftest import free_port
+from tests.browser.fake_editor import FakeEditor
+from webapp import LAUNCH_OPTIONS, build_page
 from webapp.callbacks import FIRST_SEED, FRAMES
-from webapp.compare import OPEN, SIDE, WAITING, Comparer
+from webapp.compare import OPEN, PIXELS, WAITING, Comparer
 from webapp.layout import SECOND_SEED
 from webapp.stage import data_url
 from webapp.visit import Visit
@@ -308,7 +316,7 @@ def test_methods_are_compared_on_the_edit_of_the_page(cartoon, visit):
     for name in ("dystyle", "linear", "stylespace"):
         codes.append(editor.with_method(name).edit(code, {"yaw": 40}, lambda *a: None))
     for card, edited in zip(cards.all(), codes, strict=True):
-        picture = cv2.resize(editor.synthesize(edited), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(editor.synthesize(edited), (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
         assert card.locator("img").get_attribute("src") == data_url(picture)
     expect(cards.nth(1)).to_contain_text("Head yaw → 40")
     expect(cards.nth(1).get_by_role("img", name="not reached")).to_be_visible()  # the cartoon reads -4.2
@@ -566,6 +574,35 @@ def test_axe_finds_no_serious_violation(cartoon, visit, look):
         assert not serious, [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in serious]
 
 
+def test_endpoints_are_tools_for_mcp_clients():
+    editor = FakeEditor()
+    demo = build_page(editor)
+    _, url, _ = demo.launch(
+        server_port=free_port(), prevent_thread_lock=True, quiet=True, mcp_server=True, **LAUNCH_OPTIONS
+    )
+
+    async def use() -> tuple[set[str], str, str]:
+        address = f"{url}gradio_api/mcp/"
+        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            names = {tool.name for tool in (await session.list_tools()).tools}
+            edited = await session.call_tool("edit_person", {"seed": 3, "edits": {"age": 60}})
+            refused = await session.call_tool("edit_person", {"seed": 3, "edits": {"beauty": 1}})
+        assert refused.isError and not edited.isError
+        image = next(content for content in edited.content if content.type == "image")
+        return names, image.data, refused.content[0].text
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # Playwright's event loop runs in this thread
+            names, data, refusal = pool.submit(asyncio.run, use()).result()
+    finally:
+        demo.close()
+    assert names == {"attributes", "measure", "edit_photo", "edit_person", "mix_people"}
+    expected = editor.synthesize(editor.edit(editor.sample(3), {"age": 60}))
+    assert np.array_equal(decoded(base64.b64decode(data)), expected)
+    assert "There is no attribute 'beauty'" in refusal
+
+
 def test_endpoints_for_programs(cartoon, tmp_path):
     url, editor = cartoon
     client = Client(url, verbose=False, download_files=tmp_path)
@@ -573,6 +610,10 @@ def test_endpoints_for_programs(cartoon, tmp_path):
     person = client.predict(seed=3, edits={"age": 60}, kind="png", mark=False, api_name="/edit_person")
     expected = editor.synthesize(editor.edit(editor.sample(3), {"age": 60}))
     assert np.array_equal(np.array(Image.open(person)), expected)
+    mixed = client.predict(seed=3, other=4, row=1, truncation=0.5, noise=0, api_name="/mix_people")
+    code = editor.truncate(editor.mix(editor.sample(3), editor.sample(4), 1), 0.5)
+    expected = editor.synthesize(code, noise=dict.fromkeys(editor.noise_layers, 0))
+    assert np.array_equal(np.array(Image.open(mixed)), expected)
     photo = handle_file(photo_of_faces(tmp_path, (300, 200, 300)))
     whole = client.predict(photo=photo, edits={"smile": 1}, paste=True, kind="webp", api_name="/edit_photo")
     assert Image.open(whole).size == (1200, 900)
@@ -580,4 +621,4 @@ def test_endpoints_for_programs(cartoon, tmp_path):
     with pytest.raises(Exception, match="There is no attribute 'beauty'"):
         client.predict(seed=3, edits={"beauty": 1}, api_name="/edit_person")
     names = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert names.keys() == {"/attributes", "/measure", "/edit_photo", "/edit_person"}
+    assert names.keys() == {"/attributes", "/measure", "/edit_photo", "/edit_person", "/mix_people"}
