@@ -100,7 +100,7 @@ def test_open_configurations_share_one_mapping(editor, codes):
 
 
 def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tmp_path):
-    """OpenVINO folds constants: with a noise image a channel this file nearly doubles, 1024 px is ninefold."""
+    """OpenVINO folds constants: with a noise image a channel this file would nearly double."""
     model = engine_file("generator_128")
     monkeypatch.setattr(runtime, "cache_folder", lambda: tmp_path)
     OpenVinoBackend("fp32").compile("generator_128", model)
