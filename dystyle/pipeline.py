@@ -1,6 +1,7 @@
 """FaceEditor: photo -> portrait -> code -> edited code -> picture -> photo. The public Python API."""
 
 import copy
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
+from dystyle.editors.search import STEPS
+from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
@@ -69,11 +72,7 @@ class FaceEditor:
         )
         # What noise strengths and changed style channels replace, in the default generator.
         default = {} if self._generator.file else load(DEFAULT)[0]
-        self._weights = {
-            name: value
-            for name, value in default.items()
-            if name.endswith((".noise", ".modulation.bias", ".up.bias"))
-        }
+        self._weights = {name: value for name, value in default.items() if name.endswith(ADJUSTABLE)}
 
     @classmethod
     def from_pretrained(
@@ -172,13 +171,20 @@ class FaceEditor:
         report(1.0, "Done")
         return InvertedFace(code, portrait, face.quad, face.box, tuned)
 
-    def edit(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+    def edit(
+        self,
+        code: np.ndarray,
+        configuration: Mapping[str, float],
+        progress: Callable[[float, str], None] | None = None,
+    ) -> np.ndarray:
         """The edited code, (18, 512) float32.
 
         Args:
             code: (18, 512).
             configuration: attribute name -> target value in the attribute's unit. Only these attributes'
                 experts run; an empty configuration returns the code unchanged.
+            progress: of methods that look at pictures, called before each one with the share of the search
+                that is over, 0..1, and a message.
 
         Raises:
             InputError: an unknown attribute, or a value that is no number or out of range.
@@ -187,7 +193,14 @@ class FaceEditor:
         code = _check_code(code)
         if not configuration:
             return code.copy()
-        return self._method.edit(code, configuration, lambda seen: self.measure(self.synthesize(seen)))
+        looks = itertools.count()
+
+        def read(seen: np.ndarray) -> dict[str, float]:
+            if progress:
+                progress(min(next(looks) / STEPS, 1.0), "Looking for the strength")
+            return self.measure(self.synthesize(seen))
+
+        return self._method.edit(code, configuration, read)
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
@@ -238,15 +251,15 @@ class FaceEditor:
         """
         size = self.sizes[0] if size is None else size
         _choose("size", size, self.sizes)
-        weights = {} if face is None else dict(face.tuned)
-        for layer, offset in styles_of(code).items():
+        tuned = {} if face is None else face.tuned
+        styles, noise = styles_of(code), noise or {}
+        weights = {**self._weights, **tuned} if styles or noise else dict(tuned)
+        for layer, offset in styles.items():
             _choose("style layer", f"{layer}.bias", self._weights)
-            name = f"{layer}.bias"
-            weights[name] = weights.get(name, self._weights[name]) + offset
-        for layer, strength in (noise or {}).items():
+            weights[f"{layer}.bias"] = weights[f"{layer}.bias"] + offset
+        for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
-            name = f"{layer}.noise"
-            weights[name] = weights.get(name, self._weights[name]) * np.float32(strength)
+            weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         return self._backend.run(self._generator.graph(size), np.asarray(_check_code(code))[None], weights)[
             0
         ][0]

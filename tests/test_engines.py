@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dystyle import FaceEditor, InputError
 from dystyle.editors import open_method
 from dystyle.engines import runtime
+from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
 from dystyle.evaluation import latency
@@ -54,6 +56,8 @@ editor = FaceEditor.from_pretrained()
 build_page(editor)
 face = editor.invert(editor.synthesize(editor.sample(0)))
 edited = editor.edit(face.code, {"age": 60, "pitch": 5, "beard": 0})
+for name in ("linear", "ganspace", "stylespace"):
+    editor.with_method(name)
 editor.measure(editor.synthesize(edited, 256))
 print(json.dumps([name for name in sys.modules if name.split(".")[0] == "torch"]))
 """
@@ -89,6 +93,24 @@ def test_configurations_hold_no_weights_of_their_own(editor, codes, monkeypatch,
         assert not change[:, rows:].any()
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system lists no mapped files")
+def test_open_configurations_share_one_mapping(editor, codes):
+    backend = OnnxBackend()
+    for name, row in editor.attributes.items():
+        backend.edit(codes, {name: row.high})
+    mapped = Path("/proc/self/maps").read_text().count(str(engine_file("editor")))
+    assert mapped == 1
+
+
+def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tmp_path):
+    """OpenVINO folds constants: with one a channel this file nearly doubles, that of 1024 px is ninefold."""
+    model = engine_file("generator_128")
+    monkeypatch.setattr(runtime, "cache_folder", lambda: tmp_path)
+    OpenVinoBackend("fp32").compile("generator_128", model)
+    (compiled,) = tmp_path.rglob("*.blob")
+    assert compiled.stat().st_size < 1.1 * model.stat().st_size
+
+
 def test_weights_of_a_tuned_generator_stand_in(codes):
     """Kernels are stored in another order in the engine, and factors are folded."""
     rng = np.random.default_rng(0)
@@ -100,6 +122,21 @@ def test_weights_of_a_tuned_generator_stand_in(codes):
     (expected,) = TorchBackend().run("generator_128", codes, tuned)
     assert np.abs(own.astype(int) - expected).max() <= 1
     assert np.abs(own.astype(int) - plain).mean() > 1
+
+
+@pytest.mark.parametrize("backend", [OnnxBackend, lambda: OpenVinoBackend("fp32")])
+def test_styles_and_noise_are_inputs_of_one_engine(codes, backend):
+    rng = np.random.default_rng(1)
+    state = module("generator_128").generator.state_dict()
+    usual = {name: w.numpy() for name, w in state.items() if name.endswith(ADJUSTABLE)}
+    engines, pictures = backend(), []
+    for _ in range(2):
+        weights = {n: (w * (1 + rng.standard_normal(w.shape))).astype(np.float32) for n, w in usual.items()}
+        pictures.append(engines.run("generator_128", codes, weights)[0].astype(int))
+        (expected,) = TorchBackend().run("generator_128", codes, weights)
+        assert np.abs(pictures[-1] - expected).max() <= 1
+    assert np.abs(pictures[0] - pictures[1]).mean() > 1
+    assert len(engines._tuned) == 1
 
 
 def test_bound_outputs_are_the_same(codes):

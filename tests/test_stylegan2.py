@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import stylegan2_formats as formats
 import torch
 from torch.nn import functional as F
 
-from dystyle import FaceEditor, InputError
+from dystyle import FaceEditor, InputError, edit
+from dystyle.alignment import load_image
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save, write_rosinality
 from dystyle.generators.stylegan1 import StyleGAN1
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
+from dystyle.pipeline import save_picture
 
 # Sizes, channels and depth of two networks whose channels shrink and do not.
 SHAPES = [(32, 512, 48, 2), (16, 64, 64, 8)]
@@ -381,6 +384,25 @@ def test_drops_into_the_editor(small, backend):
     assert np.array_equal(editor.synthesize(code), editor.synthesize(code, 32))
     with pytest.raises(InputError, match="size = 256"):
         editor.synthesize(code, 256)
+
+
+def test_a_photo_drives_it_through_the_same_calls(astronaut, tmp_path, monkeypatch):
+    """The default encoder's W+ code of a photo, edited, in Python and on the command line."""
+    path, g = tmp_path / "generator.pt", _write_rosinality(tmp_path / "generator.pt", size=64)[0]
+    editor = FaceEditor.from_pretrained(generator=path)
+    face = editor.invert(astronaut, refine="fast")
+    np.testing.assert_array_equal(face.code, FaceEditor.from_pretrained().invert(astronaut, "fast").code)
+    code = editor.edit(face.code, {"age": 60})
+    expected = formats.rosinality_images(g, torch.from_numpy(code[None]))[-1][0].permute(1, 2, 0).numpy()
+    portrait = editor.synthesize(code, face=face)
+    assert np.abs(portrait - (expected * 127.5 + 127.5).clip(0, 255)).max() < 0.6
+    assert editor.paste(portrait, face, astronaut).shape == astronaut.shape
+    photo, out = tmp_path / "photo.png", tmp_path / "out.png"
+    save_picture(astronaut, photo)
+    arguments = (photo, "--generator", path, "--refine", "fast", "--set", "age=60", "--out", out)
+    monkeypatch.setattr(sys, "argv", ["dystyle.edit", *map(str, arguments)])
+    edit.main()
+    np.testing.assert_array_equal(load_image(out), portrait)
 
 
 def test_tuned_weights_reach_the_engine(small):

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from dystyle.errors import InputError
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
-from webapp.layout import PORTRAIT, Layout, Preset
+from webapp.layout import PORTRAIT, Layout
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Recipe, Visit, fingerprint
 
@@ -49,15 +50,8 @@ def polite(callback: Callable) -> Callable:
 
     @functools.wraps(callback)
     def wrapped(self: "Callbacks", *args):
-        try:
+        with self.politely(callback.__name__):
             return callback(self, *args)
-        except InputError as error:
-            self.say(str(error))
-        except Cancelled:
-            self.say("Cancelled; nothing has changed.")
-        except Exception:  # one visitor's failure must not break the page
-            logger.exception("%s failed", callback.__name__)
-            self.say(BROKEN)
         return gr.skip()
 
     return wrapped
@@ -76,6 +70,19 @@ class Callbacks:
     def say(self, sentence: str) -> None:
         """Show a message, translated if its translation is known."""
         gr.Warning(html.escape(self.text.sentence(sentence), quote=False), title=self.text("Please note"))
+
+    @contextmanager
+    def politely(self, what: str) -> Iterator[None]:
+        """Turn what goes wrong in here into a message; `what` is for the log."""
+        try:
+            yield
+        except InputError as error:
+            self.say(str(error))
+        except Cancelled:
+            self.say("Cancelled; nothing has changed.")
+        except Exception:  # one visitor's failure must not break the page
+            logger.exception("%s failed", what)
+            self.say(BROKEN)
 
     # ------------------------------------------------------------------------------- choosing a face
 
@@ -150,7 +157,7 @@ class Callbacks:
         progress=PROGRESS,
     ):
         """Show the face that was clicked."""
-        visit = _known(visit)
+        visit = known(visit)
         return self._begin(self._fit(visit.photo, visit.path, quality, event.index, request, progress))
 
     @polite
@@ -176,7 +183,7 @@ class Callbacks:
     @polite
     def apply(self, visit: Visit | None, given: str, request: gr.Request, progress=PROGRESS, *inputs) -> dict:
         """Restore an edit from its text or link: of a random person, or of the photo it was made on."""
-        visit = _known(visit)
+        visit = known(visit)
         _, fragment, hidden = given.partition("#edit=")
         recipe = Recipe.from_json(urllib.parse.unquote(hidden) if fragment else given)
         if recipe.photo is None:
@@ -199,7 +206,7 @@ class Callbacks:
     @polite
     def preview(self, visit: Visit | None, view: str, *inputs):
         """Follow a moving slider at a quarter of the size."""
-        visit = _known(visit)
+        visit = known(visit)
         if visit.drawn == (view, inputs):  # the slider was released in the meantime
             return gr.skip()
         visit.drawn = None
@@ -212,55 +219,41 @@ class Callbacks:
     @polite
     def edit(self, visit: Visit | None, view: str, *inputs):
         """Draw the edited face in full."""
-        visit = _known(visit)
+        visit = known(visit)
         values, locked = self._split(inputs)
         return self._draw(visit, view, visit.targets(self.editor, values), locked)
 
     @polite
     def lock(self, visit: Visit | None, view: str, *inputs):
         """Hold the locked attributes where they are."""
-        visit = _known(visit)
+        visit = known(visit)
         values, locked = self._split(inputs)
         held = {slider: gr.update(interactive=n not in locked) for n, slider in self.layout.sliders.items()}
         return held | self._draw(visit, view, visit.targets(self.editor, values), locked)
 
     @polite
-    def reset(self, names: Sequence[str], visit: Visit | None, view: str, *inputs):
-        """Put the sliders of `names` back to where they started; several of them only where not locked."""
-        visit = _known(visit)
-        values, locked = self._split(inputs)
-        names = names if len(names) == 1 else [name for name in names if name not in locked]
-        targets = visit.targets(self.editor, values) | {name: visit.start[name] for name in names}
-        return self._move(visit, view, targets, locked)
+    def reset(self, names: Sequence[str], visit: Visit | None, *locks) -> dict:
+        """Where the sliders of `names` started; several of them only where not locked."""
+        visit = known(visit)
+        locked = dict(zip(self.editor.attributes, locks, strict=True))
+        names = names if len(names) == 1 else [name for name in names if not locked[name]]
+        return {self.layout.sliders[name]: visit.start[name] for name in names}
 
     @polite
-    def preset(self, preset: Preset, visit: Visit | None, view: str, *inputs):
-        """Apply a ready-made edit to the attributes that are not locked."""
-        visit = _known(visit)
-        values, locked = self._split(inputs)
-        targets = visit.targets(self.editor, values)
-        wanted = {name: targets[name] + more for name, more in preset.add.items()} | dict(preset.to)
-        for name, value in wanted.items():
-            row = self.editor.attributes[name]
-            if name not in locked:
-                targets[name] = min(max(value, row.low), row.high)
-        return self._move(visit, view, targets, locked)
+    def go_back(self, steps: int, visit: Visit | None):
+        """The sliders before (1) or after (-1) the edit on the page."""
+        visit = known(visit)
+        return self._go(visit, visit.position - steps)
 
     @polite
-    def go_back(self, steps: int, visit: Visit | None, view: str, *inputs):
-        """Undo (1) or redo (-1)."""
-        visit = _known(visit)
-        return self._go(visit, visit.position - steps, view, inputs)
-
-    @polite
-    def go_to(self, visit: Visit | None, view: str, event: gr.EventData, *inputs):
-        """Show the edit of the history that was clicked."""
-        return self._go(_known(visit), event.index, view, inputs)
+    def go_to(self, visit: Visit | None, event: gr.EventData):
+        """The sliders of the edit in the history that was clicked."""
+        return self._go(known(visit), event.index)
 
     @polite
     def pin(self, visit: Visit | None, view: str, *inputs):
         """Compare with the edit on the page from now on, or again with the unedited picture."""
-        visit = _known(visit)
+        visit = known(visit)
         values, locked = self._split(inputs)
         targets = visit.targets(self.editor, values)
         if visit.pinned is None:
@@ -277,15 +270,15 @@ class Callbacks:
         """Write the picture on the page in its full size, for as long as it takes to send it."""
 
         def make() -> tuple[str, bytes]:
-            seen = _known(visit)
-            configuration = self._configuration(seen, inputs)
+            seen = known(visit)
+            configuration = self.configuration(seen, inputs)
             picture = seen.portrait(self.editor, configuration)
             if view != PORTRAIT:
                 picture = seen.whole(self.editor, picture)
-            encoded = provenance.encode(picture, kind, _credit(seen, configuration), mark)
+            encoded = provenance.encode(picture, kind, credit(seen, configuration), mark)
             return f"dystyle-{view}.{'jpg' if kind == 'jpeg' else kind}", encoded
 
-        yield from self._hand_over(make)
+        yield from self.hand_over(make)
 
     def animate(
         self, visit: Visit | None, sweep: str, kind: str, mark: bool, progress=PROGRESS, *inputs
@@ -293,8 +286,8 @@ class Callbacks:
         """Write a film of the whole edit, or of one attribute through its range."""
 
         def make() -> tuple[str, bytes]:
-            seen = _known(visit)
-            configuration = self._configuration(seen, inputs)
+            seen = known(visit)
+            configuration = self.configuration(seen, inputs)
             if not sweep and not configuration:
                 raise InputError("Nothing is edited yet; move a slider, or choose an attribute to animate.")
             frames = []
@@ -308,15 +301,15 @@ class Callbacks:
                 frame = seen.portrait(self.editor, asked)
                 frames.append(provenance.marked(frame) if mark else frame)
                 progress((i + 1) / FRAMES, desc=self.text("Drawing"))
-            return f"dystyle-{sweep or 'edit'}.{kind}", film(frames, kind, _credit(seen, asked))
+            return f"dystyle-{sweep or 'edit'}.{kind}", film(frames, kind, credit(seen, asked))
 
-        yield from self._hand_over(make)
+        yield from self.hand_over(make)
 
     @polite
     def explain(self, visit: Visit | None, *inputs):
         """Which experts the edit on the page runs, and what they take from one another."""
         text = self.text
-        configuration = self._configuration(_known(visit), inputs)
+        configuration = self.configuration(known(visit), inputs)
         words = f"<h2>{text('Inside this edit')}</h2><p>{html.escape(text(HOW))}</p>"
         words += experts(self.editor.attributes, list(configuration), text)
         if not configuration:
@@ -336,7 +329,8 @@ class Callbacks:
         values, locks = inputs[: len(names)], inputs[len(names) :]
         return values, [name for name, lock in zip(names, locks, strict=True) if lock]
 
-    def _configuration(self, visit: Visit, inputs: Sequence) -> dict[str, float]:
+    def configuration(self, visit: Visit, inputs: Sequence) -> dict[str, float]:
+        """What the edit on the page asks of the editor."""
         values, locked = self._split(inputs)
         return visit.configuration(visit.targets(self.editor, values), locked)
 
@@ -395,17 +389,12 @@ class Callbacks:
             },
         }
 
-    def _move(self, visit: Visit, view: str, targets: dict[str, float], locked: Sequence[str]) -> dict:
-        """Move the sliders from here, and draw."""
-        sliders = {self.layout.sliders[name]: value for name, value in targets.items()}
-        return sliders | self._draw(visit, view, targets, locked)
-
-    def _go(self, visit: Visit, position: int, view: str, inputs: Sequence) -> dict:
+    def _go(self, visit: Visit, position: int):
         if not 0 <= position < len(visit.history):
             return gr.skip()
         visit.position = position
-        _, locked = self._split(inputs)
-        return self._move(visit, view, visit.history[position].values, locked)
+        values = visit.history[position].values
+        return {self.layout.sliders[name]: value for name, value in values.items()}
 
     def _draw(self, visit: Visit, view: str, targets: Mapping[str, float], locked: Sequence[str]) -> dict:
         """Draw a visit's face in full and mark on the page what is edited."""
@@ -440,14 +429,19 @@ class Callbacks:
         }
 
     def _caption(self, visit: Visit, moved: Mapping[str, float]) -> str:
-        text = self.text
-        who = text("Your photo") if visit.photo is not None else text("Random person {n}", n=visit.seed)
+        times = [f"{self.text(what)} {duration(seconds)}" for what, seconds in visit.seconds.items()]
+        return f"{self.summary(visit, moved)}<small>{' · '.join(times)}</small>"
+
+    def summary(self, visit: Visit, moved: Mapping[str, float]) -> str:
+        """Who is edited and how."""
         edits = [self._change(visit, name, value) for name, value in moved.items()]
-        times = [f"{text(what)} {_duration(seconds)}" for what, seconds in visit.seconds.items()]
-        return (
-            f"<b>{who}</b> {' · '.join(edits) or text('Move a slider to begin.')}"
-            f"<small>{' · '.join(times)}</small>"
-        )
+        return f"<b>{self.who(visit)}</b> {' · '.join(edits) or self.text('Move a slider to begin.')}"
+
+    def who(self, visit: Visit) -> str:
+        """Whom the visit edits."""
+        if visit.photo is not None:
+            return self.text("Your photo")
+        return self.text("Random person {n}", n=visit.seed)
 
     def _change(self, visit: Visit, name: str, value: float) -> str:
         label = html.escape(self.text(self.editor.attributes[name].label))
@@ -464,35 +458,34 @@ class Callbacks:
             on = ' aria-current="step"' if i == visit.position else ""
             steps.append(
                 f'<button type="button" data-index="{i}"{on} title="{said}">'
-                f'<img src="{_thumbnail(step.picture)}" alt="{said}"></button>'
+                f'<img src="{thumbnail(step.picture)}" alt="{said}"></button>'
             )
         return f'<div role="group" aria-label="{self.text("History")}">{"".join(steps)}</div>'
 
-    def _hand_over(self, make: Callable[[], tuple[str, bytes]]) -> Iterator[str | None]:
+    def hand_over(self, make: Callable[[], tuple[str, bytes]]) -> Iterator[str | None]:
         """Write what `make` returns, a file's name and contents, for as long as it takes to send it."""
         with tempfile.TemporaryDirectory() as folder:
-            try:
+            path = None
+            with self.politely("Making a file"):
                 name, contents = make()
-            except InputError as error:
-                self.say(str(error))
-                yield None
-            except Exception:  # one visitor's failure must not break the page
-                logger.exception("A file could not be made")
-                self.say(BROKEN)
-                yield None
-            else:
                 path = Path(folder, name)
                 path.write_bytes(contents)
-                yield str(path)  # Gradio copies the file before it asks for more
+            yield path and str(path)  # Gradio copies the file before it asks for more
 
 
-def _known(visit: Visit | None) -> Visit:
+def known(visit: Visit | None) -> Visit:
+    """The visit, if it has not expired.
+
+    Raises:
+        InputError: it has.
+    """
     if visit is None:
         raise InputError("There is no face on the page any more; choose a photo or a random person.")
     return visit
 
 
-def _credit(visit: Visit, configuration: Mapping[str, float]) -> Credit:
+def credit(visit: Visit, configuration: Mapping[str, float]) -> Credit:
+    """How a visit's edited picture was made."""
     return Credit(configuration, photographed=visit.photo is not None)
 
 
@@ -500,10 +493,12 @@ def _mix(start: float, end: float, share: float) -> float:
     return start + share * (end - start)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds or milliseconds, for people."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def _thumbnail(picture: np.ndarray) -> str:
+def thumbnail(picture: np.ndarray) -> str:
+    """A small picture, uint8 (s, s, 3), as a data URL."""
     _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()

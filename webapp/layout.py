@@ -1,12 +1,15 @@
 """What is on the page and where; `callbacks.py` says what happens there, `style.css` how it looks."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
 
 from dystyle.attributes import Attribute
+from dystyle.editors import METHODS
+from dystyle.editors.search import STEPS
 from webapp.language import Language
 from webapp.stage import build_stage
 from webapp.visit import step
@@ -21,6 +24,8 @@ GROUPS = {
     "Expression": ("smile", "mouth_open", "eyes_closed"),
     "Looks": ("gender", "eyeglasses", "black_hair", "mustache", "beard"),
 }
+SECOND_SEED = 5  # the second face of a mixture, at first
+COMPARED = ("dystyle", "linear", "ganspace")  # the methods that are ticked at first
 # Clicks on the history's pictures, as Gradio's event.
 PICK = """element.addEventListener("click", (event) => {
   const step = event.target.closest("button");
@@ -35,6 +40,16 @@ class Preset:
     label: str
     add: Mapping[str, float] = field(default_factory=dict)
     to: Mapping[str, float] = field(default_factory=dict)
+
+    def suits(self, rows: Mapping[str, Attribute]) -> bool:
+        """Whether an editor with these attributes can do it."""
+        return {*self.add, *self.to} <= rows.keys()
+
+    def applied(self, values: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
+        """All attributes' values after this edit, within their ranges."""
+        wanted = {name: values[name] + more for name, more in self.add.items()} | dict(self.to)
+        bounded = {name: min(max(value, rows[name].low), rows[name].high) for name, value in wanted.items()}
+        return {**values, **bounded}
 
 
 PRESETS = (
@@ -52,8 +67,10 @@ PRESETS = (
 class Layout:
     """The page's components in one language, created inside the current `gr.Blocks`."""
 
-    def __init__(self, attributes: Mapping[str, Attribute], text: Language) -> None:
-        self.text, self.attributes = text, attributes
+    def __init__(
+        self, attributes: Mapping[str, Attribute], text: Language, noise_layers: Sequence[str] = ()
+    ) -> None:
+        self.text, self.attributes, self.noise_layers = text, attributes, noise_layers
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
         gr.HTML(_fill("header.html", text), elem_id="header")
         with gr.Tabs(elem_id="tabs"):
@@ -65,6 +82,10 @@ class Layout:
                         self._result()
                     with gr.Column(elem_id="attributes", elem_classes="card", min_width=0):
                         self._attributes()
+            with gr.Tab(text("Mix"), elem_id="tab-mix") as self.mixing:
+                self._mix()
+            with gr.Tab(text("Compare"), elem_id="tab-compare") as self.comparison:
+                self._compare()
             with gr.Tab(text("How it works"), elem_id="tab-how") as self.how:
                 self.explanation = gr.HTML(elem_id="explanation")
             with gr.Tab(text("About"), elem_id="tab-about"):
@@ -147,15 +168,7 @@ class Layout:
             self.redo = gr.Button("↷ " + text("Redo"), interactive=False, min_width=0, elem_id="redo")
             self.pin = gr.Button(text("Pin to compare"), min_width=0, elem_id="pin")
             self.reset_all = gr.Button(text("Reset all"), interactive=False, min_width=0, elem_id="reset-all")
-            self.kind = gr.Radio(
-                [("PNG", "png"), ("JPEG", "jpeg"), ("WebP", "webp")],
-                value="png",
-                label=text("File format"),
-                show_label=False,
-                container=False,
-                elem_id="kind",
-                elem_classes="segments",
-            )
+            self.kind = _kind(text, "kind")
             self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
             self.file = gr.File(visible=False)
         with gr.Accordion(text("Link, animation and mark"), open=False, elem_id="more"):
@@ -202,13 +215,116 @@ class Layout:
             elem_id="mark",
         )
 
+    def _mix(self) -> None:
+        """The face on the page crossed with another."""
+        text = self.text
+        with gr.Row(elem_id="mix"):
+            with gr.Column(elem_id="mix-controls", elem_classes="card", min_width=0):
+                self.mixed_faces = gr.HTML(elem_id="mixed-faces")
+                with gr.Row(elem_id="mix-someone"):
+                    self.other_random = gr.Button(
+                        text("Another second face"), min_width=0, scale=3, elem_id="other-random"
+                    )
+                    self.other = gr.Number(
+                        value=SECOND_SEED,
+                        label=text("Number of the second face"),
+                        precision=0,
+                        show_label=False,
+                        container=False,
+                        minimum=0,
+                        maximum=LARGEST_SEED,
+                        min_width=0,
+                        scale=2,
+                        elem_id="other",
+                    )
+                self.row = gr.Slider(
+                    0,
+                    18,
+                    value=8,
+                    step=1,
+                    label=text("Rows of the first face"),
+                    info=text("The first rows of a code hold pose and shape, the last ones colours."),
+                    buttons=[],
+                    elem_id="mix-row",
+                )
+                self.truncation = gr.Slider(
+                    0,
+                    1,
+                    value=1,
+                    step=0.05,
+                    label=text("Truncation"),
+                    info=text("1 leaves the face as it is, 0 gives the mean of all faces."),
+                    buttons=[],
+                    elem_id="truncation",
+                )
+                shown = bool(self.noise_layers)
+                self.noise = gr.CheckboxGroup(
+                    [(_layer_label(layer), layer) for layer in self.noise_layers],
+                    value=list(self.noise_layers),
+                    label=text("Noise by layer"),
+                    info=text("Chance details, such as single hairs, from the coarsest layer to the finest."),
+                    visible=shown,
+                    elem_id="noise",
+                )
+                self.noise_switch = gr.Button(
+                    text("All noise on or off"), size="sm", min_width=0, visible=shown, elem_id="noise-switch"
+                )
+            with gr.Column(elem_id="mix-result", elem_classes="card", min_width=0):
+                self.mix_stage = build_stage("mix-stage", text, text("First face"))
+                with gr.Row(elem_classes="tools"):
+                    self.mix_kind = _kind(text, "mix-kind")
+                    self.mix_download = gr.Button(
+                        text("Download"), variant="primary", min_width=0, elem_id="mix-download"
+                    )
+
+    def _compare(self) -> None:
+        """The same edit by several methods."""
+        text = self.text
+        with gr.Column(elem_id="compare", elem_classes="card", min_width=0):
+            with gr.Row(elem_id="compare-choice"):
+                with gr.Column(min_width=240):
+                    presets = [
+                        (text(preset.label), str(i))
+                        for i, preset in enumerate(PRESETS)
+                        if preset.suits(self.attributes)
+                    ]
+                    self.compared_edit = gr.Dropdown(
+                        [(text("The edit on the page"), ""), *presets],
+                        value="",
+                        label=text("Edit"),
+                        filterable=False,
+                        elem_id="compared-edit",
+                    )
+                    self.compared = gr.HTML(
+                        elem_id="compared", html_template='<div aria-live="polite">${value}</div>'
+                    )
+                with gr.Column(min_width=240, scale=2):
+                    self.methods = gr.CheckboxGroup(
+                        [(text(method.title), name) for name, method in METHODS.items()],
+                        value=list(COMPARED),
+                        label=text("Methods"),
+                        info=text(
+                            "DyStyle takes the values as they are. All others search for the strength that "
+                            "reaches them and look at up to {n} pictures.",
+                            n=STEPS,
+                        ),
+                        elem_id="methods",
+                    )
+                    with gr.Row(elem_classes="tools"):
+                        self.compare = gr.Button(
+                            text("Compare"), variant="primary", min_width=0, elem_id="compare-start"
+                        )
+                        self.stop = gr.Button(text("Cancel"), min_width=0, elem_id="compare-cancel")
+            self.compare_progress = gr.HTML(elem_id="compare-progress")
+            self.results = gr.HTML(elem_id="compare-results")
+
     def _attributes(self) -> None:
         """Presets, then one row for each attribute, in groups."""
         known = self.attributes.keys()
         self.presets: list[tuple[Preset, gr.Button]] = []
         with gr.Row(elem_id="presets"):
             for i, preset in enumerate(PRESETS):
-                if {*preset.add, *preset.to} <= known:
+                if preset.suits(self.attributes):
                     button = gr.Button(self.text(preset.label), size="sm", min_width=0, elem_id=f"preset-{i}")
                     self.presets.append((preset, button))
         sliders, self.resets, self.locks = {}, {}, {}
@@ -242,6 +358,25 @@ class Layout:
 def _fill(file: str, text: Language) -> str:
     """A page fragment with its {{sentences}} in the page's language."""
     return text.fill((HERE / file).read_text(encoding="utf-8"))
+
+
+def _kind(text: Language, elem_id: str) -> gr.Radio:
+    return gr.Radio(
+        [("PNG", "png"), ("JPEG", "jpeg"), ("WebP", "webp")],
+        value="png",
+        label=text("File format"),
+        show_label=False,
+        container=False,
+        elem_id=elem_id,
+        elem_classes="segments",
+    )
+
+
+def _layer_label(layer: str) -> str:
+    """The side of a layer's features in pixels, and which of the layers of this side it is."""
+    if not (found := re.fullmatch(r"blocks\.(\d+)\.conv(\d+)", layer)):
+        return "4"  # the first layer
+    return f"{8 << int(found[1])}{'ab'[int(found[2]) - 1]}"
 
 
 def _grouped(attributes: Mapping[str, Attribute]) -> dict[str, list[Attribute]]:

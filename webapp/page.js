@@ -24,12 +24,12 @@
   // Gradio reports a slider's release for the pointer and for leaving the number only: let the arrow keys and
   // Enter end a move in the same way.
   document.addEventListener("keyup", (event) => {
-    if (event.target.matches?.("#attributes input[type=range]") && event.key !== "Tab") {
+    if (event.target.matches?.(":is(#attributes, #mix) input[type=range]:not(.stage-split)") && event.key !== "Tab") {
       event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
     }
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && event.target.matches?.("#attributes input[type=number]")) {
+    if (event.key === "Enter" && event.target.matches?.(":is(#attributes, #mix-row, #truncation) input[type=number]")) {
       event.target.blur();
       event.target.focus();
     }

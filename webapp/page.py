@@ -1,6 +1,7 @@
 """The browser page: layout and callbacks wired together, once for each language."""
 
 import functools
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ import gradio as gr
 
 from webapp.api import add_api
 from webapp.callbacks import Callbacks
+from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.language import CHINESE, ENGLISH, Language
-from webapp.layout import Layout
+from webapp.layout import Layout, Preset
+from webapp.mix import MixCallbacks
 from webapp.theme import THEME
 
 if TYPE_CHECKING:
@@ -47,15 +50,16 @@ def build_page(editor: "FaceEditor") -> gr.Blocks:
     with gr.Blocks(
         title="DyStyle Studio", fill_width=True, delete_cache=(FILE_SECONDS // 4, FILE_SECONDS)
     ) as demo:
-        _add_page(demo, editor, ENGLISH)
+        comparer = Comparer(editor)
+        _add_page(demo, editor, comparer, ENGLISH)
         add_api(editor)
     with demo.route(CHINESE.name, CHINESE.code, show_in_navbar=False):
-        _add_page(demo, editor, CHINESE)
+        _add_page(demo, editor, comparer, CHINESE)
     return demo.queue(max_size=QUEUE_SIZE)
 
 
-def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
-    layout = Layout(editor.attributes, text)
+def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
+    layout = Layout(editor.attributes, text, editor.noise_layers)
     callbacks = Callbacks(editor, layout)
     sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
     resets = list(layout.resets.values())
@@ -106,16 +110,27 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
         **quietly,
     )
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, trigger_mode="always_last", **quietly)
-    for name, button in layout.resets.items():
-        button.click(functools.partial(callbacks.reset, [name]), edits, moved, **quietly)
-    layout.reset_all.click(functools.partial(callbacks.reset, list(layout.sliders)), edits, moved, **quietly)
-    for preset, button in layout.presets:
-        button.click(functools.partial(callbacks.preset, preset), edits, moved, **quietly)
-    layout.undo.click(functools.partial(callbacks.go_back, 1), edits, moved, **quietly)
-    layout.redo.click(functools.partial(callbacks.go_back, -1), edits, moved, **quietly)
-    layout.history.click(callbacks.go_to, edits, moved, **quietly)
+    # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
+    # the sliders stand: one pressed right after another finds them where that has put them.
+    at_once = {"outputs": sliders, "show_progress": "hidden", "queue": False, **private}
+    moves = [
+        button.click(None, inputs, sliders, js=_preset_script(layout, preset), **private)
+        for preset, button in layout.presets
+    ]
+    resets = [([name], button) for name, button in layout.resets.items()]
+    for names, button in [*resets, (list(layout.sliders), layout.reset_all)]:
+        reset = functools.partial(callbacks.reset, names)
+        moves.append(button.click(reset, [layout.visit, *locks], **at_once))
+    for steps, button in ((1, layout.undo), (-1, layout.redo)):
+        go_back = functools.partial(callbacks.go_back, steps)
+        moves.append(button.click(go_back, layout.visit, trigger_mode="multiple", **at_once))
+    moves.append(layout.history.click(callbacks.go_to, layout.visit, trigger_mode="multiple", **at_once))
+    for move in moves:
+        move.then(callbacks.edit, edits, shown, trigger_mode="always_last", **quietly)
     layout.pin.click(callbacks.pin, edits, shown, **quietly)
 
+    _wire_mixing(layout, MixCallbacks(callbacks), inputs)
+    _wire_comparison(demo, layout, CompareCallbacks(callbacks, comparer), inputs)
     layout.how.select(callbacks.explain, [layout.visit, *inputs], layout.explanation, **quietly)
     layout.copy_link.click(None, layout.recipe, js=COPY_LINK, **private)
     layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
@@ -127,3 +142,75 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", text: Language) -> None:
     layout.animate.click(
         callbacks.animate, [*film, *inputs], layout.file, concurrency_id="fit", **on_stage, **private
     ).success(None, layout.file, js=SAVE)
+
+
+def _preset_script(layout: Layout, preset: Preset) -> str:
+    """A preset in the browser: sliders and locks -> sliders; those that are locked stay."""
+    rows = list(layout.attributes.values())
+    steps = [
+        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name)]
+        for i, row in enumerate(rows)
+        if row.name in {**preset.add, **preset.to}
+    ]
+    return f"""(...inputs) => {{
+      const values = inputs.slice(0, {len(rows)});
+      for (const [at, low, high, add, to] of {json.dumps(steps)})
+        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(to ?? values[at] + add, low), high);
+      return values;
+    }}"""
+
+
+def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
+    mix = [layout.other, layout.row, layout.truncation, layout.noise, *inputs]
+    given = [layout.visit, *mix]
+    quietly = {"show_progress": "hidden", "concurrency_id": "draw", "api_visibility": "private"}
+    at_once = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    gr.on(
+        [layout.row.input, layout.truncation.input],
+        callbacks.preview,
+        given,
+        layout.mix_stage,
+        preprocess=False,
+        trigger_mode="always_last",
+        **quietly,
+    )
+    drawing = {
+        "fn": callbacks.draw,
+        "inputs": given,
+        "outputs": [layout.mix_stage, layout.mixed_faces],
+        "trigger_mode": "always_last",
+        **quietly,
+    }
+    ends = [layout.row.release, layout.truncation.release, layout.other.submit, layout.noise.input]
+    gr.on([layout.mixing.select, *ends], **drawing)
+    layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
+    layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
+    save = [layout.visit, layout.mix_kind, layout.mark, *mix]
+    layout.mix_download.click(callbacks.download, save, layout.file, **quietly).success(
+        None, layout.file, js=SAVE
+    )
+
+
+def _wire_comparison(demo: gr.Blocks, layout: Layout, callbacks: CompareCallbacks, inputs: list) -> None:
+    private = {"api_visibility": "private"}
+    gr.on(
+        [layout.comparison.select, layout.compared_edit.input],
+        callbacks.prepare,
+        [layout.visit, layout.compared_edit, *inputs],
+        [layout.compared_edit, layout.compared],
+        show_progress="hidden",
+        queue=False,
+        **private,
+    )
+    # Those who wait for another's comparison are told so, and one too many is turned away.
+    layout.compare.click(
+        callbacks.compare,
+        [layout.visit, layout.compared_edit, layout.methods, *inputs],
+        layout.results,
+        concurrency_id="compare",
+        concurrency_limit=2 * WAITING,
+        show_progress_on=layout.compare_progress,
+        **private,
+    )
+    layout.stop.click(callbacks.cancel, queue=False, **private)
+    demo.unload(callbacks.cancel)

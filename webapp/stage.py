@@ -26,10 +26,11 @@ TEMPLATE = """
 """
 
 
-def build_stage(elem_id: str, text: Language) -> gr.HTML:
+def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
     """A component that shows `after`, and `before` left of a divider once "Compare" is pressed.
 
-    Both are data URLs, and `tag` names what is left of the divider; an update may carry any, the others stay.
+    Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given); an
+    update may carry any, the others stay.
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
@@ -40,7 +41,7 @@ def build_stage(elem_id: str, text: Language) -> gr.HTML:
         apply_default_css=False,
         before="",
         after="",
-        tag="",
+        tag=tag,
         elem_id=elem_id,
     )
 

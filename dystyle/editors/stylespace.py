@@ -7,17 +7,20 @@ channels change one thing in one place. Those of an attribute are found by stati
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.search import Read
 from dystyle.errors import InputError
-from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.weights import load, save
+
+if TYPE_CHECKING:
+    import torch
+
+    from dystyle.generators.mobile_stylegan import MobileStyleGAN
 
 EXAMPLES = 50  # faces of either end that an attribute's channels are found from
 FARTHEST = 40.0  # deviations that a channel may be moved
@@ -36,7 +39,8 @@ REGIONS: dict[str, tuple[int, ...]] = {
 }
 
 
-def affine_layers(generator: MobileStyleGAN) -> dict[str, tuple[torch.nn.Linear, int]]:
+# Edits need no torch: the search for channels imports it.
+def affine_layers(generator: "MobileStyleGAN") -> dict[str, tuple["torch.nn.Linear", int]]:
     """The layers whose outputs are S, in the picture's order: name -> (layer, row of W+ it reads)."""
     layers = {"conv1.modulation": (generator.conv1.modulation, 0)}
     for i, block in enumerate(generator.blocks):
@@ -47,14 +51,17 @@ def affine_layers(generator: MobileStyleGAN) -> dict[str, tuple[torch.nn.Linear,
     return layers
 
 
-@torch.no_grad()
-def styles(generator: MobileStyleGAN, codes: np.ndarray) -> np.ndarray:
+def styles(generator: "MobileStyleGAN", codes: np.ndarray) -> np.ndarray:
     """S (n, channels) float32 of codes (n, 18, 512), layer after layer as in `affine_layers`."""
+    import torch
+
     rows = torch.from_numpy(np.array(codes, np.float32))
-    return torch.cat([layer(rows[:, row]) for layer, row in affine_layers(generator).values()], 1).numpy()
+    with torch.no_grad():
+        parts = [layer(rows[:, row]) for layer, row in affine_layers(generator).values()]
+    return torch.cat(parts, 1).numpy()
 
 
-def channel_names(generator: MobileStyleGAN) -> list[tuple[str, int]]:
+def channel_names(generator: "MobileStyleGAN") -> list[tuple[str, int]]:
     """(layer, channel) of every column of `styles`."""
     layers = affine_layers(generator).items()
     return [(name, channel) for name, (layer, _) in layers for channel in range(layer.out_features)]
@@ -72,7 +79,9 @@ def by_examples(s: np.ndarray, levels: np.ndarray, examples: int = EXAMPLES) -> 
 
 
 def region_energy(
-    render: Callable[[Sequence[Tensor]], Tensor], offsets: Sequence[Tensor], masks: np.ndarray
+    render: Callable[[Sequence["torch.Tensor"]], "torch.Tensor"],
+    offsets: Sequence["torch.Tensor"],
+    masks: np.ndarray,
 ) -> np.ndarray:
     """Energy of every channel's gradient map within each region, (m, channels).
 
@@ -83,6 +92,8 @@ def region_energy(
         render: offsets -> picture (1, 3, s, s); offsets: leaf tensors, one a layer.
         masks: (m, s, s) bool, the regions.
     """
+    import torch
+
     random = torch.Generator().manual_seed(0)
     energies = np.zeros((len(masks), sum(offset.numel() for offset in offsets)))
     for _ in range(PROBES):

@@ -40,6 +40,15 @@ def write_shared_weights(tensors: Mapping[str, np.ndarray], metadata: Mapping[st
     return json.dumps({"structure": json.loads(metadata["structure"]), "tensors": index})
 
 
+def map_shared_weights(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file of `write_shared_weights`, mapped into memory."""
+    mapped, index = np.memmap(file, "<f4", "r"), json.loads(file.with_suffix(".json").read_text())
+    return {
+        name: np.ndarray(place["shape"], "<f4", mapped, place["offset"])
+        for name, place in index["tensors"].items()
+    }
+
+
 def build_editor_graph(weights: Path, names: Sequence[str]) -> ModelProto:
     """The graph for the attributes `names`.
 
@@ -59,7 +68,7 @@ def build_editor_graph(weights: Path, names: Sequence[str]) -> ModelProto:
     def weight(name: str) -> str:
         if name not in shared:
             place = index["tensors"][name]
-            shared[name] = graph.external(place["shape"], weights.name, place["offset"])
+            shared[name] = graph.external(name, place["shape"], weights.name, place["offset"])
         return shared[name]
 
     def linear(layer: str, x: str) -> str:

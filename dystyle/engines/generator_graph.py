@@ -22,26 +22,34 @@ from dystyle.engines.onnx_graph import Graph
 # Pixels (0, 0), (0, 1), (1, 0), (1, 1) from the bands LL, LH, HL, HH.
 HAAR = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], np.float32)
 HALF_RANGE = 127.5
+LARGEST_HALF = 65504.0
+# Tensors that can be inputs of the graph: noise images and the offsets of styles.
+ADJUSTABLE = (".noise", ".modulation.bias", ".up.bias")
 
 
-def build_generator_graph(tensors: Mapping[str, np.ndarray], size: int) -> ModelProto:
+def build_generator_graph(
+    tensors: Mapping[str, np.ndarray], size: int, adjustable: bool = False
+) -> ModelProto:
     """The graph for pictures of one size.
 
     Args:
         tensors: `MobileStyleGAN`'s state, float32; for a preview size with its head.
         size: 1024, 256 or 128.
+        adjustable: whether the `ADJUSTABLE` tensors are inputs, by their names, instead of constants; those
+            of layers that this size does without, and of preview heads, are not.
 
     Returns:
         A model with input `input` (b, 18, 512) and output `output0` (b, size, size, 3) uint8 RGB.
     """
-    return _Generator(tensors, size).build()
+    return _Generator(tensors, size, adjustable).build()
 
 
 class _Generator(Graph):
-    def __init__(self, tensors: Mapping[str, np.ndarray], size: int) -> None:
+    def __init__(self, tensors: Mapping[str, np.ndarray], size: int, adjustable: bool) -> None:
         super().__init__()
-        self.tensors, self.size = tensors, size
+        self.tensors, self.size, self.adjustable = tensors, size, adjustable
         self.rows: dict[int, str] = {}
+        self.inputs: dict[str, list] = {"input": ["batch", 18, 512]}
 
     def build(self) -> ModelProto:
         blocks = {1024: 7, 256: 5, 128: 4}[self.size]
@@ -57,7 +65,14 @@ class _Generator(Graph):
                 x = self.convolve(conv2, x, self.up(i + 1), bands=True)
         picture = self.full_head(conv2, x) if self.size == 1024 else self.preview_head(conv2, x)
         result = (picture, TensorProto.UINT8, ["batch", self.size, self.size, 3])
-        return self.model(f"generator_{self.size}", {"input": ["batch", 18, 512]}, "output0", result)
+        return self.model(f"generator_{self.size}", self.inputs, "output0", result)
+
+    def given(self, name: str) -> bool:
+        """Whether a tensor is an input of the graph; it becomes one by being asked for."""
+        if not self.adjustable or name.startswith("previews") or not name.endswith(ADJUSTABLE):
+            return False
+        self.inputs[name] = list(self.tensors[name].shape)
+        return True
 
     def row(self, index: int) -> str:
         """One row of the codes, (b, 512)."""
@@ -68,7 +83,11 @@ class _Generator(Graph):
     def affine(self, name: str, w: str, gain: float = 1.0, order=slice(None)) -> str:
         """Style factors (b, c) of codes (b, 512)."""
         weight, bias = (self.tensors[f"{name}.{part}"][order] * gain for part in ("weight", "bias"))
-        return self.node("Gemm", w, self.constant(weight), self.constant(bias), transB=1)
+        offset = self.constant(bias)
+        if self.given(f"{name}.bias"):
+            ordered = self.constant(np.arange(len(bias))[order], np.int64)
+            offset = self.node("Mul", self.node("Gather", f"{name}.bias", ordered), self.constant(gain))
+        return self.node("Gemm", w, self.constant(weight), offset, transB=1)
 
     def up(self, i: int) -> str:
         """Factors (b, c) before block i's inverse Haar transform, times its first layer's, by bands."""
@@ -97,7 +116,11 @@ class _Generator(Graph):
             x = self.node("Conv", x, self.constant(kernel), group=len(kernel), pads=[1] * 4)
         padding = weight.shape[2] // 2
         x = self.node("Conv", x, self.constant(weight), self.constant(bias), pads=[padding] * 4)
-        x = self.node("Add", x, self.constant(self.tensors[f"{name}.noise"]))
+        # No feature gets there. But OpenVINO would add bias (1, c, 1, 1) and noise (1, 1, h, w) up ahead, and
+        # then hold a noise image for every channel: half a gigabyte for the full picture.
+        x = self.node("Clip", x, self.constant(-LARGEST_HALF), self.constant(LARGEST_HALF))
+        noise = f"{name}.noise"
+        x = self.node("Add", x, noise if self.given(noise) else self.constant(self.tensors[noise]))
         return self.node("Mul", self.node("LeakyRelu", x, alpha=0.2), self.channels(following))
 
     def inverse_haar(self, x: str) -> str:

@@ -25,9 +25,9 @@ class Graph:
         self.constants.append(numpy_helper.from_array(np.array(value, dtype, order="C"), name))
         return name
 
-    def external(self, shape: Sequence[int], location: str, offset: int) -> str:
-        """A float32 constant that lies in the file `location`, beside the model."""
-        tensor = TensorProto(name=f"constant_{len(self.constants)}", data_type=TensorProto.FLOAT, dims=shape)
+    def external(self, name: str, shape: Sequence[int], location: str, offset: int) -> str:
+        """A float32 constant of that name that lies in the file `location`, beside the model."""
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
         tensor.data_location = TensorProto.EXTERNAL
         place = {"location": location, "offset": offset, "length": 4 * int(np.prod(shape))}
         for key, value in place.items():

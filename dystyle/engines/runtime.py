@@ -25,8 +25,8 @@ import onnx
 import onnxruntime
 from filelock import FileLock
 
-from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
-from dystyle.engines.generator_graph import build_generator_graph
+from dystyle.engines.editor_graph import build_editor_graph, map_shared_weights, write_shared_weights
+from dystyle.engines.generator_graph import ADJUSTABLE, build_generator_graph
 from dystyle.errors import InputError
 from dystyle.weights import cache_folder, load, resolve
 
@@ -52,7 +52,7 @@ _WEIGHTS = {
     "editor": ("dystyle",),
 }
 # How many stay open. A page never stops to ask for new ones of the last two: configurations of the editor,
-# and generators tuned to one face, two sizes for each of three faces.
+# and generators tuned to one face, two sizes for each of three faces, or with inputs for styles and noise.
 GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 8, 6
 
 
@@ -96,7 +96,7 @@ def engine_file(name: str) -> Path:
                 index = write_shared_weights(*load(*choice or ("dystyle",)), partial)
                 file.with_suffix(".json").write_text(index)
             elif graph.startswith("generator") and not choice:
-                partial.write_bytes(_generator_model(graph, {}))
+                partial.write_bytes(_generator_model(graph, {}).SerializeToString())
             else:
                 from dystyle.engines.graphs import export
 
@@ -117,19 +117,32 @@ def configuration_file(names: Iterable[str], editor: str = "editor") -> Path:
     return file
 
 
-def _generator_model(graph: str, tuned: Mapping[str, np.ndarray]) -> bytes:
-    """A generator's ONNX model, with other weights by their names in the generator."""
+@cache
+def _shared_weights(file: Path) -> dict[str, onnxruntime.OrtValue]:
+    """An editor's weights by name, once for all sessions, which would each map the file anew."""
+    tensors = map_shared_weights(file)
+    return {name: onnxruntime.OrtValue.ortvalue_from_numpy(tensor) for name, tensor in tensors.items()}
+
+
+def _generator_model(
+    graph: str, tuned: Mapping[str, np.ndarray], adjustable: bool = False
+) -> onnx.ModelProto:
+    """A generator's ONNX model, with other weights by their names in the generator.
+
+    Args:
+        adjustable: with inputs for styles and noise, see `build_generator_graph`.
+    """
     if ":" in graph:  # a StyleGAN2, exported from PyTorch
         model = onnx.load(engine_file(graph))
         for initializer in model.graph.initializer:
             weight = tuned.get(initializer.name.removeprefix("generator."))
             if weight is not None:
                 initializer.CopyFrom(onnx.numpy_helper.from_array(weight, initializer.name))
-        return model.SerializeToString()
+        return model
     tensors = load("mobile_stylegan")[0]
     tensors |= {f"previews.{key}": value for key, value in load("preview_heads")[0].items()}
     tensors = {key: np.asarray(value, np.float32) for key, value in (tensors | dict(tuned)).items()}
-    return build_generator_graph(tensors, int(graph.removeprefix("generator_"))).SerializeToString()
+    return build_generator_graph(tensors, int(graph.removeprefix("generator_")), adjustable)
 
 
 def _digest(name: str, weights: Mapping[str, np.ndarray]) -> str:
@@ -171,16 +184,24 @@ class Engines(ABC):
         """The outputs of a graph (see `dystyle.engines.graphs`) for a batch.
 
         Args:
-            weights: of a generator tuned to one face, by their names in it.
+            weights: of the default generator, by their names in it: those tuned to one face, which are
+                compiled into an engine of its own, and styles and noise, either all or none of them, which
+                are inputs of one engine.
         """
-        opened, most, key = self._graphs, GRAPHS_OPEN, name
-        if weights:
-            opened, most, key = self._tuned, TUNED_OPEN, _digest(name, weights)
+        if not weights:
+            run = self._open(self._graphs, GRAPHS_OPEN, name, lambda: self.compile(name, engine_file(name)))
+            return run({"input": x})
+        inputs = {k: w for k, w in weights.items() if ":" not in name and k.endswith(ADJUSTABLE)}
+        tuned = {k: w for k, w in weights.items() if k not in inputs}
 
         def compile() -> Run:
-            return self.compile(name, _generator_model(name, weights) if weights else engine_file(name))
+            model = _generator_model(name, tuned, adjustable=bool(inputs))
+            used = [value.name for value in model.graph.input]
+            run = self.compile(name, model.SerializeToString())
+            return lambda feeds: run({key: feeds[key] for key in used})
 
-        return self._open(opened, most, key, compile)({"input": x})
+        key = _digest(f"{name}, adjustable" if inputs else name, tuned)
+        return self._open(self._tuned, TUNED_OPEN, key, compile)({"input": x, **inputs})
 
     def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
         """Edited codes (b, 18, 512) for a configuration with at least one attribute, in table order."""
@@ -218,6 +239,9 @@ class OnnxBackend(Engines):
         options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
         # Spinning workers would take the cores from whatever else serves the page.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.device == "cpu" and name.startswith("editor"):
+            for weight, value in _shared_weights(engine_file(name.rsplit(":", 1)[0])).items():
+                options.add_initializer(weight, value)
         if self.device == "tensorrt-rtx":
             options.add_provider_for_devices(_rtx_devices(), _rtx_options(name))
             session = onnxruntime.InferenceSession(model, options)

@@ -81,7 +81,7 @@ def read_discriminator(name_or_path: str | os.PathLike[str]) -> Discriminator:
     return _build(path, Discriminator, _discriminator_structure(path, state, options), state, names)
 
 
-def save(network: StyleGAN2 | Discriminator, path: Path, **metadata: str) -> None:
+def save(network: StyleGAN2 | Discriminator, path: str | os.PathLike[str], **metadata: str) -> None:
     """Write one network as safetensors, which `read_generator` and `read_discriminator` take."""
     tensors = {key: tensor.detach().cpu().float().numpy() for key, tensor in network.state_dict().items()}
     kind, structure = FORMATS[type(network)], json.dumps(network.structure)

@@ -62,8 +62,7 @@ def modulated_conv2d(
     resample = {"f": resample_filter, "up": up, "down": down, "padding": padding}
     # An empty batch has no groups.
     run = _scale_weights if form == "grouped" and len(x) > 0 else _scale_activations
-    y = run(x, w, s, demodulate, resample)
-    return y if noise is None else y + noise.to(y.dtype)
+    return run(x, w, s, None if noise is None else noise.to(x.dtype), demodulate, resample)
 
 
 def fold_style(w: Tensor, s: Tensor, demodulate: bool = True) -> Tensor:
@@ -145,16 +144,24 @@ def _fold(w: Tensor, s: Tensor, demodulate: bool) -> Tensor:
     return folded
 
 
-def _scale_weights(x: Tensor, w: Tensor, s: Tensor, demodulate: bool, resample: dict) -> Tensor:
+def _scale_weights(
+    x: Tensor, w: Tensor, s: Tensor, noise: Tensor | None, demodulate: bool, resample: dict
+) -> Tensor:
     """One group of channels a picture, so that one convolution serves all styles."""
     n = len(x)
     weights = _fold(w, s, demodulate).to(x.dtype).flatten(0, 1)
     y = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), weights, groups=n, **resample)
-    return y.reshape(n, -1, *y.shape[2:])
+    y = y.reshape(n, -1, *y.shape[2:])
+    return y if noise is None else y + noise
 
 
-def _scale_activations(x: Tensor, w: Tensor, s: Tensor, demodulate: bool, resample: dict) -> Tensor:
-    """Equations 1 and 3 with s_i on the input's channels and the demodulation on the output's."""
+def _scale_activations(
+    x: Tensor, w: Tensor, s: Tensor, noise: Tensor | None, demodulate: bool, resample: dict
+) -> Tensor:
+    """Equations 1 and 3 with s_i on the input's channels and the demodulation on the output's.
+
+    Demodulation and noise are one pass over the result.
+    """
     kind = torch.promote_types(w.dtype, torch.float32)
     w, s = w.to(kind), s.to(kind)
     if demodulate and x.dtype in (torch.float16, torch.bfloat16):
@@ -162,7 +169,7 @@ def _scale_activations(x: Tensor, w: Tensor, s: Tensor, demodulate: bool, resamp
         w = w * w.square().mean((1, 2, 3), keepdim=True).add(EPSILON).rsqrt() * w[0].numel() ** -0.5
         s = s / s.abs().amax(1, keepdim=True).clamp(min=EPSILON)
     y = conv2d_resample(x * s.to(x.dtype)[:, :, None, None], w.to(x.dtype), **resample)
-    if demodulate:
-        scale = (s.square() @ w.square().sum((2, 3)).T + EPSILON).rsqrt()
-        y = y * scale.to(x.dtype)[:, :, None, None]
-    return y
+    if not demodulate:
+        return y if noise is None else y + noise
+    scale = (s.square() @ w.square().sum((2, 3)).T + EPSILON).rsqrt().to(x.dtype)[:, :, None, None]
+    return y * scale if noise is None else torch.addcmul(noise, y, scale)

@@ -1,5 +1,6 @@
 """A stand-in for FaceEditor that draws a cartoon face: it lets the page be tested in milliseconds."""
 
+import copy
 from dataclasses import dataclass
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 
 from dystyle.alignment import load_image
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.editors import METHODS
 from dystyle.errors import InputError
 
 LEARNT = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
@@ -28,10 +30,11 @@ class FakeEditor:
     """
 
     attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in LEARNT}
+    noise_layers = ("conv1", "blocks.0.conv1", "blocks.0.conv2")
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []
-        self.broken = False
+        self.broken, self.short = False, 0.0
 
     def detect(self, photo) -> list[FakeFace]:
         photo = load_image(photo)
@@ -61,20 +64,39 @@ class FakeEditor:
         code[1, :3] = rng.uniform(0.25, 1, 3)
         return code
 
-    def edit(self, code, configuration) -> np.ndarray:
+    def with_method(self, method) -> "FakeEditor":
+        """Another method falls short of every target by its place in the registry, in percent."""
+        other = copy.copy(self)
+        other.short = list(METHODS).index(method) / 100
+        return other
+
+    def edit(self, code, configuration, progress=None) -> np.ndarray:
         self.calls.append(("edit", validate_configuration(configuration, self.attributes)))
         if self.broken:
             raise RuntimeError("the engine is out of order")
         edited = code.copy()
         for i, name in enumerate(self.attributes):
-            edited[0, i] = configuration.get(name, code[0, i])
+            if name in configuration:
+                edited[0, i] += (1 - self.short) * (configuration[name] - code[0, i])
+        if self.short:
+            progress(0.5, "Looking for the strength")
         return edited
+
+    def embed(self, image) -> np.ndarray:
+        flat = image[::64, ::64].astype(float).ravel()
+        return flat / np.linalg.norm(flat)
 
     def attention(self, code, configuration) -> np.ndarray:
         n = len(configuration)
         return np.full((11, n, n), 1 / n, np.float32)
 
-    def synthesize(self, code, size=1024, face=None) -> np.ndarray:
+    def mix(self, code, other, row) -> np.ndarray:
+        return np.concatenate((code[:row], other[row:]))
+
+    def truncate(self, code, truncation) -> np.ndarray:
+        return np.float32(truncation) * code
+
+    def synthesize(self, code, size=1024, face=None, noise=None) -> np.ndarray:
         value = dict(zip(self.attributes, map(float, code[0]), strict=False))
         skin = np.array([255, 205, 170]) * (0.5 + 0.5 * code[1, :3])
         hair = np.interp(value["age"], [5, 40, 80], [70, 60, 215]) * (0.6 + 0.4 * code[1, 2::-1])
@@ -96,6 +118,7 @@ class FakeEditor:
         ellipse(x, y + 6, 6, 13, skin * 0.86)
         ellipse(x, y + 36, 26, 3 + 14 * value["smile"], (170, 60, 70), 10, 170, 4)
         ellipse(x, y + 42, 18, 14 * value["mouth_open"], (120, 30, 40))
+        image[: 8 * len(noise or {})] = 0  # a bar, the larger, the more layers lack their noise
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 
     def measure(self, image) -> dict[str, float]:

@@ -1,13 +1,16 @@
 """The page's behaviour, with a cartoon editor behind it: fast, and every picture is known exactly."""
 
+import functools
 import io
 import json
 import re
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
 import av
+import cv2
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -16,9 +19,13 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from dystyle.alignment import load_image
+from dystyle.editors import METHODS
 from dystyle.errors import InputError
 from webapp.callbacks import FIRST_SEED, FRAMES
+from webapp.compare import OPEN, SIDE, WAITING, Comparer
+from webapp.layout import SECOND_SEED
 from webapp.stage import data_url
+from webapp.visit import Visit
 
 AFTER = ".stage-after"
 
@@ -213,6 +220,169 @@ def test_how_it_works_draws_the_attention_of_the_edit_on_the_page(cartoon, visit
     expect(page.get_by_text("What it must not be used for")).to_be_visible()
 
 
+def test_presets_pressed_in_quick_succession_all_apply(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    edit, busy, free = editor.edit, threading.Event(), threading.Event()
+
+    def slow(*args):
+        busy.set()
+        free.wait(30)
+        return edit(*args)
+
+    monkeypatch.setattr(editor, "edit", slow)
+    page.locator("#preset-0").click()
+    busy.wait(30)  # the first one is being drawn
+    page.locator("#preset-0").click()
+    page.locator("#preset-5").click()
+    expect(slider(page, "age")).to_have_value("52")  # the sliders do not wait for the drawing
+    free.set()
+    expect_edits(page, "Age 32 → 52")
+    expect_edits(page, "Head yaw -4 → 25")
+    expect_picture(page, editor.synthesize(edit(editor.sample(FIRST_SEED), {"age": 52, "yaw": 25})))
+
+
+def open_mixture(page: Page) -> None:
+    page.get_by_role("tab", name="Mix", exact=True).click()
+    expect(page.locator("#mix-stage .stage.ready")).to_be_visible()
+
+
+def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    open_mixture(page)
+    after = page.locator("#mix-stage .stage-after")
+    first = editor.edit(editor.sample(FIRST_SEED), {"age": 80})
+
+    def expect_mixture(seed: int, row: int, truncation: float = 1.0, off: int = 0) -> np.ndarray:
+        code = editor.truncate(editor.mix(first, editor.sample(seed), row), truncation)
+        expected = editor.synthesize(code, noise=dict.fromkeys(editor.noise_layers[:off], 0))
+        expect(after).to_have_attribute("src", data_url(expected))
+        return expected
+
+    expect_mixture(SECOND_SEED, 8)
+    page.locator("#other input").fill("11")
+    page.locator("#other input").press("Enter")
+    expect(page.locator(".parents figcaption")).to_have_text(["Random person 12", "Random person 11"])
+    page.locator("#mix-row input[type=range]").press("Home")
+    expect_mixture(11, 0)
+    page.locator("#mix-row input[type=range]").press("ArrowRight")
+    expect_mixture(11, 1)  # age and pose are the first face's, the colours the second's
+    page.locator("#truncation input[type=range]").press("ArrowLeft")
+    expect_mixture(11, 1, 0.95)
+    page.get_by_label("4", exact=True).uncheck()
+    expect_mixture(11, 1, 0.95, off=1)
+    page.locator("#noise-switch").click()
+    expect_mixture(11, 1, 0.95)
+    page.locator("#noise-switch").click()
+    expected = expect_mixture(11, 1, 0.95, off=3)
+    name, contents = download(page, "#mix-download")
+    assert name == "dystyle-mix.png" and np.array_equal(decoded(contents), expected)
+    assert b"age = 80, mixed with random person 11 from row 1 on, truncation = 0.95" in contents
+    page.locator("#other-random").click()
+    expect(page.locator(".parents figcaption").last).not_to_have_text("Random person 11")
+
+
+def open_comparison(page: Page) -> None:
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.locator("#compared b")).to_be_visible()
+
+
+def test_methods_are_compared_on_the_edit_of_the_page(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    slider(page, "yaw").press("End")
+    expect_edits(page, "→ 40")
+    open_comparison(page)
+    expect(page.locator("#compared")).to_contain_text("Head yaw -4 → 40")
+    page.get_by_label("GANSpace").uncheck()
+    page.get_by_label("StyleSpace").press("Space")
+    page.locator("#compare-start").click()
+    cards = page.locator(".compared li")
+    expect(cards.locator("img")).to_have_count(4)
+    expect(cards.locator("h3")).to_have_text(["Unedited", "DyStyle", METHODS["linear"].title, "StyleSpace"])
+    code = editor.sample(FIRST_SEED)
+    codes = [code]
+    for name in ("dystyle", "linear", "stylespace"):
+        codes.append(editor.with_method(name).edit(code, {"yaw": 40}, lambda *a: None))
+    for card, edited in zip(cards.all(), codes, strict=True):
+        picture = cv2.resize(editor.synthesize(edited), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        assert card.locator("img").get_attribute("src") == data_url(picture)
+    expect(cards.nth(1)).to_contain_text("Head yaw → 40")
+    expect(cards.nth(1).get_by_role("img", name="not reached")).to_be_visible()  # the cartoon reads -4.2
+    expect(page.locator("#compare-cancel")).to_be_hidden()
+
+
+def test_a_comparison_starts_with_an_edit_of_its_own_and_can_be_cancelled(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    open_comparison(page)
+    expect(page.locator("#compared")).to_contain_text("Age 32 → 42")  # nothing was edited
+    with_method = editor.with_method
+
+    def endless(method):
+        other = with_method(method)
+
+        def edit(code, configuration, progress):
+            while True:
+                progress(0.5, "Looking for the strength")
+                threading.Event().wait(0.02)
+
+        other.edit = other.edit if method == "dystyle" else edit
+        return other
+
+    monkeypatch.setattr(Comparer, "_method", lambda self, name: endless(name))
+    page.locator("#compare-start").click()
+    expect(page.locator(".compared img")).to_have_count(2)
+    page.locator("#compare-cancel").click()
+    expect(page.locator(".toast-body")).to_contain_text("Cancelled")
+    expect(page.locator(".compared img")).to_have_count(2)
+    monkeypatch.undo()
+    page.get_by_label("DyStyle", exact=True).uncheck()
+    page.get_by_label("GANSpace").uncheck()
+    page.locator("#compare-start").click()
+    expect(page.locator(".toast-body").last).to_contain_text("two methods or more")
+
+
+def test_one_method_of_one_visitor_runs_at_a_time_and_few_wait(cartoon):
+    _, editor = cartoon
+    comparer, seen = Comparer(editor), Visit.of_seed(editor, 3)
+    waited, running, most = threading.Event(), [], []
+
+    def progress(fraction: float, message: str) -> None:
+        if message.startswith("Waiting"):
+            return waited.set()
+        running.append(message)
+        most.append(len(running))
+        waited.wait()
+        running.pop()
+
+    ask = functools.partial(comparer.edit, "linear", seen, {"age": 60}, progress)
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1 and len(most) == 4
+    with ExitStack() as places:
+        for _ in range(WAITING + 1):
+            places.enter_context(comparer.place())
+        with pytest.raises(InputError, match="Several visitors"), comparer.place():
+            pass
+    with comparer.place():
+        pass
+
+
+def test_few_methods_stay_open(cartoon):
+    _, editor = cartoon
+    comparer, seen = Comparer(editor), Visit.of_seed(editor, 3)
+    for name in METHODS:
+        comparer.edit(name, seen, {"age": 60}, lambda *a: None)
+    assert list(comparer._opened) == list(METHODS)[-OPEN:]
+
+
 def test_inversion_can_be_cancelled(cartoon, visit, tmp_path, monkeypatch):
     url, editor = cartoon
     page = visit(url)
@@ -388,7 +558,7 @@ def test_axe_finds_no_serious_violation(cartoon, visit, look):
     expect_edits(page, "→ 1")
     page.get_by_role("button", name="Link, animation and mark").click()
     page.locator(".stage-compare").click()
-    for tab in ("About", "How it works", "Edit"):
+    for tab in ("About", "How it works", "Compare", "Mix", "Edit"):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
         found = Axe().run(page).response["violations"]
