@@ -221,7 +221,7 @@ JUDGES = (
     "dlib_gender",
     "calibration",
 )
-METHODS = ("wplus", "mean", "logistic", "ganspace", "stylespace")
+METHODS = ("z", "wplus", "mean", "logistic", "ganspace", "stylespace", "styleflow")
 
 WEIGHTS: dict[str, Source] = {
     "mobile_stylegan": Converted(

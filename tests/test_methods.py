@@ -1,5 +1,7 @@
 """Every editing method on problems whose answer is known, and once on the real generator."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.ganspace import Components, candidates, explained
 from dystyle.editors.interfacegan import Latents
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
-from dystyle.editors.search import level
+from dystyle.editors.search import effect, level, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import affine_layers, by_examples, region_energy, styles
 from dystyle.engines.graphs import generator
@@ -85,6 +87,21 @@ def test_components_of_features_are_carried_over_to_codes():
     assert np.linalg.norm(found.basis[:, :3], axis=1).min() > 0.9  # the three codes that matter
 
 
+def test_effects_are_measured_where_there_is_room():
+    codes, seen = [np.array([-30.0]), np.array([30.0])], []
+
+    def read(code):
+        seen.append(float(code[0]))
+        return {"yaw": min(code[0], 35.0), "pitch": -code[0] / 2}  # yaw saturates
+
+    before = [read(code) for code in codes]
+    changes = effect("yaw", lambda code, side: code + 10 * side, codes, before, read)
+    assert seen[2:] == [-20, 20]
+    assert changes == {"yaw": pytest.approx(10 / 40), "pitch": pytest.approx(-5 / 25)}
+    weak, strong = {"yaw": 0.1, "pitch": 0.0}, {"yaw": 0.5, "pitch": 0.5}
+    assert most_selective("yaw", [weak, strong, changes]) == 2
+
+
 def test_planted_channel_is_found_from_few_examples():
     rng = np.random.default_rng(0)
     s, age = rng.standard_normal((400, 1000)) * rng.uniform(0.1, 9, 1000), rng.standard_normal(400)
@@ -155,6 +172,10 @@ def test_flow_learns_a_conditional_density_and_edits_by_it(tmp_path):
     assert np.abs(move(np.zeros(1)) - code).max() < 1e-4
     change = move(np.array([0.8])) - code
     assert change[0, 0] == pytest.approx(1.6, abs=0.4) and abs(change[0, 1]) < 0.4
+    editor.bands = np.array([[4, 8]])
+    kept = editor.mover(code, ("age",), lambda code: {"age": 42.5})(np.array([0.8])) - code
+    assert np.allclose(kept[4:8], change[4:8], atol=1e-4)
+    assert np.abs(np.delete(kept, np.s_[4:8], 0)).max() < 1e-4
     assert editor.sample(3, {"age": 80})[0, 0] > editor.sample(3, {"age": 5})[0, 0] + 2
     with pytest.raises(InputError, match="age"):
         editor.sample(3, {})
@@ -199,6 +220,13 @@ def test_a_new_method_is_a_file_and_a_line(tmp_path, monkeypatch):
     assert np.array_equal(editor.edit(code, {}), code)
     with pytest.raises(InputError, match="yaw"):
         editor.edit(code, {"yaw": 5})
+
+
+def test_a_missing_package_is_named(editor, monkeypatch):
+    monkeypatch.delitem(sys.modules, "dystyle.editors.styleflow")
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    with pytest.raises(InputError, match="pip install torchdiffeq"):
+        editor.with_method("styleflow")
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dystyle"])

@@ -20,11 +20,13 @@ LINEAR = "dystyle.editors.linear:LinearEditor"
 METHODS: dict[str, Method] = {
     "dystyle": Method("dystyle.editors.compiled:CompiledEditor", "dystyle", "DyStyle"),
     "linear": Method(LINEAR, "linear", "InterFaceGAN in W"),
+    "interfacegan_z": Method("dystyle.editors.interfacegan:ZEditor", "methods/z", "InterFaceGAN in Z"),
     "interfacegan_wplus": Method(LINEAR, "methods/wplus", "InterFaceGAN in W+"),
     "mean_difference": Method(LINEAR, "methods/mean", "Mean differences"),
     "logistic": Method(LINEAR, "methods/logistic", "Logistic regression"),
     "ganspace": Method(LINEAR, "methods/ganspace", "GANSpace"),
     "stylespace": Method("dystyle.editors.stylespace:StyleSpaceEditor", "methods/stylespace", "StyleSpace"),
+    "styleflow": Method("dystyle.editors.styleflow:StyleFlowEditor", "methods/styleflow", "StyleFlow"),
 }
 
 

@@ -3,7 +3,7 @@
 Nobody labels anything: components are found without attributes, and named afterwards by what they do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
 from dystyle.editors.linear import LinearEditor
-from dystyle.editors.search import Read, level
+from dystyle.editors.search import Read, effect, level, most_selective
 from dystyle.weights import load
 
 BANDS = ((0, 4), (4, 8), (8, 16), (0, 16))  # rows that a component may be applied to
@@ -106,18 +106,6 @@ def candidates(
     return result
 
 
-def effect(
-    codes: list[np.ndarray], move: Callable[[np.ndarray], np.ndarray], read: Read, before: list[Mapping]
-) -> dict[str, float]:
-    """Mean change of every attribute's level when codes are moved."""
-    after = [read(move(code)) for code in codes]
-    pairs = list(zip(after, before, strict=True))
-    return {
-        name: float(np.mean([level(name, a[name]) - level(name, b[name]) for a, b in pairs]))
-        for name in before[0]
-    }
-
-
 def name_components(
     found: Mapping[str, list[tuple[int, float]]],
     components: Components,
@@ -134,19 +122,17 @@ def name_components(
     before = [read(code) for code in codes]
     directions, slopes, chosen = [], [], {}
     for name, options in found.items():
-        tried = []
+        tried, effects = [], []
         for index, sign in options:
             for rows in BANDS:
-                changes = effect(
-                    codes,
-                    lambda code, i=index, s=sign, r=rows: components.apply(code, i, s * STEP, r),
-                    read,
-                    before,
-                )
-                own = changes[name]
-                others = sum(abs(change) for other, change in changes.items() if other != name)
-                tried.append((own / (0.05 + others), index, sign, rows, changes))
-        _, index, sign, rows, changes = max(tried, key=lambda entry: entry[0])
+
+                def move(code: np.ndarray, side: float, i=index, s=sign, r=rows) -> np.ndarray:
+                    return components.apply(code, i, side * s * STEP, r)
+
+                tried.append((index, sign, rows))
+                effects.append(effect(name, move, codes, before, read))
+        best = most_selective(name, effects)
+        (index, sign, rows), changes = tried[best], effects[best]
         chosen[name] = {"component": index, "sign": sign, "rows": rows, "effect": changes}
         direction = np.zeros((ROWS, len(std_w)), np.float32)
         direction[slice(*rows)] = sign * components.basis[index] / std_w

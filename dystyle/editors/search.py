@@ -1,6 +1,6 @@
 """How strong an edit has to be: one search for all methods that have strengths instead of target values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ SIDE = 0.95  # what a binary attribute's probability has to reach
 FIRST, WIDEST, NARROWEST = 2.0, 6.0, 0.1  # bounds of the length of one step
 SOFTNESS = 4.0  # of the scale on which probabilities are compared
 DAMPING = 0.02
+LEAST_CHANGE = 0.05  # changes of levels that are below what readings resolve
 SLOWEST = 0.2  # share of the first guess below which no slope may be learnt
 
 Read = Callable[[np.ndarray], Mapping[str, float]]
@@ -37,6 +38,46 @@ def shortfall(name: str, target: float, value: float) -> float:
     elif abs(target - value) <= NEAR * (row.high - row.low):
         return 0.0
     return float(level(name, target) - level(name, value))
+
+
+def effect(
+    name: str,
+    move: Callable[[np.ndarray, float], np.ndarray],
+    codes: Sequence[np.ndarray],
+    before: Sequence[Mapping[str, float]],
+    read: Read,
+) -> dict[str, float]:
+    """Mean change of every attribute's level by a step that shall raise `name`.
+
+    Where `name` reads high already, it has no room: those faces take the step backwards, and their changes
+    count with the opposite sign.
+
+    Args:
+        move: (code, 1 or -1 for the step or its opposite) -> moved code.
+        before: readings of the codes' pictures.
+    """
+    changes = []
+    for code, values in zip(codes, before, strict=True):
+        sign = 1.0 if level(name, values[name]) < 0 else -1.0
+        after = read(move(code, sign))
+        changes.append([sign * (level(key, after[key]) - level(key, values[key])) for key in values])
+    return dict(zip(before[0], np.mean(changes, 0).tolist(), strict=True))
+
+
+def most_selective(name: str, effects: Sequence[Mapping[str, float]]) -> int:
+    """Which of several `effect`s changes the attribute most for what else it changes.
+
+    Those that do less than half of what the strongest does are out: they would not reach a target.
+    """
+    strongest = max(changes[name] for changes in effects)
+
+    def worth(changes: Mapping[str, float]) -> float:
+        if changes[name] < strongest / 2:
+            return -np.inf
+        others = sum(abs(change) for other, change in changes.items() if other != name)
+        return changes[name] / (LEAST_CHANGE + others)
+
+    return int(np.argmax([worth(changes) for changes in effects]))
 
 
 def search(

@@ -111,22 +111,34 @@ class Flow(nn.Module):
 
 
 class StyleFlowEditor(StrengthEditor):
-    """Edits the mean row of a code by the flow and adds the change to all rows.
+    """Edits the mean row of a code by the flow and adds the change to the rows of the attributes.
 
-    A strength is the change of the attribute's condition, on the common scale.
+    A strength is the change of the attribute's condition, on the common scale. Every row sees the changed
+    conditions of those attributes only that may change it.
 
     Args:
         basis: (k, 512) unit principal components of W, `deviations` (k,), `mean` (512,): the flow's space.
+        bands: (n, 2) int, the first row that each attribute changes and the row after the last; None: all
+            that reach the picture.
+        slopes: change of each attribute's level per change of its condition, (n,); None: 1.
     """
 
     farthest = FARTHEST
 
     def __init__(
-        self, names: Sequence[str], flow: Flow, mean: np.ndarray, basis: np.ndarray, deviations: np.ndarray
+        self,
+        names: Sequence[str],
+        flow: Flow,
+        mean: np.ndarray,
+        basis: np.ndarray,
+        deviations: np.ndarray,
+        bands: np.ndarray | None = None,
+        slopes: np.ndarray | None = None,
     ) -> None:
         self.names, self.flow = tuple(names), flow.eval().requires_grad_(False)
         self.mean, self.basis, self.deviations = mean, basis, deviations
-        self.slopes = np.ones(len(self.names))
+        self.bands = np.tile((0, PICTURE_ROWS), (len(self.names), 1)) if bands is None else bands
+        self.slopes = np.ones(len(self.names)) if slopes is None else slopes
 
     def encode(self, w: np.ndarray) -> Tensor:
         """W codes (n, 512) -> the flow's coordinates (n, k)."""
@@ -145,12 +157,18 @@ class StyleFlowEditor(StrengthEditor):
         z = self.flow.transport(x, known, 1.0, 0.0)
         start = self.flow.transport(z, known, 0.0, 1.0)
         columns = [self.names.index(name) for name in names]
+        first, last = self.bands[columns].T
+        rows = np.arange(PICTURE_ROWS)[:, None]
+        reached = (first <= rows) & (rows < last)  # (rows, n)
 
         def move(strengths: np.ndarray) -> np.ndarray:
-            wanted = known.clone()
-            wanted[0, columns] += torch.from_numpy(np.float32(strengths))
-            change = self.decode(self.flow.transport(z, wanted, 0.0, 1.0)) - self.decode(start)
-            return (code + change).astype(np.float32)
+            wanted = known.repeat(PICTURE_ROWS, 1)
+            wanted[:, columns] += torch.from_numpy(np.float32(strengths * reached))
+            latents = z.expand(PICTURE_ROWS, -1)
+            change = self.decode(self.flow.transport(latents, wanted, 0.0, 1.0)) - self.decode(start)
+            moved = np.array(code, np.float32)
+            moved[:PICTURE_ROWS] += change
+            return moved
 
         return move
 
@@ -171,7 +189,9 @@ class StyleFlowEditor(StrengthEditor):
         """Write float16 weights."""
         tensors = {f"flow.{key}": value.numpy() for key, value in self.flow.state_dict().items()}
         tensors |= {"mean": self.mean, "basis": self.basis, "deviations": self.deviations}
+        tensors["slopes"] = self.slopes
         tensors = {key: value.astype(np.float16) for key, value in tensors.items()}
+        tensors["bands"] = self.bands.astype(np.int32)
         save(path, tensors, format="styleflow", names=" ".join(self.names), hidden=str(self.flow.hidden))
 
     @classmethod
@@ -185,11 +205,14 @@ class StyleFlowEditor(StrengthEditor):
         if metadata.get("format") != "styleflow":
             raise InputError(f"'{name_or_path}' does not hold a StyleFlow.")
         names = [name for name in metadata["names"].split() if name in ATTRIBUTES]
+        bands = tensors.pop("bands")
         arrays = {key: np.float32(value) for key, value in tensors.items()}
-        mean, basis, deviations = (arrays.pop(key) for key in ("mean", "basis", "deviations"))
+        mean, basis, deviations, slopes = (
+            arrays.pop(key) for key in ("mean", "basis", "deviations", "slopes")
+        )
         flow = Flow(len(basis), len(names), int(metadata["hidden"]))
         flow.load_state_dict({k.removeprefix("flow."): torch.from_numpy(v) for k, v in arrays.items()})
-        return cls(names, flow, mean, basis, deviations)
+        return cls(names, flow, mean, basis, deviations, bands, slopes)
 
     @classmethod
     def open(cls, weights: str, backend) -> "StyleFlowEditor":

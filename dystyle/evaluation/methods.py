@@ -24,9 +24,9 @@ Made by `python -m dystyle.evaluate methods --count {count} --joint {joint} --se
 {methods} --backend {backend} --json docs/benchmarks/methods.json --plots docs/benchmarks`: the same {count}
 random faces (seeds {first_seed} on, truncation {truncation}), targets and readings for all. Methods with
 strengths search them on the picture until the targets are read, {steps} pictures at most
-(`dystyle.editors.search`); DyStyle takes the targets as they are and looks at no
-picture. Means with half of their 95 % confidence intervals; the columns are those of
-[editing.md](editing.md), and
+(`dystyle.editors.search`; StyleFlow looks at one more, to know what the face reads); DyStyle takes the
+targets as they are and looks at no picture. Means with half of their 95 % confidence intervals; the columns
+are those of [editing.md](editing.md), and
 
 - reached: of the asked values, how many are read within 3 % of the range, or above 95 % (below 5 %)
 - dependency: mean change of the attributes that were not asked for, in deviations among faces (the
@@ -88,7 +88,7 @@ def evaluate_methods(config: MethodsConfig, plots: Path | None = None) -> dict:
             figures[name]["seconds"] = float(np.mean(run.seconds))
             columns.append([_shrink(editor.synthesize(run.edited[id(edit)])) for edit in edits[:SHOWN]])
         if plots is not None:
-            _sheet(columns, ("unedited", *names), edits, plots / f"methods_{label.replace(' ', '_')}.png")
+            _sheet(columns, ("unedited", *names), edits, plots / f"methods-{label.replace(' ', '-')}.jpg")
     if plots is not None:
         plot(result, plots / "methods.png")
     return result

@@ -136,7 +136,7 @@ def path_length(
             start, end = latents.map(np.stack([a, b]))
             ends = np.stack([start + s * (end - start) for s in (t, t + epsilon)])
         codes = np.repeat(np.float32(ends)[:, None], 18, 1)
-        x, y = (editor.embed(editor.synthesize(code)) for code in codes)
+        x, y = (editor.embed(editor.synthesize(code, PREVIEW)) for code in codes)
         lengths.append(np.square(x - y).sum() / epsilon**2)
     return float(np.mean(lengths))
 
@@ -168,7 +168,7 @@ def evaluate_spaces(config: SpacesConfig) -> dict:
 
 def _labels(editor: FaceEditor, codes: np.ndarray) -> np.ndarray:
     """Is each attribute's reading above its median? (n, k) bool."""
-    pictures = (editor.synthesize(code) for code in codes)
+    pictures = (editor.synthesize(code, PREVIEW) for code in codes)
     read = [editor.measure(p) for p in tqdm(pictures, total=len(codes), desc="reading", mininterval=10)]
     values = np.array([list(r.values()) for r in read])
     return values > np.median(values, 0)

@@ -10,10 +10,10 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
-from dystyle.editors.ganspace import Components, candidates, explained, name_components, save_ganspace
+from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components, save_ganspace
 from dystyle.editors.interfacegan import Latents, ZEditor
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
-from dystyle.editors.search import level
+from dystyle.editors.search import Read, effect, level, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import (
     EXAMPLES,
@@ -34,6 +34,7 @@ from dystyle.training.dataset import FaceDataset
 PICTURE_ROWS = 16  # the rows of W+ that reach the picture
 PREVIEW = 256
 TRIAL = 8.0  # deviations that a channel is moved by to see what it does
+CONDITION = 1.0  # change of a condition of the flow, likewise
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class InterFaceGanConfig:
     """
 
     faces: Faces = field(default_factory=Faces)
-    inverted: int = 1500
+    inverted: int = 3000
     steps: int = 120
     out: Path = Path("weights/methods")
 
@@ -128,6 +129,7 @@ class StyleFlowConfig:
 
     Attributes:
         components: principal components of W that it works on.
+        shown: faces on which bands of rows are tried.
     """
 
     faces: Faces = field(default_factory=Faces)
@@ -136,7 +138,13 @@ class StyleFlowConfig:
     steps: int = 1500
     batch: int = 64
     lr: float = 1e-3
+    shown: int = 2
     out: Path = Path("weights/methods/styleflow.safetensors")
+
+
+def _reader(editor: FaceEditor) -> Read:
+    """Readings of a code's preview."""
+    return lambda code: editor.measure(editor.synthesize(code, PREVIEW))
 
 
 def fit_directions(config: DirectionsConfig, generator: MobileStyleGAN) -> dict:
@@ -182,13 +190,9 @@ def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
     features = Components.of_features(some, np.concatenate(maps), 20)
     rows = codes[:, :PICTURE_ROWS].mean(1)
     editor = FaceEditor.from_pretrained()
-
-    def read(code: np.ndarray) -> dict[str, float]:
-        return editor.measure(editor.synthesize(code, PREVIEW))
-
     shown = [editor.sample(seed) for seed in range(config.shown)]
     found = candidates(rows, values, components)
-    linear, names = name_components(found, components, shown, read, generator.std_w.numpy())
+    linear, names = name_components(found, components, shown, _reader(editor), generator.std_w.numpy())
     config.out.parent.mkdir(parents=True, exist_ok=True)
     save_ganspace(config.out, linear, components, features)
     variance = {str(n): float(components.share[:n].sum()) for n in (20, count)}
@@ -206,43 +210,33 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     s, channels = styles(generator, np.asarray(codes)), channel_names(generator)
     deviations = s.std(0)
     editor = FaceEditor.from_pretrained(backend="torch")  # an engine would be compiled for every channel
+    read = _reader(editor)
     shown = [editor.sample(seed) for seed in range(config.shown)]
     local = _locality(generator, shown)
-    before = [editor.measure(editor.synthesize(code, PREVIEW)) for code in shown]
+    before = [read(code) for code in shown]
     widths = {name: layer.out_features for name, (layer, _) in affine_layers(generator).items()}
     chosen, signed, slopes, report = {}, [], [], {}
     for name, value in values.items():
         levels = level(name, value)
         told = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
-        worth = np.abs(told) * local.get(name, 1.0)
-        tried = []
-        for index in np.argsort(-worth)[: config.tried]:
-            sign = float(np.sign(told[index]))
-            one = StyleSpaceEditor({name: channels[index]}, deviations[[index]] * sign, np.ones(1), widths)
-            changes = _channel_effect(editor, one, shown, before)
-            others = sum(abs(change) for other, change in changes.items() if other != name)
-            tried.append((changes[name] / (0.05 + others), index, sign, changes))
-        _, index, sign, changes = max(tried, key=lambda entry: entry[0])
+        worth, upwards = np.abs(told) * local.get(name, 1.0), deviations * np.sign(told)
+        effects, tried = [], np.argsort(-worth)[: config.tried]
+        for index in tried:
+            one = StyleSpaceEditor({name: channels[index]}, upwards[[index]], np.ones(1), widths)
+
+            def move(code: np.ndarray, side: float, one=one) -> np.ndarray:
+                return one.mover(code, one.names, read)(np.array([side * TRIAL]))
+
+            effects.append(effect(name, move, shown, before, read))
+        best = most_selective(name, effects)
+        index, changes = tried[best], effects[best]
         chosen[name] = channels[index]
-        signed.append(deviations[index] * sign)
+        signed.append(upwards[index])
         slopes.append(max(changes[name] / TRIAL, 1e-3))
         report[name] = {"layer": channels[index][0], "channel": channels[index][1], "effect": changes}
     config.out.parent.mkdir(parents=True, exist_ok=True)
     StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths).save(config.out)
     return report
-
-
-def _channel_effect(editor: FaceEditor, one: StyleSpaceEditor, codes: list, before: list) -> dict[str, float]:
-    """Mean change of every level for `TRIAL` deviations of one channel."""
-    (name,) = one.names
-    after = []
-    for code in codes:
-        moved = one.mover(code, (name,), editor.measure)(np.array([TRIAL]))
-        after.append(editor.measure(editor.synthesize(moved, PREVIEW)))
-    pairs = list(zip(after, before, strict=True))
-    return {
-        key: float(np.mean([level(key, a[key]) - level(key, b[key]) for a, b in pairs])) for key in before[0]
-    }
 
 
 def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -273,7 +267,7 @@ def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, n
 
 
 def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
-    """Write the editor; returns the negative log-likelihood per dimension, first and last (in nats)."""
+    """Write the editor; returns the negative log-likelihood per dimension (nats), rows, and effects."""
     codes, values = config.faces.read()
     w = codes[:, :PICTURE_ROWS].mean(1)
     space = Components.of(w, config.components)
@@ -284,7 +278,37 @@ def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
     x, conditions = editor.encode(w), torch.from_numpy(np.float32(levels))
     flow.requires_grad_(True).train()
     losses = flow.fit(x, conditions, config.steps, config.batch, config.lr)
+    flow.eval().requires_grad_(False)
+    effects = _choose_bands(editor, config.shown)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    flow.requires_grad_(False)
     editor.save(config.out)
-    return {"first": float(np.mean(losses[:20])), "last": float(np.mean(losses[-50:]))}
+    return {
+        "first": float(np.mean(losses[:20])),
+        "last": float(np.mean(losses[-50:])),
+        "rows": dict(zip(editor.names, editor.bands.tolist(), strict=True)),
+        "effects": effects,
+    }
+
+
+def _choose_bands(flow: StyleFlowEditor, shown: int) -> dict[str, dict[str, float]]:
+    """Give every attribute the band of rows that changes it most for what else it changes, and its slope.
+
+    Returns by attribute the changes of all levels, signed as asked for, for `CONDITION` of its condition.
+    """
+    editor = FaceEditor.from_pretrained()
+    read, codes = _reader(editor), [editor.sample(seed) for seed in range(shown)]
+    before, report = [read(code) for code in codes], {}
+    known = {code.tobytes(): values for code, values in zip(codes, before, strict=True)}
+    for index, name in enumerate(flow.names):
+        effects = []
+
+        def move(code: np.ndarray, side: float, name=name) -> np.ndarray:
+            return flow.mover(code, (name,), lambda seen: known[seen.tobytes()])(np.array([side * CONDITION]))
+
+        for band in BANDS:
+            flow.bands[index] = band
+            effects.append(effect(name, move, codes, before, read))
+        best = most_selective(name, effects)
+        flow.bands[index], report[name] = BANDS[best], effects[best]
+        flow.slopes[index] = max(report[name][name] / CONDITION, 0.05)
+    return report
