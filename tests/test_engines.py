@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dystyle import FaceEditor, InputError
 from dystyle.editors import open_method
 from dystyle.engines import runtime
+from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
 from dystyle.evaluation import latency
@@ -55,6 +56,8 @@ editor = FaceEditor.from_pretrained()
 build_page(editor)
 face = editor.invert(editor.synthesize(editor.sample(0)))
 edited = editor.edit(face.code, {"age": 60, "pitch": 5, "beard": 0})
+for name in ("linear", "ganspace", "stylespace"):
+    editor.with_method(name)
 editor.measure(editor.synthesize(edited, 256))
 print(json.dumps([name for name in sys.modules if name.split(".")[0] == "torch"]))
 """
@@ -119,6 +122,21 @@ def test_weights_of_a_tuned_generator_stand_in(codes):
     (expected,) = TorchBackend().run("generator_128", codes, tuned)
     assert np.abs(own.astype(int) - expected).max() <= 1
     assert np.abs(own.astype(int) - plain).mean() > 1
+
+
+@pytest.mark.parametrize("backend", [OnnxBackend, lambda: OpenVinoBackend("fp32")])
+def test_styles_and_noise_are_inputs_of_one_engine(codes, backend):
+    rng = np.random.default_rng(1)
+    state = module("generator_128").generator.state_dict()
+    usual = {name: w.numpy() for name, w in state.items() if name.endswith(ADJUSTABLE)}
+    engines, pictures = backend(), []
+    for _ in range(2):
+        weights = {n: (w * (1 + rng.standard_normal(w.shape))).astype(np.float32) for n, w in usual.items()}
+        pictures.append(engines.run("generator_128", codes, weights)[0].astype(int))
+        (expected,) = TorchBackend().run("generator_128", codes, weights)
+        assert np.abs(pictures[-1] - expected).max() <= 1
+    assert np.abs(pictures[0] - pictures[1]).mean() > 1
+    assert len(engines._tuned) == 1
 
 
 def test_bound_outputs_are_the_same(codes):
