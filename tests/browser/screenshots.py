@@ -24,7 +24,8 @@ class ScreenshotConfig:
 
     Attributes:
         url: where `python app.py` answers.
-        out: the folder for page-desktop.jpg, page-how.jpg, page-dark.jpg, page-chinese.jpg, page-phone.jpg.
+        out: the folder for page-desktop.jpg, page-how.jpg, page-mix.jpg, page-compare.jpg, page-dark.jpg,
+            page-chinese.jpg, page-phone.jpg.
     """
 
     url: str = "http://127.0.0.1:7860"
@@ -69,6 +70,15 @@ def main() -> None:
         page.get_by_role("tab", name="How it works").click()
         page.locator("svg.attention").wait_for()
         take(page, config.out / "page-how.jpg")
+        page.get_by_role("tab", name="Mix").click()
+        page.locator("#mix-stage .stage.ready").wait_for()
+        take(page, config.out / "page-mix.jpg")
+        page.get_by_role("tab", name="Compare").click()
+        page.locator("#compared b").wait_for()
+        page.get_by_label("StyleSpace").check()
+        page.locator("#compare-start").click()
+        page.wait_for_function("document.querySelectorAll('.compared img').length === 5")
+        take(page, config.out / "page-compare.jpg")
         for name, address, options in (
             ("dark", config.url, {"color_scheme": "dark"}),
             ("chinese", f"{config.url}/zh", {}),

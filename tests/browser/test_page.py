@@ -546,9 +546,16 @@ def test_the_page_speaks_chinese_to_who_reads_it_and_can_be_switched(cartoon, vi
     slider(page, "age").press("End")
     expect_edits(page, "年龄 32 → 80")
     page.get_by_role("button", name="链接、动画和标记").click()
-    words = page.locator("#tabs").inner_text()
     known = {"DyStyle", "Studio", "PNG", "JPEG", "WebP", "MP4", "GIF", "AI", "dystyle", "seed", "edits"}
-    assert set(re.findall(r"[A-Za-z]{2,}", words)) <= known | {"ms", "age", "MP"}
+    known |= {"ms", "age", "MP", "InterFaceGAN", "GANSpace", "StyleSpace", "StyleFlow"}
+    for tab, drawn in (("编辑", "#caption b"), ("混合", ".parents"), ("对比", "#compared b")):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        expect(page.locator(drawn)).to_be_visible()
+        assert set(re.findall(r"[A-Za-z]{2,}", page.locator("#tabs").inner_text())) <= known
+    page.locator("#compare-start").click()
+    expect(page.locator(".compared img")).to_have_count(4)
+    assert set(re.findall(r"[A-Za-z]{2,}", page.locator("#compare-results").inner_text())) <= known
+    page.get_by_role("tab", name="编辑", exact=True).click()
     (tmp_path / "notes.jpg").write_text("Dear diary")
     page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.jpg"))
     expect(page.locator(".toast-body")).to_contain_text("不是图片")
