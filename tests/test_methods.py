@@ -247,6 +247,17 @@ def test_every_method_moves_the_real_generator_as_asked(editor, name):
     assert sign * (level(attribute, read(moved)[attribute]) - before) > 0.05
 
 
+def test_styleflow_draws_people_as_asked(editor):
+    flow, someone = (
+        editor.with_method("styleflow")._method,
+        editor.measure(editor.synthesize(editor.sample(5))),
+    )
+    for name, low, high in (("yaw", -20, 20), ("age", 20, 60)):
+        people = [flow.sample(seed, someone | {name: value}) for seed in (1, 2) for value in (low, high)]
+        read = [editor.measure(editor.synthesize(person, 256))[name] for person in people]
+        assert np.mean(np.subtract(read[1::2], read[::2])) > 0.4 * (high - low)
+
+
 def test_style_offsets_are_those_of_another_code(reference):
     a, b = reference.sample(1), reference.sample(2)
     layers = affine_layers(generator())
