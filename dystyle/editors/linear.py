@@ -20,7 +20,7 @@ from dystyle.weights import load, save
 EXTREME = 0.15  # share of the faces at either end that stand for a class
 SOFTNESS = 1e-3  # C of the support vector machines, by held-out accuracy; lower ones entangle the normals
 CURVE_C = 1e-2  # of logistic regression on few hand labels
-FARTHEST = 20.0  # a direction is followed at most so far, in units of W's deviation
+FARTHEST = 20.0  # a direction is followed at most so far, in units of W's deviation, in every row
 PAIRS = 20_000
 
 # Edits need no scikit-learn, which is not in requirements.txt: the fits import it.
@@ -73,6 +73,8 @@ NORMALS: dict[str, Normal] = {"svm": normal_svm, "mean": normal_mean, "logistic"
 class LinearEditor(StrengthEditor):
     """Directions (n, d) of W, d = 512, or of the first rows of W+, d = rows * 512.
 
+    Strengths count per row, as the root mean square, so that they mean the same in W and in W+.
+
     Args:
         directions: of unit length in codes divided by their deviation `std_w` (512,).
         slopes: change of the attribute's `level` per unit length along its own direction, (n,).
@@ -89,8 +91,9 @@ class LinearEditor(StrengthEditor):
         std_w: np.ndarray,
         conditional: bool = True,
     ) -> None:
-        self.names, self.directions, self.slopes, self.std_w = tuple(names), directions, slopes, std_w
-        self.conditional = conditional
+        self.names, self.directions, self.std_w = tuple(names), directions, std_w
+        self.unit = (directions.shape[1] / len(std_w)) ** 0.5
+        self.slopes, self.conditional = slopes * self.unit, conditional
 
     @classmethod
     def fit(
@@ -116,7 +119,8 @@ class LinearEditor(StrengthEditor):
         """Write safetensors; `more` are tensors of the method's own."""
         wide = self.directions.shape[1] > len(self.std_w)
         directions = self.directions.astype(np.float16 if wide else np.float32)
-        tensors = {"directions": directions, "slopes": self.slopes, "std_w": self.std_w, **more}
+        slopes = np.float32(self.slopes / self.unit)
+        tensors = {"directions": directions, "slopes": slopes, "std_w": self.std_w, **more}
         conditional = "yes" if self.conditional else "no"
         save(path, tensors, format="linear", names=" ".join(self.names), conditional=conditional)
 
@@ -157,7 +161,7 @@ class LinearEditor(StrengthEditor):
         directions = self.chosen(names)
 
         def move(strengths: np.ndarray) -> np.ndarray:
-            offset = (strengths @ directions).reshape(-1, len(self.std_w)) * self.std_w
+            offset = (strengths * self.unit @ directions).reshape(-1, len(self.std_w)) * self.std_w
             moved = np.array(code, np.float32)
             rows = len(moved) if len(offset) == 1 else len(offset)
             moved[:rows] += offset.astype(np.float32)

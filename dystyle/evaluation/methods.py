@@ -48,7 +48,7 @@ class MethodsConfig:
         quick: three faces, one and three attributes: to see that everything runs.
     """
 
-    count: int = 24
+    count: int = 22
     first_seed: int = 40_000
     truncation: float = 0.7
     joint: tuple[int, ...] = (1, 2, 3, 5)

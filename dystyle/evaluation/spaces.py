@@ -23,6 +23,21 @@ from dystyle.training.dataset import sample_codes
 
 SPARSITY = 0.01  # C of the L1 classifiers whose coefficients are the importances
 PREVIEW = 256
+HEADING = """\
+# Spaces
+
+Made by `python -m dystyle.evaluate spaces --count {count} --paths {paths} --json
+docs/benchmarks/spaces.json`: {count} random people, those of W+ with mixed rows. Labels say whether an
+attribute's reading is above its median; classifiers learn from four fifths and are judged on the rest.
+
+- disentanglement, completeness: does a coordinate tell of one attribute only, and does one coordinate tell
+  all of it? (Eastwood & Williams 2018; 1 is best; by the coefficients of sparse classifiers.) They mean
+  little where the informativeness is near chance
+- informativeness: balanced accuracy of these classifiers, 0.5 is chance
+- separability: of StyleGAN, section 4.2, over all attributes; 1 is best, two to their number is chance
+- path_length: of StyleGAN, section 4.1, over {paths} pairs, with the identity network's distance: figures
+  compare Z with W, not with papers
+"""
 
 
 @dataclass(frozen=True)
@@ -50,15 +65,17 @@ class ComponentsConfig:
         first, count: which components.
         rows: rows of W+ to move.
         features: the components of early features instead of W's.
+        faces: random people whose readings tell how widely each attribute varies.
     """
 
     out: Path = Path("components.png")
     first: int = 0
     count: int = 10
-    amount: float = 3.0
+    amount: float = 2.0
     rows: tuple[int, int] = (0, ROWS)
     seed: int = 0
     features: bool = False
+    faces: int = 32
 
 
 def dci(x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -178,8 +195,7 @@ def table(result: dict) -> str:
     """The result as Markdown."""
     columns = ("disentanglement", "completeness", "informativeness", "separability", "path_length")
     lines = [
-        f"{result['count']} random people; labels: above the median of every attribute's readings.",
-        "",
+        HEADING.format(**result),
         f"| space | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
@@ -190,17 +206,23 @@ def table(result: dict) -> str:
 
 
 def show_components(config: ComponentsConfig) -> str:
-    """Write the sheet; returns a table of what `amount` deviations change, on the common scale of [-1, 1]."""
+    """Write the sheet; returns a table of what changes from `-amount` to `amount`, on the scale of [-1, 1].
+
+    A component is named after the attribute that it changes most, in deviations among random people.
+    """
     editor = FaceEditor.from_pretrained()
     components = Components.load(prefix="features" if config.features else "w")
     code = editor.sample(config.seed)
+    people = [editor.sample(seed) for seed in range(config.faces)]
+    read = [editor.measure(editor.synthesize(person, PREVIEW)) for person in people]
+    spread = {name: np.std([level(name, values[name]) for values in read]) for name in ATTRIBUTES}
     amounts = (-config.amount, 0.0, config.amount)
     lines = [f"| component | name | {' | '.join(ATTRIBUTES)} |", "|---" * (len(ATTRIBUTES) + 2) + "|"]
     pictures, captions = [], []
     for index in range(config.first, min(config.first + config.count, len(components.basis))):
         row = [editor.synthesize(components.apply(code, index, a, config.rows), PREVIEW) for a in amounts]
         change = difference(editor.measure(row[0]), editor.measure(row[-1]))
-        name = max(change, key=lambda key: abs(change[key]))
+        name = max(change, key=lambda key: abs(change[key]) / spread[key])
         lines.append(f"| {index} | {name} | {' | '.join(f'{c:+.2f}' for c in change.values())} |")
         pictures += row
         captions += [f"{index}: {amount:+g} ({name})" for amount in amounts]
