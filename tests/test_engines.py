@@ -108,6 +108,14 @@ def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tm
     assert compiled.stat().st_size < 1.1 * model.stat().st_size
 
 
+@pytest.mark.parametrize("name", ["encoder", "reader", "identity"])
+def test_batches_are_read_as_single_pictures_are(name, codes):
+    faces = OnnxBackend().run("generator_256", codes)[0]
+    (expected,) = TorchBackend().run(name, faces)
+    for backend in (OnnxBackend(), OpenVinoBackend()):
+        assert np.abs(backend.run(name, faces)[0] - expected).max() < 1e-3
+
+
 def test_weights_of_a_tuned_generator_stand_in(codes):
     """Kernels are stored in another order in the engine, and factors are folded."""
     rng = np.random.default_rng(0)
