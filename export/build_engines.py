@@ -59,6 +59,7 @@ class BuildConfig:
         encoder: "fast", "e4e", or the path of an encoder.
         editor: "dystyle", or the path of an editor trained here (.safetensors).
         verify: compare every engine with PyTorch and fail beyond the stated limits.
+        report: a Markdown file for the comparison, editors by their number of attributes.
     """
 
     configurations: tuple[str, ...] = ("singles",)
@@ -68,6 +69,7 @@ class BuildConfig:
     encoder: str = "fast"
     editor: str = "dystyle"
     verify: bool = False
+    report: Path | None = None
 
 
 def expand(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -167,6 +169,31 @@ def line(name: str, row: dict) -> str:
     return f"{name:44} {row['largest']:10.2e} {row['mean']:10.2e} {psnr} {row['limit']:>9} {failed}"
 
 
+def table(manifest: dict) -> str:
+    """A manifest's parity as Markdown; of editors with the same number of attributes the worst."""
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    lines = [
+        f"Backend {manifest['backend']}, pictures in {manifest['precision']}; {versions}.",
+        "",
+        "| engine | largest | mean | PSNR, dB | limit | |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    groups: dict[str, list[dict]] = {}
+    for name, entry in manifest["engines"].items():
+        if name.startswith("editor:"):
+            count = name.count(",") + 1
+            name = f"editor, {count} attribute{'s'[: count > 1]}"
+        if "parity" in entry:
+            groups.setdefault(name, []).append(entry["parity"])
+    for name, rows in groups.items():
+        name = f"{name} ({len(rows)} configurations)" if len(rows) > 1 else name
+        largest, mean = (max(row[k] for row in rows) for k in ("largest", "mean"))
+        psnr = f"{min(row['psnr'] for row in rows):.1f}" if "psnr" in rows[0] else ""
+        good = "passed" if all(row["passed"] for row in rows) else "FAILED"
+        lines.append(f"| {name} | {largest:.1e} | {mean:.1e} | {psnr} | {rows[0]['limit']} | {good} |")
+    return "\n".join(lines) + "\n"
+
+
 def describe(file: Path) -> dict:
     """A manifest's entry for an engine's file."""
     content = file.read_bytes()
@@ -231,6 +258,9 @@ def build(config: BuildConfig) -> bool:
     file = cache_folder() / "engines" / f"manifest-{config.backend}-{precision}.json"
     file.write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"The manifest is {file}")
+    if config.report:
+        config.report.parent.mkdir(parents=True, exist_ok=True)
+        config.report.write_text(table(manifest))
     return all(entry.get("parity", {}).get("passed", True) for entry in entries.values())
 
 

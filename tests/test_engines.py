@@ -111,6 +111,14 @@ def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tm
     assert compiled.stat().st_size < 1.1 * model.stat().st_size
 
 
+@pytest.mark.parametrize("name", ["encoder", "reader", "identity"])
+def test_batches_are_read_as_single_pictures_are(name, codes):
+    faces = OnnxBackend().run("generator_256", codes)[0]
+    (expected,) = TorchBackend().run(name, faces)
+    for backend in (OnnxBackend(), OpenVinoBackend()):
+        assert np.abs(backend.run(name, faces)[0] - expected).max() < 1e-3
+
+
 def test_weights_of_a_tuned_generator_stand_in(codes):
     """Kernels are stored in another order in the engine, and factors are folded."""
     rng = np.random.default_rng(0)
@@ -219,7 +227,7 @@ def test_operations_are_counted_as_torch_counts_them(codes):
 def test_latency_reports_every_stage(monkeypatch, tmp_path):
     children = {
         latency._COLD: {"seconds": 2.5, "torch": False},
-        latency._PAGE: {"bytes": 9e8, "torch": False},
+        latency._PAGE: {"bytes": 9e8, "torch": False, "refined": 1.7e9},
     }
     monkeypatch.setattr(latency, "_child", lambda code, backend: children[code])
     config = latency.LatencyConfig(backend="onnx", repeats=1, cold_starts=1)
@@ -231,7 +239,7 @@ def test_latency_reports_every_stage(monkeypatch, tmp_path):
     text = latency.table(result)
     for stage in ("align", "encode", "edit", "preview", "full", "measure", "paste", "slider to preview"):
         assert f"| {stage}" in text
-    assert "2.50 s" in text and "0.90 GB" in text and "not imported" in text
+    assert "2.50 s" in text and "0.90 GB" in text and "1.70 GB" in text and "not imported" in text
     assert (tmp_path / "latency.png").stat().st_size > 10_000
     with pytest.raises(InputError):
         latency.evaluate_latency(latency.LatencyConfig(backend="torch"))

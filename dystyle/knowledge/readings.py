@@ -115,7 +115,9 @@ class FaceReader(nn.Module):
         logits = self.emotion(torch.cat(faces)).view(len(EMOTION_CROPS), -1, len(EMOTIONS)).mean(0)
         happy = EMOTIONS.index("happy")
         others = torch.cat((logits[:, :happy], logits[:, happy + 1 :]), 1)
-        smile = logits[:, happy] - others.logsumexp(1)
+        # The log of the others' summed exponentials; torch.logsumexp is wrong for batches in OpenVINO 2026.4.
+        rest = others[:, 0] - others.log_softmax(1)[:, 0]
+        smile = logits[:, happy] - rest
         eyes = self._eye_aspects(images, mesh, shift, scale)
         age = age.view(len(AGE_CROPS), -1).mean(0)
         signals = torch.stack((yaw, pitch, age, gender, smile, *self._mouth(mesh), *eyes), 1)
