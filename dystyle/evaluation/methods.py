@@ -32,6 +32,8 @@ are those of [editing.md](editing.md), and
 - dependency: mean change of the attributes that were not asked for, in deviations among faces (the
   Attribute Dependency of StyleSpace, over all edits)
 - seconds: of one edit, with as many edits at a time as the machine has cores
+
+What it says, and what each method cannot do: [Methods](../methods.md#how-they-compare).
 """
 
 
