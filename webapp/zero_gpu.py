@@ -51,9 +51,7 @@ def lent_refiner():
         torch.set_num_threads(1)  # a forked process would wait for OpenMP's other threads, which it lacks
         yield from refine(portrait, code, quality, file, DEVICE)
 
-    def refiner(
-        portrait: np.ndarray, code: np.ndarray, quality: str, file: Path | None
-    ) -> "Iterator[Step]":
+    def refiner(portrait: np.ndarray, code: np.ndarray, quality: str, file: Path | None) -> "Iterator[Step]":
         try:
             with closing(refine_on_gpu(portrait, code, quality, file)) as steps:
                 yield from steps
