@@ -32,9 +32,11 @@ def load_editor() -> FaceEditor:
             name: os.environ.get(f"DYSTYLE_{name.upper()}") or usual for name, usual in settings.items()
         }
         if zero_gpu.here():
-            chosen |= {"device": "cpu", "refiner": zero_gpu.lent_refiner()}
+            chosen["device"] = "cpu"
         editor = FaceEditor.from_pretrained(**chosen)
         editor.warm_up()
+        if zero_gpu.here():
+            editor = editor.with_refiner(zero_gpu.lent_refiner())
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

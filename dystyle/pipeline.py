@@ -75,11 +75,11 @@ class FaceEditor:
         method: Editor,
         encoder: str = "encoder",
         generator: GeneratorFacts | None = None,
-        refiner: "Callable[..., Iterator[Step]] | None" = None,
+        device: str = "cpu",
     ) -> None:
         self._backend, self._method, self._encoder = backend, method, encoder
         self._generator = generator or GeneratorFacts.load()
-        self._refiner = refiner or _refine
+        self._refiner: Callable[..., Iterator[Step]] = partial(_refine, device=device)
         self.sizes = self._generator.sizes
         self.attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in method.names}
         self._aligner = FaceAligner(
@@ -97,7 +97,6 @@ class FaceEditor:
         method: str = "dystyle",
         encoder: str | os.PathLike[str] = "fast",
         generator: str | os.PathLike[str] = DEFAULT,
-        refiner: "Callable[..., Iterator[Step]] | None" = None,
     ) -> "FaceEditor":
         """An editor with the bundled weights.
 
@@ -114,8 +113,6 @@ class FaceEditor:
             generator: "mobile_stylegan", "stylegan2_ffhq" (from the Hugging Face hub), or the path of a
                 StyleGAN2 in any format of `dystyle.generators.checkpoints`. The editor and the encoder fit
                 generators with the W space of StyleGAN2 FFHQ.
-            refiner: does what `dystyle.encoders.refine.refine` does for a portrait, a code, a quality and a
-                generator's file, but somewhere else; None: it is done here, on the device.
 
         Raises:
             InputError: an unknown name, something that is not installed here, or a failed download.
@@ -138,8 +135,7 @@ class FaceEditor:
             raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
         else:
             runner = OnnxBackend((tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else device)
-        refiner = refiner or partial(_refine, device=device)
-        return cls(runner, open_method(method, runner), graph, facts, refiner)
+        return cls(runner, open_method(method, runner), graph, facts, device)
 
     def with_method(self, method: str) -> "FaceEditor":
         """The same editor with another editing method; both share engines."""
@@ -147,6 +143,17 @@ class FaceEditor:
         other = copy.copy(self)
         other._method = open_method(method, self._backend)
         other.attributes = {name: ATTRIBUTES[name] for name in other._method.names}
+        return other
+
+    def with_refiner(self, refiner: "Callable[..., Iterator[Step]]") -> "FaceEditor":
+        """The same editor, but codes are refined somewhere else.
+
+        Args:
+            refiner: does what `dystyle.encoders.refine.refine` does for a portrait, a code, a quality and
+                a generator's file.
+        """
+        other = copy.copy(self)
+        other._refiner = refiner
         return other
 
     def detect(self, photo) -> list[Face]:
@@ -341,7 +348,7 @@ class FaceEditor:
         self.edit(code, {name: row.high for name, row in self.attributes.items()})
 
 
-def _refine(*arguments, device: str = "cpu") -> "Iterator[Step]":
+def _refine(*arguments, device: str) -> "Iterator[Step]":
     """Refine here; on the CPU if PyTorch cannot use the device that the engines run on."""
     # Optimisation needs gradients, and so torch, which nothing else here does.
     from dystyle.encoders.refine import refine

@@ -90,7 +90,7 @@ def spaces(monkeypatch) -> FakeSpaces:
 @pytest.fixture
 def lent(spaces, editor) -> FaceEditor:
     """The editor of such a Space."""
-    return FaceEditor(editor._backend, editor._method, refiner=zero_gpu.lent_refiner())
+    return editor.with_refiner(zero_gpu.lent_refiner())
 
 
 @pytest.fixture
@@ -165,9 +165,9 @@ def started(monkeypatch):
     """Start app.py with an editor that draws cartoons; returns what it asked for."""
 
     def start() -> dict:
-        asked = {}
-        editor = FakeEditor()
-        editor.warm_up = lambda: None
+        asked, editor = {}, FakeEditor()
+        editor.warm_up = lambda: asked.update(warm=True)
+        editor.with_refiner = lambda refiner: asked.update(refiner=refiner, built="warm" in asked) or editor
         monkeypatch.setattr(FaceEditor, "from_pretrained", lambda **given: asked.update(given) or editor)
         monkeypatch.delitem(sys.modules, "app", raising=False)
         importlib.import_module("app")
@@ -184,6 +184,7 @@ def test_on_zero_gpu_the_page_starts_on_the_cpu_with_one_decorated_function(spac
     monkeypatch.setenv("DYSTYLE_DEVICE", "cuda")
     asked = started()
     assert asked["device"] == "cpu" and asked["backend"] == "auto" and callable(asked["refiner"])
+    assert asked["built"]  # before `spaces` was imported
     assert [seconds for _, seconds in spaces.decorated] == [45]
     for wrong in ("soon", "0", "-3"):
         monkeypatch.setenv("DYSTYLE_GPU_SECONDS", wrong)
@@ -198,4 +199,4 @@ def test_elsewhere_spaces_is_not_needed(flag, started, monkeypatch):
         monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     else:
         monkeypatch.setenv("SPACES_ZERO_GPU", flag)
-    assert started() == {"backend": "auto", "encoder": "fast", "device": "auto"}
+    assert started() == {"backend": "auto", "encoder": "fast", "device": "auto", "warm": True}

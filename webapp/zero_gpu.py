@@ -28,12 +28,14 @@ def here() -> bool:
 
 
 def lent_refiner():
-    """What does on a lent GPU what `dystyle.encoders.refine.refine` does; see `FaceEditor.from_pretrained`.
+    """What does on a lent GPU what `dystyle.encoders.refine.refine` does, for `FaceEditor.with_refiner`.
+
+    To be called when the engines are built: `spaces` puts a CUDA emulation into PyTorch, under which their
+    export loses its inputs.
 
     Raises:
         InputError: DYSTYLE_GPU_SECONDS is no positive number, or weights are missing.
     """
-    import spaces  # of Hugging Face; every Gradio Space has it
     import torch
 
     from dystyle.encoders.refine import refine
@@ -43,6 +45,8 @@ def lent_refiner():
     if not given.isdecimal() or int(given) == 0:
         raise InputError(f"DYSTYLE_GPU_SECONDS = {given!r} is no number of seconds; give one like {SECONDS}.")
     generator(None), identity(), reader()  # read once, before processes are forked
+
+    import spaces  # every Gradio Space has it
 
     @spaces.GPU(duration=int(given))
     def refine_on_gpu(
