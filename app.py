@@ -5,7 +5,8 @@ Environment variables, all optional:
     GRADIO_MCP_SERVER=True                   offer the API's endpoints as MCP tools (needs `gradio[mcp]`)
     DYSTYLE_ENCODER                          fast (without it), e4e, or the path of a checkpoint
     DYSTYLE_BACKEND                          what runs the engines: auto (without it), onnx, openvino, torch
-    DYSTYLE_DEVICE                           cpu (without it) or cuda
+    DYSTYLE_DEVICE                           auto (without it: a GPU if there is one), cpu or cuda
+    DYSTYLE_GPU_SECONDS                      what a refinement asks of ZeroGPU, see `webapp.zero_gpu`
     DYSTYLE_C2PA_CERTIFICATE, DYSTYLE_C2PA_KEY   sign what is saved, see `dystyle.provenance`
 """
 
@@ -16,7 +17,7 @@ import time
 
 from dystyle import FaceEditor
 from dystyle.errors import InputError
-from webapp import LAUNCH_OPTIONS, build_page
+from webapp import LAUNCH_OPTIONS, build_page, zero_gpu
 
 logger = logging.getLogger("app")
 
@@ -26,12 +27,16 @@ def load_editor() -> FaceEditor:
     started = time.monotonic()
     logger.info("Loading the editor; the first start fetches the generator and builds the engines")
     try:
-        settings = {"backend": "auto", "encoder": "fast", "device": "cpu"}
+        settings = {"backend": "auto", "encoder": "fast", "device": "auto"}
         chosen = {
             name: os.environ.get(f"DYSTYLE_{name.upper()}") or usual for name, usual in settings.items()
         }
+        if zero_gpu.here():
+            chosen["device"] = "cpu"
         editor = FaceEditor.from_pretrained(**chosen)
         editor.warm_up()
+        if zero_gpu.here():
+            editor = editor.with_refiner(zero_gpu.lent_refiner())
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

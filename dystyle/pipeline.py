@@ -3,9 +3,12 @@
 import copy
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,13 +20,23 @@ from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
 from dystyle.editors.search import STEPS
 from dystyle.engines.generator_graph import ADJUSTABLE
-from dystyle.engines.runtime import CPU_BACKENDS, OnnxBackend, fastest_on_cpu, tensorrt_runtime
+from dystyle.engines.runtime import (
+    CPU_BACKENDS,
+    OnnxBackend,
+    auto_backend,
+    auto_device,
+    has_gpu,
+    tensorrt_runtime,
+)
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.weights import load, resolve
 
+if TYPE_CHECKING:
+    from dystyle.encoders.refine import Step
+
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "auto")
 REFINE = ("fast", "balanced", "precise")
 
 
@@ -62,9 +75,11 @@ class FaceEditor:
         method: Editor,
         encoder: str = "encoder",
         generator: GeneratorFacts | None = None,
+        device: str = "cpu",
     ) -> None:
         self._backend, self._method, self._encoder = backend, method, encoder
         self._generator = generator or GeneratorFacts.load()
+        self._refiner: Callable[..., Iterator[Step]] = partial(_refine, device=device)
         self.sizes = self._generator.sizes
         self.attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in method.names}
         self._aligner = FaceAligner(
@@ -86,11 +101,11 @@ class FaceEditor:
         """An editor with the bundled weights.
 
         Args:
-            device: "cpu" or "cuda".
+            device: "cpu", "cuda", or "auto": a GPU if there is one that the backend can use.
             backend: "onnx" (ONNX Runtime; engines are built on first use), "openvino" (for CPUs), "torch"
                 (the reference), "tensorrt" (its package, else the TensorRT-RTX plug-in), or "auto": on a
                 CPU what a short measurement at the first start found fastest, on a GPU TensorRT if it is
-                there.
+                there, else what is installed for it.
             method: the editing method, a key of `dystyle.editors.METHODS`: "dystyle", or one that it is
                 compared with. The others look at the picture while they edit, and take seconds.
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
@@ -106,11 +121,13 @@ class FaceEditor:
         _choose("backend", backend, BACKENDS)
         _choose("method", method, METHODS)
         graph, facts = encoder_graph(encoder), GeneratorFacts.load(generator)
-        if backend == "auto":
-            backend = fastest_on_cpu() if device == "cpu" else "tensorrt" if tensorrt_runtime() else "onnx"
+        device = auto_device(backend) if device == "auto" else device
+        backend = auto_backend(device) if backend == "auto" else backend
         if backend == "torch":
             from dystyle.engines.graphs import TorchBackend
 
+            if device == "cuda" and not has_gpu():
+                raise InputError("PyTorch finds no CUDA device here; use device='cpu'.")
             runner = TorchBackend(device)
         elif device == "cpu" and backend in CPU_BACKENDS:
             runner = CPU_BACKENDS[backend]()
@@ -118,7 +135,7 @@ class FaceEditor:
             raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
         else:
             runner = OnnxBackend((tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else device)
-        return cls(runner, open_method(method, runner), graph, facts)
+        return cls(runner, open_method(method, runner), graph, facts, device)
 
     def with_method(self, method: str) -> "FaceEditor":
         """The same editor with another editing method; both share engines."""
@@ -126,6 +143,17 @@ class FaceEditor:
         other = copy.copy(self)
         other._method = open_method(method, self._backend)
         other.attributes = {name: ATTRIBUTES[name] for name in other._method.names}
+        return other
+
+    def with_refiner(self, refiner: "Callable[..., Iterator[Step]]") -> "FaceEditor":
+        """The same editor, but codes are refined somewhere else.
+
+        Args:
+            refiner: does what `dystyle.encoders.refine.refine` does for a portrait, a code, a quality and
+                a generator's file.
+        """
+        other = copy.copy(self)
+        other._refiner = refiner
         return other
 
     def detect(self, photo) -> list[Face]:
@@ -146,7 +174,7 @@ class FaceEditor:
             refine: "fast" (the encoder alone), "balanced" (then optimisation of the code, some seconds), or
                 "precise" (more of it, then pivotal tuning of the generator, up to a minute).
             index: which face, from the largest, 0, on.
-            progress: called with the share done, 0..1, and a message.
+            progress: called with the share done, 0..1, and a message; an exception it raises stops the work.
 
         Raises:
             InputError: not a picture, no face, no such face, or an unknown `refine`.
@@ -162,12 +190,12 @@ class FaceEditor:
         code = self._backend.run(self._encoder, _resize(portrait, 256)[None])[0][0]
         tuned = {}
         if refine != "fast":
-            # Optimisation needs gradients, and so torch, which nothing else here does.
-            from dystyle.encoders.refine import REFINEMENTS, Refinement
-            from dystyle.engines.graphs import generator, identity, reader
-
-            networks = generator(self._generator.file), identity(), reader()
-            code, tuned = Refinement(portrait, *networks, REFINEMENTS[refine], report).run(code)
+            with closing(self._refiner(portrait, code, refine, self._generator.file)) as steps:
+                for share, message, result in steps:
+                    if result is None:
+                        report(share, message)
+                    else:
+                        code, tuned = result
         report(1.0, "Done")
         return InvertedFace(code, portrait, face.quad, face.box, tuned)
 
@@ -318,6 +346,14 @@ class FaceEditor:
         self._backend.run(self._encoder, _resize(picture, 256)[None])
         self._aligner.detect(_resize(picture, 256))
         self.edit(code, {name: row.high for name, row in self.attributes.items()})
+
+
+def _refine(*arguments, device: str) -> "Iterator[Step]":
+    """Refine here; on the CPU if PyTorch cannot use the device that the engines run on."""
+    # Optimisation needs gradients, and so torch, which nothing else here does.
+    from dystyle.encoders.refine import refine
+
+    return refine(*arguments, device=device if has_gpu() else "cpu")
 
 
 def _choose(what: str, value, choices) -> None:

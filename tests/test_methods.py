@@ -296,3 +296,13 @@ def test_z_of_a_code_is_found():
     w = latents.map(np.random.default_rng(3).standard_normal((2, 512)))
     error = np.square((latents.map(latents.invert(w)) - w) / latents.std_w.numpy()).mean()
     assert error < 0.3
+
+
+def test_the_gradient_by_hand_is_autograds():
+    latents = Latents()
+    rng = np.random.default_rng(5)
+    z = torch.from_numpy(rng.standard_normal((3, 512), dtype=np.float32)).requires_grad_(True)
+    target = torch.from_numpy(latents.map(rng.standard_normal((3, 512))))
+    ((latents.mapping(z) - target) / latents.std_w).square().mean(1).sum().backward()
+    by_hand = latents.gradient(z.detach(), target)
+    torch.testing.assert_close(by_hand, z.grad, rtol=1e-4, atol=1e-5 * float(z.grad.abs().max()))

@@ -1,13 +1,18 @@
 """FaceEditor from photo to photo, and its engines against the PyTorch reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from dystyle import FaceEditor, InputError
 from dystyle.attributes import ATTRIBUTES
+from dystyle.encoders import refine
 from dystyle.engines import runtime
-from dystyle.engines.graphs import GRAPHS, TorchBackend
+from dystyle.engines.graphs import GRAPHS, TorchBackend, generator
 from dystyle.engines.runtime import OnnxBackend
 
 
@@ -151,8 +156,6 @@ def test_edits_reach_what_was_asked_for(editor):
 
 
 def test_refinement_comes_closer_and_reports(editor, astronaut, face, monkeypatch):
-    from dystyle.encoders import refine
-
     short = refine.RefineConfig(schedule=((128, 12),))
     monkeypatch.setitem(refine.REFINEMENTS, "balanced", short)
     reported = []
@@ -169,8 +172,6 @@ def test_refinement_comes_closer_and_reports(editor, astronaut, face, monkeypatc
 def test_precise_inversion_tunes_the_generator_for_this_face_alone(
     editor, reference, astronaut, face, monkeypatch
 ):
-    from dystyle.encoders import refine
-
     short = refine.RefineConfig(schedule=((128, 3),), tuning_steps=3, tuning_lr=1e-3)
     monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
     plain = editor.synthesize(face.code)
@@ -187,6 +188,68 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
         pictures = [e.synthesize(tuned.code, size, face=tuned).astype(int) for e in (editor, reference)]
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
         assert np.abs(pictures[0] - editor.synthesize(tuned.code, size)).mean() > 0.5
+
+
+class OneDevice(TorchFunctionMode):
+    """Lets a refinement run without numbers, on the device "meta", and refuses to mix it with another."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        leaves = tree_leaves((args, kwargs))
+        devices = {x.device.type for x in leaves if isinstance(x, torch.Tensor) and x.ndim}
+        assert devices <= {"meta"} or function in (torch.Tensor.to, torch.Tensor.numpy), function
+        if function is torch.Tensor.__float__:
+            return 1.0
+        if function is torch.Tensor.cpu:
+            return torch.zeros(args[0].shape)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("quality", ["balanced", "precise"])
+def test_a_refinement_stays_on_its_device(quality, monkeypatch):
+    short = refine.RefineConfig(((128, 4), (256, 1), (1024, 1)), detail_steps=2, tuning_steps=1)
+    monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
+    monkeypatch.setitem(refine.REFINEMENTS, "balanced", replace(short, tuning_steps=0))
+    networks = refine.networks(None, "meta")
+    monkeypatch.setattr(refine, "networks", lambda file, device: networks)
+    portrait, code = np.zeros((1024, 1024, 3), np.uint8), np.zeros((18, 512), np.float32)
+    with OneDevice():
+        *_, (share, _, result) = refine.refine(portrait, code, quality, None, "meta")
+    assert share == 1 and type(result[0]) is np.ndarray and result[0].shape == (18, 512)
+    assert all(type(weight) is np.ndarray for weight in result[1].values())
+    assert bool(result[1]) == (quality == "precise")
+
+
+@pytest.mark.gpu
+def test_refinement_on_the_gpu_comes_as_close(editor, reference, astronaut, monkeypatch):
+    short = refine.RefineConfig(schedule=((128, 12),), detail_steps=2, tuning_steps=2)
+    monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
+    on_gpu = FaceEditor.from_pretrained(device="cuda", backend="torch")
+    faces = [e.invert(astronaut, "precise") for e in (editor, on_gpu)]
+    errors = [np.abs(reference.synthesize(f.code, face=f).astype(float) - f.portrait).mean() for f in faces]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+    assert refine.networks(None, "cuda")[0].mean_w.is_cuda and not generator(None).mean_w.is_cuda
+
+
+def test_auto_takes_a_gpu_that_can_be_used(monkeypatch):
+    """Device and backend for what is installed, with and without a GPU."""
+
+    def chosen(gpu: bool, *usable: str, backend: str = "auto") -> tuple[str, str]:
+        names = ("onnx", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
+        monkeypatch.setattr(runtime, "runtimes", lambda: {n: "" if n in usable else "no" for n in names})
+        monkeypatch.setattr(runtime, "has_gpu", lambda: gpu)
+        monkeypatch.setattr(runtime, "fastest_on_cpu", lambda: "openvino")
+        device = runtime.auto_device(backend)
+        return device, runtime.auto_backend(device) if backend == "auto" else backend
+
+    assert chosen(False) == ("cpu", "openvino")
+    assert chosen(True) == ("cuda", "torch")  # a GPU Space with requirements.txt
+    assert chosen(True, "cuda") == ("cuda", "onnx")
+    assert chosen(True, "cuda", "tensorrt-rtx") == ("cuda", "tensorrt")
+    assert chosen(True, backend="openvino") == ("cpu", "openvino")
+    assert chosen(True, backend="onnx") == ("cpu", "onnx")
+    assert chosen(True, "cuda", backend="onnx") == ("cuda", "onnx")
+    assert chosen(True, backend="torch") == ("cuda", "torch")
+    assert chosen(False, backend="torch") == ("cpu", "torch")
 
 
 def test_cancelling_a_refinement_stops_it(editor, astronaut):

@@ -7,14 +7,17 @@ What the code cannot hold (glasses, earrings, the background) goes into a few we
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dystyle.engines.graphs import generator, identity, reader
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, common_scale
@@ -68,13 +71,39 @@ REFINEMENTS = {
 }
 
 
+# The share done, 0..1, a message, and in the last step the code (18, 512) and tuned weights by name.
+Step = tuple[float, str, tuple[np.ndarray, dict[str, np.ndarray]] | None]
+
+
+def refine(
+    portrait: np.ndarray, code: np.ndarray, quality: str, file: Path | None = None, device: str = "cpu"
+) -> Iterator[Step]:
+    """Refine a code; plain values in and out, so that another process may do it. Closing it stops the work.
+
+    Args:
+        portrait: aligned, (1024, 1024, 3) uint8.
+        code: the encoder's, (18, 512).
+        quality: a key of `REFINEMENTS`.
+        file: of a StyleGAN2; None: the default generator.
+        device: "cpu" or "cuda".
+    """
+    yield from Refinement(portrait, *networks(file, device), REFINEMENTS[quality]).run(code)
+
+
+@cache
+def networks(
+    file: Path | None, device: str
+) -> tuple[MobileStyleGAN | StyleGAN2, IdentityNetwork, FaceReader]:
+    """What a `Refinement` computes with, on its device; copies, as backends put other weights into theirs."""
+    return tuple(copy.deepcopy(network).to(device) for network in (generator(file), identity(), reader()))
+
+
 class Refinement:
     """Brings one portrait back: first by its code, then by a few of the generator's weights.
 
     Args:
         portrait: aligned, (1024, 1024, 3) uint8.
-        generator: stays as it is.
-        progress: called with the share done, 0..1, and a message; an exception it raises stops the work.
+        generator: stays as it is; the work is done on its device, where the other networks are, too.
     """
 
     def __init__(
@@ -84,29 +113,33 @@ class Refinement:
         identity: IdentityNetwork,
         reader: FaceReader,
         config: RefineConfig,
-        progress: Callable[[float, str], None] | None = None,
     ) -> None:
         keep_freed_memory()
         self.generator, self.identity, self.reader, self.config = generator, identity, reader, config
-        self.target = torch.from_numpy(portrait).permute(2, 0, 1)[None] / 127.5 - 1
+        self.device = generator.mean_w.device
+        self.target = torch.from_numpy(portrait).to(self.device).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
             self.wanted, self.readings = identity(self.target), _scaled(reader(self.target))
-        self.report = progress or (lambda fraction, message: None)
         self.done, self.total = (
             0,
             _work((*config.schedule, (DETAIL, config.detail_steps), (1024, config.tuning_steps))),
         )
 
-    def run(self, code: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """From the encoder's code (18, 512): a better one, and tuned weights by name (maybe none)."""
-        refined = self._refine(torch.from_numpy(code)[None])
+    def run(self, code: np.ndarray) -> Iterator[Step]:
+        """From the encoder's code (18, 512) to a better one and tuned weights (maybe none), step by step."""
+        refined = yield from self._refine(torch.from_numpy(code).to(self.device)[None])
         # The previews of a StyleGAN2 are its own skip images, nothing has to be put right after them.
         if self.config.detail_steps and isinstance(self.generator, MobileStyleGAN):
-            refined = self._refine_detail(refined)
-        tuned = self._tune(refined) if self.config.tuning_steps else {}
-        return refined[0].numpy(), tuned
+            refined = yield from self._refine_detail(refined)
+        tuned = (yield from self._tune(refined)) if self.config.tuning_steps else {}
+        yield 1.0, "Done", (refined[0].cpu().numpy(), tuned)
 
-    def _refine(self, code: Tensor) -> Tensor:
+    def _step(self, size: int, message: str) -> Step:
+        """Count a step at this size as done."""
+        self.done += COSTS[size]
+        return self.done / self.total, message, None
+
+    def _refine(self, code: Tensor) -> Generator[Step, None, Tensor]:
         """Optimise the code through pictures of growing size."""
         config, generator = self.config, self.generator
         x = ((code - generator.mean_w) / generator.std_w).requires_grad_(True)
@@ -120,10 +153,10 @@ class Refinement:
             image = generator(x * generator.std_w + generator.mean_w, size)
             return image, far + config.spread_weight * spread.square().mean()
 
-        self._optimise(optimiser, render, config.schedule, "Refining at {} px")
+        yield from self._optimise(optimiser, render, config.schedule, "Refining at {} px")
         return x.detach() * generator.std_w + generator.mean_w
 
-    def _refine_detail(self, code: Tensor) -> Tensor:
+    def _refine_detail(self, code: Tensor) -> Generator[Step, None, Tensor]:
         """Optimise the rows behind the 64 px features, on parts of the full picture."""
         config, generator = self.config, self.generator
         mean, std, side = generator.mean_w, generator.std_w, DETAIL // 16
@@ -147,11 +180,10 @@ class Refinement:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            self.done += COSTS[DETAIL]
-            self.report(self.done / self.total, "Refining colours and detail")
+            yield self._step(DETAIL, "Refining colours and detail")
         return torch.cat((code[:, :9], late.detach() * std + mean, code[:, 16:]), 1)
 
-    def _tune(self, code: Tensor) -> dict[str, np.ndarray]:
+    def _tune(self, code: Tensor) -> Generator[Step, None, dict[str, np.ndarray]]:
         """Pivotal tuning (Roich et al. 2021): fit a few weights around the code, which stays."""
         config, generator = self.config, copy.deepcopy(self.generator)
         weights = {name: p for name, p in generator.named_parameters() if generator.tunable.fullmatch(name)}
@@ -159,16 +191,20 @@ class Refinement:
             p.requires_grad_(True)
         optimiser = torch.optim.Adam(weights.values(), lr=config.tuning_lr, betas=(0.9, 0.95))
         schedule = ((1024, config.tuning_steps),)
-        self._optimise(optimiser, lambda size: (generator(code, size), 0), schedule, "Tuning the generator")
-        return {name: p.detach().numpy() for name, p in weights.items()}
+
+        def render(size: int) -> tuple[Tensor, Tensor | float]:
+            return generator(code, size), 0
+
+        yield from self._optimise(optimiser, render, schedule, "Tuning the generator")
+        return {name: p.detach().cpu().numpy() for name, p in weights.items()}
 
     def _optimise(
         self,
         optimiser: torch.optim.Optimizer,
-        render: Callable[[int], tuple[Tensor, Tensor]],
+        render: Callable[[int], tuple[Tensor, Tensor | float]],
         schedule: tuple[tuple[int, int], ...],
         message: str,
-    ) -> None:
+    ) -> Iterator[Step]:
         """Steps at each size, fewer of them once the picture does not come closer any more."""
         group, start, work = optimiser.param_groups[0], self.done, _work(schedule)
         lr = group["lr"]
@@ -186,8 +222,7 @@ class Refinement:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                self.done += COSTS[size]
-                self.report(self.done / self.total, message.format(size))
+                yield self._step(size, message.format(size))
                 closer = float(difference.detach()) < (1 - CLOSER) * best
                 best, stale = (float(difference.detach()), 0) if closer else (best, stale + 1)
                 if stale == PATIENCE:

@@ -17,6 +17,8 @@ reference backend, not to run engines.
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
 """
 
+import copy
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -157,6 +159,20 @@ def export(name: str, destination: Path) -> None:
         )
 
 
+# A module holds the weights it is called with for the time of a call, and threads share modules.
+_running = threading.Lock()
+
+
+def _on(device: str, load: Callable[..., nn.Module], *names: str) -> nn.Module:
+    """The module that `load` keeps on the CPU, on a device."""
+    return load(*names) if device == "cpu" else _copy(device, load, *names)
+
+
+@cache
+def _copy(device: str, load: Callable[..., nn.Module], *names: str) -> nn.Module:
+    return copy.deepcopy(load(*names)).to(device)
+
+
 class TorchBackend:
     """The reference backend: every graph as its PyTorch module."""
 
@@ -168,16 +184,17 @@ class TorchBackend:
         self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
     ) -> list[np.ndarray]:
         """The outputs of a graph for a batch; `weights` stand in for the generator's, by name."""
-        graph, x = module(name).to(self.device), torch.from_numpy(x).to(self.device)
+        graph, x = _on(self.device, module, name), torch.from_numpy(x).to(self.device)
         own = {f"generator.{k}": torch.from_numpy(w).to(self.device) for k, w in (weights or {}).items()}
-        outputs = torch.func.functional_call(graph, own, (x,))
+        with _running:
+            outputs = torch.func.functional_call(graph, own, (x,))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return [output.cpu().numpy() for output in outputs]
 
     @torch.no_grad()
     def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
         """Edited codes (b, 18, 512) for one configuration, by the bundled editor or "editor:PATH"."""
-        editor = _editor(*editor.split(":", 1)[1:]).to(self.device)
+        editor = _on(self.device, _editor, *editor.split(":", 1)[1:])
         targets = {n: torch.full((len(codes),), v, device=self.device) for n, v in configuration.items()}
         return editor(torch.from_numpy(codes).to(self.device), targets).cpu().numpy()
 

@@ -404,6 +404,24 @@ PRECISIONS = {
 }
 
 
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether PyTorch can use a CUDA device; without a driver it is not imported for the answer."""
+    if not _has_driver():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @cache
 def runtimes() -> dict[str, str]:
     """Why each runtime cannot be used here, by name; an empty reason if it can."""
@@ -416,9 +434,7 @@ def runtimes() -> dict[str, str]:
     for name, package in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx")):
         if not reasons[name] and importlib.util.find_spec(package) is None:
             reasons[name] = f"the package {package} is missing: install requirements-gpu.txt"
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
+    if not _has_driver():
         driver = "there is no NVIDIA driver (libcuda) and so no CUDA device"
         reasons |= {n: reasons[n] or driver for n in ("cuda", "tensorrt", "tensorrt-rtx")}
     return reasons
@@ -427,6 +443,22 @@ def runtimes() -> dict[str, str]:
 def tensorrt_runtime() -> str | None:
     """The TensorRT that can be used here: the package, else the plug-in, else none."""
     return next((name for name in ("tensorrt", "tensorrt-rtx") if not runtimes()[name]), None)
+
+
+def auto_device(backend: str) -> str:
+    """ "cuda" if there is a GPU that the backend, which may be "auto", can use; else "cpu"."""
+    if backend == "openvino" or (backend == "onnx" and runtimes()["cuda"]):
+        return "cpu"
+    return "cuda" if has_gpu() else "cpu"
+
+
+def auto_backend(device: str) -> str:
+    """The fastest backend that can be used on a device: on a GPU TensorRT, ONNX Runtime, then PyTorch."""
+    if device == "cpu":
+        return fastest_on_cpu()
+    if tensorrt_runtime():
+        return "tensorrt"
+    return "torch" if runtimes()["cuda"] and has_gpu() else "onnx"
 
 
 def fastest_on_cpu() -> str:
