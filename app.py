@@ -17,6 +17,7 @@ import time
 
 from dystyle import FaceEditor
 from dystyle.errors import InputError
+from dystyle.memory import share_freed_memory
 from webapp import LAUNCH_OPTIONS, build_page, zero_gpu
 
 logger = logging.getLogger("app")
@@ -25,6 +26,7 @@ logger = logging.getLogger("app")
 def load_editor() -> FaceEditor:
     """Load the editor and run everything once, so that the first visitor does not wait for it."""
     started = time.monotonic()
+    share_freed_memory()
     logger.info("Loading the editor; the first start fetches the generator and builds the engines")
     try:
         settings = {"backend": "auto", "encoder": "fast", "device": "auto"}

@@ -41,7 +41,9 @@ _PAGE = """
 import itertools, json, pathlib, re, resource, sys
 import numpy
 from dystyle import FaceEditor
+from dystyle.memory import share_freed_memory
 from webapp import build_page
+share_freed_memory()
 
 def peak():
     status = pathlib.Path("/proc/self/status")
