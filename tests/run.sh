@@ -4,6 +4,7 @@
 # Needs Python 3.10 or newer. Environment:
 #   PYTHON            the Python that makes .venv (default python3)
 #   DYSTYLE_CHROMIUM  the browser for the page's tests (default: found or installed below)
+#   DYSTYLE_SCREENSHOTS  folder for what the page looked like at the end of each of them (default build/screenshots)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,7 +55,7 @@ if [ -z "${DYSTYLE_CHROMIUM:-}" ]; then
         fi
     fi
 fi
-export DYSTYLE_CHROMIUM
+export DYSTYLE_CHROMIUM DYSTYLE_SCREENSHOTS="${DYSTYLE_SCREENSHOTS:-build/screenshots}"
 
 # 3. The checks.
 "$python" -m ruff check .
