@@ -32,10 +32,24 @@ def share_freed_memory() -> bool:
     return _tell((_ARENA_MAX, 2))
 
 
+def return_freed_memory() -> bool:
+    """Give the system back what this process has freed by now, whatever it was told to keep.
+
+    Returns:
+        As `keep_freed_memory`.
+    """
+    library = _glibc()
+    if library:
+        library.malloc_trim(0)
+    return library is not None
+
+
 def _tell(*settings: tuple[int, int]) -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return False
-    return all([library.mallopt(parameter, value) for parameter, value in settings])
+    library = _glibc()
+    return library is not None and all([library.mallopt(*setting) for setting in settings])
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """This process's C library, if it is glibc."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return library if hasattr(library, "malloc_trim") else None

@@ -190,6 +190,7 @@ class FaceEditor:
         code = self._backend.run(self._encoder, _resize(portrait, 256)[None])[0][0]
         tuned = {}
         if refine != "fast":
+            self._backend.release_memory()  # for the optimisation, which takes as much
             with closing(self._refiner(portrait, code, refine, self._generator.file)) as steps:
                 for share, message, result in steps:
                     if result is None:

@@ -190,6 +190,20 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
         assert np.abs(pictures[0] - editor.synthesize(tuned.code, size)).mean() > 0.5
 
 
+def test_adam_is_pytorchs():
+    start, targets = torch.randn(2, 3, 40), torch.randn(3, 40)
+    ours, theirs = ([x.clone().requires_grad_(True) for x in start] for _ in range(2))
+    adam, reference = refine.Adam(ours), torch.optim.Adam(theirs, betas=(0.9, 0.95))
+    for step in range(20):
+        reference.param_groups[0]["lr"] = lr = 0.1 / (step + 1)
+        adam.step(sum((x - targets).abs().pow(1.5).sum() for x in ours), lr)
+        reference.zero_grad()
+        sum((x - targets).abs().pow(1.5).sum() for x in theirs).backward()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
 class OneDevice(TorchFunctionMode):
     """Lets a refinement run without numbers, on the device "meta", and refuses to mix it with another."""
 

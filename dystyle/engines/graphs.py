@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,18 +33,26 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.psp import PspEncoder
-from dystyle.generators.checkpoints import read_generator
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.weights import resolve
 
+if TYPE_CHECKING:
+    from dystyle.generators.stylegan2 import StyleGAN2
+
 
 @cache
-def generator(file: str | Path | None = None) -> MobileStyleGAN | StyleGAN2:
+def generator(file: str | Path | None = None) -> "MobileStyleGAN | StyleGAN2":
     """The default generator with its preview heads, or the StyleGAN2 in a file, shared and frozen."""
+    return open_generator(file)
+
+
+def open_generator(file: str | Path | None = None) -> "MobileStyleGAN | StyleGAN2":
+    """As `generator`, but the caller's own."""
     if file is not None:
+        from dystyle.generators.checkpoints import read_generator  # brings PyTorch's compiler along
+
         return read_generator(file)
     return MobileStyleGAN.from_files(resolve("mobile_stylegan"), resolve("preview_heads"))
 
@@ -190,6 +199,9 @@ class TorchBackend:
             outputs = torch.func.functional_call(graph, own, (x,))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return [output.cpu().numpy() for output in outputs]
+
+    def release_memory(self) -> None:
+        """Nothing is kept between runs."""
 
     @torch.no_grad()
     def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:

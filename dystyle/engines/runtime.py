@@ -16,9 +16,11 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
+from weakref import WeakSet
 
 import numpy as np
 import onnx
@@ -28,6 +30,7 @@ from filelock import FileLock
 from dystyle.engines.editor_graph import build_editor_graph, map_shared_weights, write_shared_weights
 from dystyle.engines.generator_graph import ADJUSTABLE, build_generator_graph
 from dystyle.errors import InputError
+from dystyle.memory import return_freed_memory
 from dystyle.weights import cache_folder, load, resolve
 
 # What an engine is made from: a change in any of these makes a new one.
@@ -234,6 +237,9 @@ class OnnxBackend(Engines):
             raise InputError(f"'{device}' does not compute in {precision}; leave it at fp32.")
         self.device, self.precision = device, precision
 
+    def release_memory(self) -> None:
+        """Give back what engines keep between runs, where the runtime lets them; they run as before."""
+
     def compile(self, name: str, model: Path | bytes) -> Run:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
@@ -364,6 +370,13 @@ class OpenVinoBackend(OnnxBackend):
         if precision not in PRECISIONS["openvino"] or precision.upper() not in units:
             raise InputError(f"OpenVINO on this CPU does not compute in {precision}; leave it out.")
         self.precision = precision
+        self._compiled: WeakSet = WeakSet()
+
+    def release_memory(self) -> None:
+        for compiled in list(self._compiled):
+            with suppress(RuntimeError):  # it is running, and needs its memory
+                compiled.release_memory()
+        return_freed_memory()
 
     def compile(self, name: str, model: Path | bytes) -> Run:
         if name.startswith("editor"):
@@ -381,6 +394,7 @@ class OpenVinoBackend(OnnxBackend):
             options["CACHE_DIR"] = str(folder)
         with FileLock(folder / "compile.lock"):  # two processes that write one cached engine would fail
             compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
+        self._compiled.add(compiled)
         idle: SimpleQueue = SimpleQueue()  # a request serves one thread at a time
 
         def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -73,10 +73,11 @@ class ModulatedConv(nn.Module):
         if self.separable:
             x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
         x = F.conv2d(x, self.weight, self.bias, padding=0 if self.separable else 1)
-        if x.shape[-1] < self.noise.shape[-1]:
+        noise = self.noise.to(x.dtype)  # under autocast all activations stay as small as the convolution's
+        if x.shape[-1] < noise.shape[-1]:
             (top, left), side = corner, x.shape[-1]
-            return F.leaky_relu(x + self.noise[:, :, top : top + side, left : left + side], 0.2)
-        return F.leaky_relu(x + self.noise, 0.2)
+            noise = noise[:, :, top : top + side, left : left + side]
+        return F.leaky_relu(x + noise, 0.2, inplace=True)  # the gradient then needs one tensor less
 
 
 class Block(nn.Module):
