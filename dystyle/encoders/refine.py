@@ -6,11 +6,12 @@ What the code cannot hold (glasses, earrings, the background) goes into a few we
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,15 +122,19 @@ class Adam:
         self.squares = [torch.zeros_like(tensor) for tensor in self.tensors]
 
     @torch.no_grad()
-    def step(self, loss: Tensor, lr: float) -> None:
-        """Move the tensors down the gradient of a loss."""
+    def step(self, lr: float) -> None:
+        """Move the tensors down their gradients, and forget these."""
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in self.betas)
-        gradients = torch.autograd.grad(loss, self.tensors)
-        for x, mean, square, gradient in zip(self.tensors, self.means, self.squares, gradients, strict=True):
-            mean.lerp_(gradient, 1 - self.betas[0])
-            square.lerp_(gradient.square(), 1 - self.betas[1])
+        for x, mean, square in zip(self.tensors, self.means, self.squares, strict=True):
+            mean.lerp_(x.grad, 1 - self.betas[0])
+            square.lerp_(x.grad.square(), 1 - self.betas[1])
             x.addcdiv_(mean, (square / second).sqrt_().add_(1e-8), value=-lr / first)
+            x.grad = None
+
+
+# A picture without its graph, and what takes the gradient by its pixels on to what it was made of.
+Rendered = tuple[Tensor, Callable[[Tensor], None]]
 
 
 class Refinement:
@@ -178,13 +183,17 @@ class Refinement:
         config, generator = self.config, self.generator
         x = ((code - generator.mean_w) / generator.std_w).requires_grad_(True)
 
-        def render(size: int) -> tuple[Tensor, Tensor]:
-            """The picture, and what leaving the region where edits work costs."""
-            used = x[:, : generator.rows()]
-            spread = used - used.mean(1, keepdim=True)
-            far = config.w_weight * used.square().mean()
-            image = generator(x * generator.std_w + generator.mean_w, size)
-            return image, far + config.spread_weight * spread.square().mean()
+        def render(size: int) -> Rendered:
+            image, picture_backward = self._render(generator, x * generator.std_w + generator.mean_w, size)
+
+            def backward(gradient: Tensor) -> None:
+                """The picture's, and that of leaving the region where edits work."""
+                picture_backward(gradient)
+                used = x[:, : generator.rows()]
+                spread = (used - used.mean(1, keepdim=True)).square().mean()
+                (config.w_weight * used.square().mean() + config.spread_weight * spread).backward()
+
+            return image, backward
 
         yield from self._optimise([x], config.lr, render, config.schedule, "Refining at {} px")
         return x.detach() * generator.std_w + generator.mean_w
@@ -208,32 +217,60 @@ class Refinement:
             )
             texture = (_texture(image) - _texture(goal)).abs().mean()
             loss = config.picture_weight * difference + config.texture_weight * texture
-            loss = loss + config.w_weight * late.square().mean()
-            adam.step(loss, config.lr * max(0.15, 1 - step / config.detail_steps))
+            (loss + config.w_weight * late.square().mean()).backward()
+            adam.step(config.lr * max(0.15, 1 - step / config.detail_steps))
             yield self._step(DETAIL, "Refining colours and detail")
         return torch.cat((code[:, :9], late.detach() * std + mean, code[:, 16:]), 1)
 
     def _tune(self, code: Tensor) -> Generator[Step, None, dict[str, np.ndarray]]:
         """Pivotal tuning (Roich et al. 2021): fit a few weights around the code, which stays."""
-        config, generator = self.config, copy.deepcopy(self.generator)
-        weights = {name: p for name, p in generator.named_parameters() if generator.tunable.fullmatch(name)}
+        config, tunable = self.config, self.generator.tunable
+        shared = self.generator.state_dict(keep_vars=True).items()
+        generator = copy.deepcopy(self.generator, {id(t): t for n, t in shared if not tunable.fullmatch(n)})
+        weights = {name: p for name, p in generator.named_parameters() if tunable.fullmatch(name)}
         for p in weights.values():
             p.requires_grad_(True)
-        schedule = ((1024, config.tuning_steps),)
-
-        def render(size: int) -> tuple[Tensor, Tensor | float]:
-            return generator(code, size), 0
-
+        render, schedule = partial(self._render, generator, code), ((1024, config.tuning_steps),)
         yield from self._optimise(
             weights.values(), config.tuning_lr, render, schedule, "Tuning the generator"
         )
         return {name: p.detach().cpu().numpy() for name, p in weights.items()}
 
+    def _render(self, generator: "MobileStyleGAN | StyleGAN2", codes: Tensor, size: int) -> Rendered:
+        """Render codes; the full picture in quarters behind its 64 px features, which take less memory."""
+        if size < 1024 or not isinstance(generator, MobileStyleGAN):
+            with self._precision():
+                image = generator(codes, size).float()
+            return image.detach(), image.backward
+        own = codes.detach().requires_grad_(codes.requires_grad)
+        with self._precision():
+            features = generator.features(own, 64)
+            seen = features.detach().requires_grad_(True)
+
+        def quarter(below: int, right: int) -> Tensor:
+            """With two features beyond its inner edges, which is how far neighbours reach."""
+            with self._precision():
+                part = generator.detail(seen, own, 30 * below, 30 * right, 34).float()
+            return part[..., 32 * below :, 32 * right :][..., :512, :512]
+
+        with torch.no_grad():
+            rows = (torch.cat((quarter(below, 0), quarter(below, 1)), 3) for below in (0, 1))
+            image = torch.cat(tuple(rows), 2)
+
+        def backward(gradient: Tensor) -> None:
+            for below, right in itertools.product((0, 1), repeat=2):
+                quarter(below, right).backward(gradient[..., 512 * below :, 512 * right :][..., :512, :512])
+            features.backward(seen.grad)
+            if codes.requires_grad:
+                codes.backward(own.grad)
+
+        return image, backward
+
     def _optimise(
         self,
         tensors: Iterable[Tensor],
         lr: float,
-        render: Callable[[int], tuple[Tensor, Tensor | float]],
+        render: Callable[[int], Rendered],
         schedule: tuple[tuple[int, int], ...],
         message: str,
     ) -> Iterator[Step]:
@@ -243,11 +280,10 @@ class Refinement:
             goal = F.interpolate(self.target, size=(size, size), mode="area")
             end, best, stale = self.done + steps * COSTS[size], math.inf, 0
             for step in range(steps):
-                with self._precision():
-                    image, penalty = render(size)
-                difference, gradient = self._judge(image.detach().float(), goal, step % READ_EVERY == 0)
-                # What the picture should change by, carried on to what it was made of.
-                adam.step((image * gradient).sum() + penalty, lr * max(0.15, 1 - (self.done - start) / work))
+                image, backward = render(size)
+                difference, gradient = self._judge(image, goal, step % READ_EVERY == 0)
+                backward(gradient)
+                adam.step(lr * max(0.15, 1 - (self.done - start) / work))
                 yield self._step(size, message.format(size))
                 best, stale = (difference, 0) if difference < (1 - CLOSER) * best else (best, stale + 1)
                 if stale == PATIENCE:
@@ -257,20 +293,24 @@ class Refinement:
     def _judge(self, image: Tensor, goal: Tensor, read: bool) -> tuple[float, Tensor]:
         """How far a picture is from the portrait, and the gradient of that and (`read`) of its readings.
 
-        One network after the other, so that only one keeps what its gradient needs.
+        One part after the other, so that only one keeps what its gradient needs.
         """
         config, image = self.config, image.requires_grad_(True)
-        texture = (_texture(image) - _texture(goal)).abs().mean()
-        near = config.picture_weight * _picture_loss(image, goal) + config.texture_weight * texture
-        near.backward()
+
+        def add(weight: float, loss: Tensor) -> float:
+            (weight * loss).backward()
+            return weight * float(loss.detach())
+
+        far = add(config.picture_weight, _picture_loss(image, goal))
+        far += add(config.texture_weight, (_texture(image) - _texture(goal)).abs().mean())
         with self._precision():
-            unlike = config.identity_weight * (1 - (self.identity(image) * self.wanted).sum())
-        unlike.backward()
+            similarity = (self.identity(image) * self.wanted).sum()
+        far += add(config.identity_weight, 1 - similarity)
         if read:
             with self._precision():
-                readings = (_scaled(self.reader(image)) - self.readings).abs().mean()
-            (READ_EVERY * config.reading_weight * readings).backward()
-        return float(near.detach() + unlike.detach()), image.grad
+                readings = _scaled(self.reader(image))
+            add(READ_EVERY * config.reading_weight, (readings - self.readings).abs().mean())
+        return far, image.grad
 
     def _precision(self) -> AbstractContextManager:
         """bfloat16 on CPUs that compute in it: faster, with less memory, and as near in the end."""
@@ -295,7 +335,8 @@ def _picture_loss(image: Tensor, goal: Tensor) -> Tensor:
     x = torch.linspace(-1, 1, image.shape[-1], device=image.device)
     window = 0.25 + 2 * torch.exp(-3 * (x[None, :].square() + (x[:, None] - 0.15).square()))
     difference = (image - goal) * (window / window.mean())
-    return sum(F.adaptive_avg_pool2d(difference, size).abs().mean() for size in (image.shape[-1], 64, 16))
+    coarse = sum(F.adaptive_avg_pool2d(difference, size).abs().mean() for size in (64, 16))
+    return difference.abs().mean() + coarse
 
 
 def _texture(image: Tensor) -> Tensor:

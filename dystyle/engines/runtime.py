@@ -199,6 +199,7 @@ class Engines(ABC):
 
         def compile() -> Run:
             model = _generator_model(name, tuned, adjustable=bool(inputs))
+            self.release_memory()  # for one more engine
             used = [value.name for value in model.graph.input]
             run = self.compile(name, model.SerializeToString())
             return lambda feeds: run({key: feeds[key] for key in used})
