@@ -101,6 +101,7 @@ def test_interrupted_encoder_run_ends_as_a_straight_one(tmp_path, monkeypatch):
     (faces / "done.txt").write_text("132")
     config = EncoderConfig(dataset=faces, out=tmp_path / "straight", steps=2, batch=2)
     config = replace(config, image_steps=1, image_batch=2, progressive_steps=2, checkpoint_every=1)
+    config = replace(config, full_steps=1, full_batch=1)
     network = generator()
     train_encoder(config, network)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Parts of the full picture are this large; the first looks at the face, every second one anywhere.
 DETAIL, FACE = 512, (20, 16)
 # What a step costs at a picture's size, for the progress.
-COSTS = {128: 1, 256: 2, DETAIL: 2, 1024: 8}
+COSTS = {128: 1, 256: 2, DETAIL: 1, 1024: 5}
 READ_EVERY = 3
 # A size is done with when so many steps have not brought the picture closer by this share.
 PATIENCE, CLOSER = 6, 0.002

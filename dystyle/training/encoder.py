@@ -23,7 +23,9 @@ class EncoderConfig:
     Attributes:
         dataset: folder of rendered faces; out: folder of the run.
         start: encoder weights to start from (a name or a path).
-        steps, batch: on codes alone. image_steps, image_batch: then with pictures of the predicted codes.
+        steps, batch: on codes alone. image_steps, image_batch: then with previews of the predicted codes.
+        full_steps, full_batch: last with full pictures, as previews flatter: on them alone, an encoder gains
+            likeness that the full picture does not show.
         progressive_steps: in which offsets are allowed for one row after the other, coarse ones first (Tov
             et al. 2021, section 4.1); 0, to start from an encoder that has them.
         offset_weight: keeps the rows close to one another, and so the codes near W.
@@ -36,6 +38,8 @@ class EncoderConfig:
     batch: int = 32
     image_steps: int = 400
     image_batch: int = 8
+    full_steps: int = 400
+    full_batch: int = 4
     progressive_steps: int = 1500
     lr: float = 1e-3
     offset_weight: float = 0.05
@@ -53,6 +57,10 @@ def _rows(config: EncoderConfig, step: int) -> int:
     return 1 + int((ROWS - 1) * step / config.progressive_steps)
 
 
+def _area(images: Tensor, size: int) -> Tensor:
+    return F.interpolate(images, size=(size, size), mode="area")
+
+
 def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
     """Train, write `encoder.safetensors` into the run's folder, and return the held-out code error.
 
@@ -66,7 +74,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         model.load_state_dict(FastEncoder.load(config.start).state_dict())
     model = model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.02)
-    total = config.steps + config.image_steps
+    total = config.steps + config.image_steps + config.full_steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
     identity, checkpoint, start = IdentityNetwork(), config.out / "checkpoint.pt", 0
     if checkpoint.exists():
@@ -78,27 +86,28 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
 
     def batch(index: np.ndarray) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(data.images[np.sort(index)]).permute(0, 3, 1, 2) / 127.5 - 1
-        return F.interpolate(images, size=(128, 128), mode="area"), torch.from_numpy(
-            data.codes[np.sort(index)]
-        )
+        return images, torch.from_numpy(data.codes[np.sort(index)])
 
     for step in (progress := trange(start, total, initial=start, total=total, mininterval=5)):
         torch.manual_seed(config.seed + step)  # so that an interrupted run ends as a straight one
-        with_images = step >= config.steps
-        size = config.image_batch if with_images else config.batch
+        with_images, in_full = step >= config.steps, step >= config.steps + config.image_steps
+        size = config.full_batch if in_full else config.image_batch if with_images else config.batch
         images, codes = batch(
             np.random.default_rng((config.seed, step)).integers(held, len(data.codes), size)
         )
+        images, small = (images if in_full else _area(images, 128)), _area(images, 128)
         # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
         with torch.autocast(images.device.type, torch.bfloat16):
-            predicted = model(occlude(degrade(images)), _rows(config, step)).float()
+            predicted = model(occlude(degrade(small)), _rows(config, step)).float()
         # Rows above 15 reach nothing in this generator; the rest count alike.
         loss = F.smooth_l1_loss(predicted[:, :16] / model.std_w, codes[:, :16] / model.std_w)
         offsets = (predicted[:, 1:] - predicted[:, :1]) / model.std_w
         logs = {"code": float(loss.detach())}
         loss = loss + config.offset_weight * offsets.square().mean()
         if with_images:
-            rendered = generator(predicted, 128)
+            with torch.autocast(images.device.type, torch.bfloat16):
+                rendered = generator(predicted, 1024 if in_full else 128).float()
+            rendered = _area(rendered, images.shape[-1])
             similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
             logs |= {
                 "image": float(F.mse_loss(rendered.detach(), images)),
@@ -123,6 +132,6 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
     model.eval()
     with torch.no_grad():
         images, codes = batch(np.arange(held))
-        error = float(((model(images) - codes)[:, :16] / model.std_w).square().mean().sqrt())
+        error = float(((model(_area(images, 128)) - codes)[:, :16] / model.std_w).square().mean().sqrt())
     model.save(config.out / "encoder.safetensors", steps=str(total), code_rmse=f"{error:.3f}")
     return {"code_rmse_in_std": error}
