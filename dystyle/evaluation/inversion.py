@@ -26,9 +26,9 @@ EDITED = {"age": 60.0, "smile": 1.0}  # in the sheets' last columns
 HEADING = """\
 # Inversion
 
-Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --json
-docs/benchmarks/inversion.json --plots docs/benchmarks`: {count} generated faces ({slow_count} for `precise`;
-seeds {first_seed} on, truncation {truncation}, not used in training), degraded as photos are, and
+Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --backend {backend}
+--json docs/benchmarks/inversion.json --plots docs/benchmarks`: {count} generated faces ({slow_count} for
+`precise`; seeds {first_seed} on, truncation {truncation}, not used in training), degraded as photos are, and
 public-domain photos, each detected, aligned, inverted and rendered at 1024 px. Means with their standard
 deviation.
 
@@ -51,6 +51,7 @@ class InversionConfig:
         photos: pictures to invert, too.
         slow_count: how many of them to invert with `precise`.
         refine: the qualities to compare.
+        encoder, backend: see `FaceEditor.from_pretrained`.
     """
 
     count: int = 128
@@ -60,6 +61,7 @@ class InversionConfig:
     photos: tuple[Path, ...] = (Path("webapp/examples/astronaut.jpg"),)
     refine: tuple[str, ...] = ("fast", "balanced", "precise")
     encoder: str = "fast"
+    backend: str = "onnx"
 
 
 def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> dict:
@@ -74,14 +76,14 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
         "pixels", "ssim", "perceptual" and "seconds" (of `FaceEditor.invert`, without its first call);
         "edits" by quality: lists of whether a random edit was right, "inverted" and "sampled".
     """
-    editor, judges = FaceEditor.from_pretrained(encoder=config.encoder), Judges()
+    editor, judges = FaceEditor.from_pretrained(backend=config.backend, encoder=config.encoder), Judges()
     editor.warm_up()
     seeds = range(config.first_seed, config.first_seed + config.count)
     codes = [editor.sample(seed, config.truncation) for seed in seeds]
     pictures = degraded([editor.synthesize(code) for code in codes], config.first_seed)
     photos = {path.name: load_image(path) for path in config.photos}
     result = {"count": config.count, "slow_count": config.slow_count, "first_seed": config.first_seed}
-    result |= {"truncation": config.truncation, "cores": os.cpu_count()}
+    result |= {"truncation": config.truncation, "backend": config.backend, "cores": os.cpu_count()}
     result |= {"generated": {}, "edits": {}, "photos": {name: {} for name in photos}}
     shown: dict[int, list[np.ndarray]] = {}
     for refine in config.refine:
