@@ -1,5 +1,6 @@
 """FaceEditor from photo to photo, and its engines against the PyTorch reference."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -188,6 +189,21 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
         pictures = [e.synthesize(tuned.code, size, face=tuned).astype(int) for e in (editor, reference)]
         assert np.abs(pictures[0] - pictures[1]).max() <= 1
         assert np.abs(pictures[0] - editor.synthesize(tuned.code, size)).mean() > 0.5
+
+
+def test_a_picture_in_quarters_has_the_pixels_and_gradients_of_the_whole(editor, face, monkeypatch):
+    monkeypatch.setattr(refine.Refinement, "_precision", lambda self: nullcontext())
+    networks = refine.networks(None, "cpu")
+    refinement = refine.Refinement(face.portrait, *networks, refine.REFINEMENTS["precise"])
+    codes = [torch.from_numpy(face.code)[None].requires_grad_(True) for _ in range(2)]
+    whole = networks[0](codes[0], 1024)
+    gradient = torch.randn(whole.shape, generator=torch.Generator().manual_seed(0))
+    whole.backward(gradient)
+    image, backward = refinement._render(networks[0], codes[1], 1024)
+    backward(gradient)
+    torch.testing.assert_close(image, whole.detach(), atol=1e-4, rtol=0)
+    scale = float(codes[0].grad.abs().max())
+    torch.testing.assert_close(codes[1].grad, codes[0].grad, atol=2e-3 * scale, rtol=0)
 
 
 def test_adam_is_pytorchs():

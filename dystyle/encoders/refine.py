@@ -114,6 +114,10 @@ class Adam:
 
     Not PyTorch's, which brings a compiler along: 1.3 s of the first face and 75 MB for as long as the
     process runs.
+
+    Args:
+        tensors: leaves of any shape; `step` changes them in place.
+        betas: how much the averages of gradients and of their squares keep at a step.
     """
 
     def __init__(self, tensors: Iterable[Tensor], betas: tuple[float, float] = (0.9, 0.95)) -> None:
@@ -133,7 +137,8 @@ class Adam:
             x.grad = None
 
 
-# A picture without its graph, and what takes the gradient by its pixels on to what it was made of.
+# A picture (1, 3, s, s) without its graph, and what takes the gradient by its pixels (1, 3, s, s) on to the
+# codes and weights it was made of.
 Rendered = tuple[Tensor, Callable[[Tensor], None]]
 
 
@@ -237,7 +242,8 @@ class Refinement:
         return {name: p.detach().cpu().numpy() for name, p in weights.items()}
 
     def _render(self, generator: "MobileStyleGAN | StyleGAN2", codes: Tensor, size: int) -> Rendered:
-        """Render codes; the full picture in quarters behind its 64 px features, which take less memory."""
+        """Render codes (1, 18, 512); the full picture of the default generator in quarters behind its 64 px
+        features, which give the same pixels and gradients in less memory."""
         if size < 1024 or not isinstance(generator, MobileStyleGAN):
             with self._precision():
                 image = generator(codes, size).float()
