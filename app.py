@@ -19,6 +19,7 @@ from dystyle import FaceEditor
 from dystyle.errors import InputError
 from dystyle.memory import share_freed_memory
 from webapp import LAUNCH_OPTIONS, build_page, zero_gpu
+from webapp.visit import FULL, PREVIEW
 
 logger = logging.getLogger("app")
 
@@ -36,7 +37,7 @@ def load_editor() -> FaceEditor:
         if zero_gpu.here():
             chosen["device"] = "cpu"
         editor = FaceEditor.from_pretrained(**chosen)
-        editor.warm_up()
+        editor.warm_up((FULL, PREVIEW))
         if zero_gpu.here():
             editor = editor.with_refiner(zero_gpu.lent_refiner())
     except InputError as error:

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -338,10 +338,14 @@ class FaceEditor:
             raise InputError(f"The seed {seed} is out of range; give a whole number from 0 on.")
         return self._generator.sample(seed, truncation)
 
-    def warm_up(self) -> None:
-        """Build and open every engine, so that the first visitor does not wait for them."""
+    def warm_up(self, sizes: Iterable[int] | None = None) -> None:
+        """Build and open the engines, so that the first visitor does not wait for them.
+
+        Args:
+            sizes: of the pictures that will be asked for, some of `sizes`; None: all.
+        """
         code = self.sample(0)
-        for size in self.sizes:
+        for size in self.sizes if sizes is None else sizes:
             picture = self.synthesize(code, size)
         self.measure(picture)
         self._backend.run(self._encoder, _resize(picture, 256)[None])

@@ -6,12 +6,11 @@ What the code cannot hold (glasses, earrings, the background) goes into a few we
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 
 # Parts of the full picture are this large; the first looks at the face, every second one anywhere.
 DETAIL, FACE = 512, (20, 16)
+# Rows and columns of parts in which the full picture of the default generator is computed, and how many of
+# its 64 px features beyond a part's edges its pixels depend on.
+PARTS, REACH = (2, 4), 2
 # What a step costs at a picture's size, for the progress.
 COSTS = {128: 1, 256: 2, DETAIL: 1, 1024: 5}
 READ_EVERY = 3
@@ -95,10 +97,10 @@ def refine(
     try:
         yield from Refinement(portrait, *networks(file, device), REFINEMENTS[quality]).run(code)
     finally:
+        keep_freed_memory(False)
         return_freed_memory()
 
 
-@cache
 def networks(
     file: Path | None, device: str
 ) -> "tuple[MobileStyleGAN | StyleGAN2, IdentityNetwork, FaceReader]":
@@ -205,6 +207,7 @@ class Refinement:
 
     def _refine_detail(self, code: Tensor) -> Generator[Step, None, Tensor]:
         """Optimise the rows behind the 64 px features, on parts of the full picture."""
+        return_freed_memory()
         config, generator = self.config, self.generator
         mean, std, side = generator.mean_w, generator.std_w, DETAIL // 16
         with torch.no_grad(), self._precision():
@@ -215,7 +218,7 @@ class Refinement:
             top, left = FACE if step % 2 == 0 else random.integers(0, 64 - side, 2).tolist()
             rows = torch.cat((code[:, :9], late * std + mean, code[:, 16:]), 1)
             with self._precision():
-                image = generator.detail(features, rows, top, left, side).float()
+                image = generator.detail(features, rows, (top, left), (side, side)).float()
             goal = self.target[..., 16 * top :, 16 * left :][..., :DETAIL, :DETAIL]
             difference = sum(
                 F.adaptive_avg_pool2d(image - goal, size).abs().mean() for size in (DETAIL, 64, 16)
@@ -242,7 +245,7 @@ class Refinement:
         return {name: p.detach().cpu().numpy() for name, p in weights.items()}
 
     def _render(self, generator: "MobileStyleGAN | StyleGAN2", codes: Tensor, size: int) -> Rendered:
-        """Render codes (1, 18, 512); the full picture of the default generator in quarters behind its 64 px
+        """Render codes (1, 18, 512); the full picture of the default generator in parts behind its 64 px
         features, which give the same pixels and gradients in less memory."""
         if size < 1024 or not isinstance(generator, MobileStyleGAN):
             with self._precision():
@@ -253,19 +256,20 @@ class Refinement:
             features = generator.features(own, 64)
             seen = features.detach().requires_grad_(True)
 
-        def quarter(below: int, right: int) -> Tensor:
-            """With two features beyond its inner edges, which is how far neighbours reach."""
+        def part(rows: Span, columns: Span) -> Tensor:
+            corner, sides = zip(*((start, size) for start, size, _ in (rows, columns)), strict=True)
             with self._precision():
-                part = generator.detail(seen, own, 30 * below, 30 * right, 34).float()
-            return part[..., 32 * below :, 32 * right :][..., :512, :512]
+                picture = generator.detail(seen, own, corner, sides).float()
+            return picture[..., rows[2], columns[2]]
 
+        spans = [list(_spans(count)) for count in PARTS]
         with torch.no_grad():
-            rows = (torch.cat((quarter(below, 0), quarter(below, 1)), 3) for below in (0, 1))
-            image = torch.cat(tuple(rows), 2)
+            image = torch.cat([torch.cat([part(y, x) for x in spans[1]], 3) for y in spans[0]], 2)
 
         def backward(gradient: Tensor) -> None:
-            for below, right in itertools.product((0, 1), repeat=2):
-                quarter(below, right).backward(gradient[..., 512 * below :, 512 * right :][..., :512, :512])
+            for rows, line in zip(spans[0], gradient.chunk(PARTS[0], 2), strict=True):
+                for columns, own_gradient in zip(spans[1], line.chunk(PARTS[1], 3), strict=True):
+                    part(rows, columns).backward(own_gradient)
             features.backward(seen.grad)
             if codes.requires_grad:
                 codes.backward(own.grad)
@@ -283,11 +287,13 @@ class Refinement:
         """Steps at each size, fewer of them once the picture does not come closer any more."""
         adam, start, work = Adam(tensors), self.done, _work(schedule)
         for size, steps in schedule:
+            return_freed_memory()  # between sizes: what one frees the next cannot use in full
             goal = F.interpolate(self.target, size=(size, size), mode="area")
+            texture = _texture(goal)
             end, best, stale = self.done + steps * COSTS[size], math.inf, 0
             for step in range(steps):
                 image, backward = render(size)
-                difference, gradient = self._judge(image, goal, step % READ_EVERY == 0)
+                difference, gradient = self._judge(image, goal, texture, step % READ_EVERY == 0)
                 backward(gradient)
                 adam.step(lr * max(0.15, 1 - (self.done - start) / work))
                 yield self._step(size, message.format(size))
@@ -296,7 +302,7 @@ class Refinement:
                     break
             self.done = end
 
-    def _judge(self, image: Tensor, goal: Tensor, read: bool) -> tuple[float, Tensor]:
+    def _judge(self, image: Tensor, goal: Tensor, texture: Tensor, read: bool) -> tuple[float, Tensor]:
         """How far a picture is from the portrait, and the gradient of that and (`read`) of its readings.
 
         One part after the other, so that only one keeps what its gradient needs.
@@ -308,7 +314,7 @@ class Refinement:
             return weight * float(loss.detach())
 
         far = add(config.picture_weight, _picture_loss(image, goal))
-        far += add(config.texture_weight, (_texture(image) - _texture(goal)).abs().mean())
+        far += add(config.texture_weight, (_texture(image) - texture).abs().mean())
         with self._precision():
             similarity = (self.identity(image) * self.wanted).sum()
         far += add(config.identity_weight, 1 - similarity)
@@ -323,6 +329,20 @@ class Refinement:
         if self.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
             return torch.autocast("cpu", torch.bfloat16)
         return nullcontext()
+
+
+# A part along one axis: the first feature that it is computed from, how many, and which pixels are its own.
+Span = tuple[int, int, slice]
+
+
+def _spans(count: int) -> Iterator[Span]:
+    """An axis of 64 features, 16 pixels each, in equal parts with what they need of their neighbours."""
+    own = 64 // count
+    side = own + (REACH if count == 2 else 2 * REACH)
+    for first in range(0, 64, own):
+        start = min(max(first - REACH, 0), 64 - side)
+        skipped = 16 * (first - start)
+        yield start, side, slice(skipped, skipped + 16 * own)
 
 
 def _work(schedule: tuple[tuple[int, int], ...]) -> int:

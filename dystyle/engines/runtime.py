@@ -55,8 +55,9 @@ _WEIGHTS = {
     "editor": ("dystyle",),
 }
 # How many stay open. A page never stops to ask for new ones of the last two: configurations of the editor,
-# and generators tuned to one face, two sizes for each of three faces, or with inputs for styles and noise.
-GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 8, 6
+# and generators tuned to one face (two sizes) or with inputs for styles and noise (likewise). While they run,
+# two sizes take a quarter of a gigabyte.
+GRAPHS_OPEN, EDITORS_OPEN, TUNED_OPEN = 16, 8, 4
 
 
 @cache
@@ -171,6 +172,19 @@ class Engines(ABC):
     def compile(self, name: str, model: Path | bytes) -> Run:
         """Make an ONNX model ready to run: inputs by name -> outputs."""
 
+    @abstractmethod
+    def _trim(self) -> None:
+        """Give back what engines keep between runs, where the runtime lets them; they run as before."""
+
+    def release_memory(self) -> None:
+        """Make room for something large: close all engines but the editor's. What runs ends first; the next
+        use opens an engine again from the cache, in some tenths of a second, or makes one tuned to a face.
+        """
+        with self._lock:
+            self._graphs.clear()
+            self._tuned.clear()
+        return_freed_memory()
+
     def _open(self, opened: OrderedDict[str, Run], most: int, key: str, compile: Callable[[], Run]) -> Run:
         """What is open under this key, compiled if need be; only the `most` used last stay open."""
         with self._lock:
@@ -199,9 +213,11 @@ class Engines(ABC):
 
         def compile() -> Run:
             model = _generator_model(name, tuned, adjustable=bool(inputs))
-            self.release_memory()  # for one more engine
+            self._trim()  # for one more engine
             used = [value.name for value in model.graph.input]
             run = self.compile(name, model.SerializeToString())
+            del model
+            return_freed_memory()  # several times the weights' size
             return lambda feeds: run({key: feeds[key] for key in used})
 
         key = _digest(f"{name}, adjustable" if inputs else name, tuned)
@@ -238,8 +254,8 @@ class OnnxBackend(Engines):
             raise InputError(f"'{device}' does not compute in {precision}; leave it at fp32.")
         self.device, self.precision = device, precision
 
-    def release_memory(self) -> None:
-        """Give back what engines keep between runs, where the runtime lets them; they run as before."""
+    def _trim(self) -> None:
+        """ONNX Runtime's CPU arena has no call for it."""
 
     def compile(self, name: str, model: Path | bytes) -> Run:
         options = onnxruntime.SessionOptions()
@@ -371,9 +387,12 @@ class OpenVinoBackend(OnnxBackend):
         if precision not in PRECISIONS["openvino"] or precision.upper() not in units:
             raise InputError(f"OpenVINO on this CPU does not compute in {precision}; leave it out.")
         self.precision = precision
+        # The first array sets up the binding to NumPy; two threads with a first one each can wait for each
+        # other for ever.
+        openvino.Tensor(np.zeros(1, np.float32))
         self._compiled: WeakSet = WeakSet()
 
-    def release_memory(self) -> None:
+    def _trim(self) -> None:
         for compiled in list(self._compiled):
             with suppress(RuntimeError):  # it is running, and needs its memory
                 compiled.release_memory()

@@ -43,6 +43,7 @@ import numpy
 from dystyle import FaceEditor
 from dystyle.memory import share_freed_memory
 from webapp import build_page
+from webapp.visit import FULL, PREVIEW
 share_freed_memory()
 
 def peak():
@@ -61,7 +62,7 @@ def visit(refine):
     return peak()
 
 editor = FaceEditor.from_pretrained(backend=sys.argv[1])
-editor.warm_up()
+editor.warm_up((FULL, PREVIEW))
 build_page(editor)
 photo = numpy.tile(editor.synthesize(editor.sample(0)), (3, 4, 1))  # 12 megapixels
 peaks, torch = {"fast": visit("fast")}, "torch" in sys.modules

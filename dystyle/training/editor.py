@@ -79,8 +79,8 @@ class EditorConfig:
         steps: with pictures.
         stages: the pictures' size, the share of the steps with it, and each process's batch, in order.
         groups: parts of a batch, each with a configuration of its own.
-        most: most attributes in a configuration; hard: share of the steps after which the curriculum has
-            got there at the latest, see `Curriculum`.
+        least, most: attributes in a configuration (fewer while the curriculum is below `least`); hard: share
+            of the steps after which the curriculum has got to `most` at the latest, see `Curriculum`.
         precision: "bf16" renders and embeds in bfloat16; readings and weights stay in float32.
     """
 
@@ -102,6 +102,7 @@ class EditorConfig:
     steps: int = 2500
     stages: tuple[tuple[int, float, int], ...] = ((128, 0.75, 8), (1024, 0.25, 4))
     groups: int = 4
+    least: int = 1
     most: int = 6
     hard: float = 0.5
     precision: Literal["no", "bf16"] = "no"
@@ -477,7 +478,7 @@ class EditorTrainer:
         edits, tolerances, counts, level = [], [], [], self.curriculum.level(self.step)
         for chunk in index.chunk(config.groups):
             scores = self.before[chunk].scores
-            count = int(torch.randint(1, level + 1, ()))
+            count = int(torch.randint(min(config.least, level), level + 1, ()))
             configuration = sample_configuration(self.editor.names, count, scores)
             edits.append((chunk, configuration, self.editor(self.starts[chunk], configuration)))
             tolerances.append(identity_tolerance(configuration, scores))
@@ -497,7 +498,7 @@ class EditorTrainer:
         with self.accelerator.autocast():
             embeddings = self.identity(images)
         # Both grow faster than the number of attributes; unshared they would hold joint edits back.
-        share = torch.cat(counts).rsqrt()
+        share = 1 / torch.cat(counts)
         identity = identity_loss(embeddings.float(), before.embeddings, torch.cat(tolerances))
         logs["loss/identity"] = (share * identity).mean()
         logs["loss/norm"] = (share * norm_loss(edited, codes, self.generator.std_w)).mean()

@@ -19,8 +19,9 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
     """Distance of readings from target values, (b,) per target attribute.
 
     Numeric: Huber on the common scale, squared within a fortieth of the range and linear beyond, so that
-    the last degrees pull as hard as the first and one failed sample does not rule the step. Binary:
-    cross-entropy of scaled logits.
+    the last degrees pull as hard as the first and one failed sample does not rule the step. Gender is a
+    probability: a difference of its logits counts as far as the probabilities differ, so that a face that
+    reads 0.999 is left alone when 1 is asked for. Binary: cross-entropy of scaled logits.
 
     Args:
         scores: as from `FaceReader`. targets: values in the attribute's unit, (b,).
@@ -35,6 +36,9 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
         difference = common_scale(name, score) - common_scale(name, wanted)
         losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
         losses[name] = losses[name] * 30
+        if name == "gender":
+            miss = (score.detach().sigmoid() - target).abs()
+            losses[name] = losses[name] * miss / (miss + MARGIN)
     return losses
 
 
