@@ -254,6 +254,10 @@ class OnnxBackend(Engines):
             raise InputError(f"'{device}' does not compute in {precision}; leave it at fp32.")
         self.device, self.precision = device, precision
 
+    def release_memory(self) -> None:
+        if self.device == "cpu":  # a GPU's engines open slowly, and what they take is the GPU's
+            super().release_memory()
+
     def _trim(self) -> None:
         """ONNX Runtime's CPU arena has no call for it."""
 

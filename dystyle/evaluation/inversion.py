@@ -87,7 +87,7 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
     result |= {"generated": {}, "edits": {}, "photos": {name: {} for name in photos}}
     shown: dict[int, list[np.ndarray]] = {}
     for refine in config.refine:
-        editor.invert(pictures[0] if pictures else next(iter(photos.values())), "fast")  # warm
+        editor.invert(pictures[0] if pictures else next(iter(photos.values())), refine)  # opens what it needs
         count = min(config.count, config.slow_count) if refine == "precise" else config.count
         edits = result["edits"].setdefault(refine, {"inverted": [], "sampled": []})
         chosen = [*photos.values(), *pictures[:count]]
