@@ -191,7 +191,7 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
         assert np.abs(pictures[0] - editor.synthesize(tuned.code, size)).mean() > 0.5
 
 
-def test_a_picture_in_parts_has_the_pixels_and_gradients_of_the_whole(editor, face, monkeypatch):
+def test_a_picture_in_quarters_has_the_pixels_and_gradients_of_the_whole(editor, face, monkeypatch):
     monkeypatch.setattr(refine.Refinement, "_precision", lambda self: nullcontext())
     networks = refine.networks(None, "cpu")
     refinement = refine.Refinement(face.portrait, *networks, refine.REFINEMENTS["precise"])

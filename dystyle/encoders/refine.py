@@ -6,6 +6,7 @@ What the code cannot hold (glasses, earrings, the background) goes into a few we
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 # Parts of the full picture are this large; the first looks at the face, every second one anywhere.
 DETAIL, FACE = 512, (20, 16)
-# Rows and columns of parts in which the full picture of the default generator is computed, and how many of
-# its 64 px features beyond a part's edges its pixels depend on.
-PARTS, REACH = (2, 4), 2
 # What a step costs at a picture's size, for the progress.
 COSTS = {128: 1, 256: 2, DETAIL: 1, 1024: 5}
 READ_EVERY = 3
@@ -218,7 +216,7 @@ class Refinement:
             top, left = FACE if step % 2 == 0 else random.integers(0, 64 - side, 2).tolist()
             rows = torch.cat((code[:, :9], late * std + mean, code[:, 16:]), 1)
             with self._precision():
-                image = generator.detail(features, rows, (top, left), (side, side)).float()
+                image = generator.detail(features, rows, top, left, side).float()
             goal = self.target[..., 16 * top :, 16 * left :][..., :DETAIL, :DETAIL]
             difference = sum(
                 F.adaptive_avg_pool2d(image - goal, size).abs().mean() for size in (DETAIL, 64, 16)
@@ -245,7 +243,7 @@ class Refinement:
         return {name: p.detach().cpu().numpy() for name, p in weights.items()}
 
     def _render(self, generator: "MobileStyleGAN | StyleGAN2", codes: Tensor, size: int) -> Rendered:
-        """Render codes (1, 18, 512); the full picture of the default generator in parts behind its 64 px
+        """Render codes (1, 18, 512); the full picture of the default generator in quarters behind its 64 px
         features, which give the same pixels and gradients in less memory."""
         if size < 1024 or not isinstance(generator, MobileStyleGAN):
             with self._precision():
@@ -256,20 +254,19 @@ class Refinement:
             features = generator.features(own, 64)
             seen = features.detach().requires_grad_(True)
 
-        def part(rows: Span, columns: Span) -> Tensor:
-            corner, sides = zip(*((start, size) for start, size, _ in (rows, columns)), strict=True)
+        def quarter(below: int, right: int) -> Tensor:
+            """With two features beyond its inner edges, which is how far neighbours reach."""
             with self._precision():
-                picture = generator.detail(seen, own, corner, sides).float()
-            return picture[..., rows[2], columns[2]]
+                part = generator.detail(seen, own, 30 * below, 30 * right, 34).float()
+            return part[..., 32 * below :, 32 * right :][..., :512, :512]
 
-        spans = [list(_spans(count)) for count in PARTS]
         with torch.no_grad():
-            image = torch.cat([torch.cat([part(y, x) for x in spans[1]], 3) for y in spans[0]], 2)
+            rows = (torch.cat((quarter(below, 0), quarter(below, 1)), 3) for below in (0, 1))
+            image = torch.cat(tuple(rows), 2)
 
         def backward(gradient: Tensor) -> None:
-            for rows, line in zip(spans[0], gradient.chunk(PARTS[0], 2), strict=True):
-                for columns, own_gradient in zip(spans[1], line.chunk(PARTS[1], 3), strict=True):
-                    part(rows, columns).backward(own_gradient)
+            for below, right in itertools.product((0, 1), repeat=2):
+                quarter(below, right).backward(gradient[..., 512 * below :, 512 * right :][..., :512, :512])
             features.backward(seen.grad)
             if codes.requires_grad:
                 codes.backward(own.grad)
@@ -329,20 +326,6 @@ class Refinement:
         if self.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
             return torch.autocast("cpu", torch.bfloat16)
         return nullcontext()
-
-
-# A part along one axis: the first feature that it is computed from, how many, and which pixels are its own.
-Span = tuple[int, int, slice]
-
-
-def _spans(count: int) -> Iterator[Span]:
-    """An axis of 64 features, 16 pixels each, in equal parts with what they need of their neighbours."""
-    own = 64 // count
-    side = own + (REACH if count == 2 else 2 * REACH)
-    for first in range(0, 64, own):
-        start = min(max(first - REACH, 0), 64 - side)
-        skipped = 16 * (first - start)
-        yield start, side, slice(skipped, skipped + 16 * own)
 
 
 def _work(schedule: tuple[tuple[int, int], ...]) -> int:

@@ -68,19 +68,16 @@ class ModulatedConv(nn.Module):
         self.separable = separable
 
     def forward(self, x: Tensor, w: Tensor, corner: tuple[int, int] = (0, 0)) -> Tensor:
-        """(b, c_in, h, w) activations and (b, 512) codes -> (b, c_out, h, w).
-
-        Args:
-            corner: (top, left) of the activations, where they are a part of the layer's.
-        """
+        """(b, c_in, s, s) activations and (b, 512) codes -> (b, c_out, s, s); `corner` as in `detail`."""
         x = x * (self.modulation(w) * self.scale)[:, :, None, None]
         if self.separable:
             x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
         x = F.conv2d(x, self.weight, self.bias, padding=0 if self.separable else 1)
-        (top, left), (height, width) = corner, x.shape[2:]
-        noise = self.noise[:, :, top : top + height, left : left + width]
-        x = x + noise.to(x.dtype)  # under autocast all activations stay as small as the convolution's
-        return F.leaky_relu(x, 0.2, inplace=True)  # the gradient then needs one tensor less
+        noise = self.noise.to(x.dtype)  # under autocast all activations stay as small as the convolution's
+        if x.shape[-1] < noise.shape[-1]:
+            (top, left), side = corner, x.shape[-1]
+            noise = noise[:, :, top : top + side, left : left + side]
+        return F.leaky_relu(x + noise, 0.2, inplace=True)  # the gradient then needs one tensor less
 
 
 class Block(nn.Module):
@@ -215,23 +212,19 @@ class MobileStyleGAN(nn.Module):
             x = block(x, w_plus[:, 2 * index + 1], w_plus[:, 2 * index + 2])
         return x
 
-    def detail(
-        self, features: Tensor, w_plus: Tensor, corner: tuple[int, int], sides: tuple[int, int]
-    ) -> Tensor:
-        """A part of the 1024 px picture, (b, 3, 16 * height, 16 * width), from its 64 px features.
+    def detail(self, features: Tensor, w_plus: Tensor, top: int, left: int, side: int) -> Tensor:
+        """A square part of the 1024 px picture, (b, 3, 16 * side, 16 * side), from its 64 px features.
 
         Much cheaper than the whole where rows 9 to 15 are fitted. Its outermost pixels lack their
         neighbours.
 
         Args:
-            features: (b, 512, 64, 64). corner: (top, left) and sides: (height, width) of the part, in pixels
-                of the features.
+            features: (b, 512, 64, 64). top, left, side: the part, in pixels of the features.
         """
-        (top, left), (height, width) = corner, sides
-        x = features[:, :, top : top + height, left : left + width]
+        x = features[:, :, top : top + side, left : left + side]
         for index in range(4, 7):
-            place = (top << index - 3, left << index - 3)
-            x = self.blocks[index](x, w_plus[:, 2 * index + 1], w_plus[:, 2 * index + 2], place)
+            corner = (top << index - 3, left << index - 3)
+            x = self.blocks[index](x, w_plus[:, 2 * index + 1], w_plus[:, 2 * index + 2], corner)
         return self.blocks[6].to_img(x, w_plus[:, 15])
 
     def forward(self, codes: Tensor, size: int = 1024) -> Tensor:
