@@ -64,6 +64,12 @@ def test_losses_are_least_at_the_target():
         assert best.item() == pytest.approx(expected.item(), abs=0.1)
 
 
+def test_gender_is_right_where_its_probability_is():
+    scores = torch.logit(torch.tensor([0.999, 0.9, 0.5]))
+    near, off, far = attribute_loss({"gender": scores}, {"gender": torch.ones(3)})["gender"].tolist()
+    assert near < 0.1 * off and off < far
+
+
 def test_only_what_was_not_asked_for_is_preserved():
     before = {"age": torch.tensor([30.0]), "smile": torch.tensor([2.0])}
     after = {"age": torch.tensor([60.0]), "smile": torch.tensor([2.0])}
@@ -246,6 +252,18 @@ def test_curriculum_moves_on_when_the_loss_has_settled_or_time_is_up():
     assert (falling.level(100), flat.level(100)) == (1, 2)
     assert [falling.level(step) for step in (0, 333, 334, 667, 1000, 5000)] == [1, 1, 2, 3, 4, 4]
     assert Curriculum(most=3, steps=0).level(0) == 3
+
+
+def test_joint_edits_can_be_trained_alone(tmp_path, faces, monkeypatch):
+    counts = []
+
+    def draw(names, count, current):
+        counts.append(count)
+        return sample_configuration(names, count, current)
+
+    monkeypatch.setattr("dystyle.training.editor.sample_configuration", draw)
+    EditorTrainer(small(tmp_path, faces, least=2, hard=0.0), generator()).train_step()
+    assert counts == [2, 2]
 
 
 def test_a_finished_run_reports_on_faces_it_has_not_learnt_from(tmp_path, faces):
