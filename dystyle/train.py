@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 
 from dystyle.editors.linear import LinearEditor
@@ -20,7 +21,6 @@ from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.memory import keep_freed_memory
-from dystyle.pipeline import FaceEditor
 from dystyle.training.attributes import AttributeConfig, train_attributes
 from dystyle.training.dataset import FaceDataset, sample_codes
 from dystyle.training.editor import EditorConfig, EditorTrainer
@@ -114,8 +114,10 @@ def _generator(previews: bool = True, name: str = DEFAULT) -> MobileStyleGAN | S
     return MobileStyleGAN.from_files(resolve("mobile_stylegan"), heads)
 
 
-def _render(folder: Path, codes: np.ndarray, generator: str = DEFAULT) -> FaceDataset:
-    return FaceDataset.render(folder, codes, FaceEditor.from_pretrained(generator=generator).synthesize)
+def _render(folder: Path, codes: np.ndarray, generator: MobileStyleGAN | StyleGAN2) -> FaceDataset:
+    if not torch.cuda.is_available():
+        return FaceDataset.render(folder, codes, generator)
+    return FaceDataset.render(folder, codes, generator.cuda(), "cuda", batch=16)
 
 
 def _train(config) -> object:
@@ -123,10 +125,10 @@ def _train(config) -> object:
     if isinstance(config, FacesConfig):
         rng, generator = np.random.default_rng(config.seed), _generator(previews=False, name=config.generator)
         codes = sample_codes(rng, config.count, generator.map, generator.mean_w.numpy())
-        return len(_render(config.out, codes, config.generator).codes)
+        return len(_render(config.out, codes, generator).codes)
     if isinstance(config, AttributeConfig | JudgesConfig):
         codes = np.load(config.labels / "codes.npz")["w"]
-        _render(config.dataset, np.repeat(codes[:, None], 18, axis=1))
+        _render(config.dataset, np.repeat(codes[:, None], 18, axis=1), _generator(previews=False))
     if isinstance(config, JudgesConfig):
         return train_judges(config.labels, config.dataset, config.out, _generator(previews=False))
     if isinstance(config, AttributeConfig):
@@ -136,7 +138,7 @@ def _train(config) -> object:
     if isinstance(config, PreviewConfig):
         return train_previews(config, _generator(previews=config.start))
     if isinstance(config, EncoderConfig):
-        return train_encoder(config, _generator())
+        return train_encoder(config, _generator().to("cuda" if torch.cuda.is_available() else "cpu"))
     if fit := METHOD_FITS.get(type(config)):
         return fit(config, _generator())
     if isinstance(config, GeneratorConfig):

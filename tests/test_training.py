@@ -3,18 +3,20 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from one_device import OneDevice
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
-from dystyle.engines.graphs import generator, module
+from dystyle.engines.graphs import generator, open_generator
 from dystyle.errors import InputError
 from dystyle.training.dataset import FaceDataset, degrade, jpeg, occlude, sample_codes
 from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
@@ -99,7 +101,9 @@ def test_identity_may_change_as_much_as_the_edit_needs():
     assert identity_loss(embedding, other, turned).tolist() == pytest.approx([0.2, 0])
 
 
-def test_interrupted_encoder_run_ends_as_a_straight_one(tmp_path, monkeypatch):
+@pytest.fixture
+def encoder_run(tmp_path) -> EncoderConfig:
+    """A run of four steps on noise."""
     rng, faces = np.random.default_rng(0), tmp_path / "faces"
     faces.mkdir()
     np.save(faces / "codes.npy", rng.standard_normal((132, 18, 512), np.float32))
@@ -107,8 +111,19 @@ def test_interrupted_encoder_run_ends_as_a_straight_one(tmp_path, monkeypatch):
     (faces / "done.txt").write_text("132")
     config = EncoderConfig(dataset=faces, out=tmp_path / "straight", steps=2, batch=2)
     config = replace(config, image_steps=1, image_batch=2, progressive_steps=2, checkpoint_every=1)
-    config = replace(config, full_steps=1, full_batch=1)
-    network = generator()
+    return replace(config, full_steps=1, full_batch=1)
+
+
+def test_encoder_training_stays_on_its_device(encoder_run, monkeypatch):
+    network = open_generator().to("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # knows no such device
+    with OneDevice():
+        train_encoder(encoder_run, network)
+    assert FastEncoder.load(str(encoder_run.out / "encoder.safetensors")).mean_w.shape == (512,)
+
+
+def test_interrupted_encoder_run_ends_as_a_straight_one(tmp_path, encoder_run, monkeypatch):
+    config, network = encoder_run, generator()
     train_encoder(config, network)
 
     def stop(*_):
@@ -169,12 +184,12 @@ def test_rendering_goes_on_where_it_stopped(tmp_path):
     codes = np.zeros((3, 18, 512), np.float32)
     rendered = []
 
-    def synthesize(code: np.ndarray) -> np.ndarray:
+    def synthesize(codes: torch.Tensor) -> torch.Tensor:
         if len(rendered) == 2:
             rendered.append(None)
             raise KeyboardInterrupt
-        rendered.append(code)
-        return np.full((1024, 1024, 3), 7, np.uint8)
+        rendered.append(codes)
+        return torch.full((len(codes), 3, 1024, 1024), 7 / 127.5 - 1)
 
     with pytest.raises(KeyboardInterrupt):
         FaceDataset.render(tmp_path, codes, synthesize)
@@ -187,9 +202,7 @@ def faces(tmp_path_factory) -> Path:
     """A folder of eight rendered faces."""
     codes = sample_codes(np.random.default_rng(0), 8, generator().map, generator().mean_w.numpy())
     folder = tmp_path_factory.mktemp("faces")
-    FaceDataset.render(
-        folder, codes, lambda code: module("generator_1024")(torch.from_numpy(code[None]))[0].numpy()
-    )
+    FaceDataset.render(folder, codes, generator(), batch=3)
     return folder
 
 

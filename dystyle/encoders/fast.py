@@ -59,7 +59,7 @@ class FastEncoder(nn.Module):
 
     def save(self, path: Path, **metadata: str) -> None:
         """Write float16 weights with what `load` needs as metadata."""
-        tensors = {key: value.detach().numpy() for key, value in self.state_dict().items()}
+        tensors = {key: value.detach().cpu().numpy() for key, value in self.state_dict().items()}
         tensors = {
             key: value.astype(np.float16) if value.ndim > 1 else value
             for key, value in tensors.items()

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ EDITED = {"age": 60.0, "smile": 1.0}  # in the sheets' last columns
 HEADING = """\
 # Inversion
 
-Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --backend {backend}
+Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --backend {backend}{option}
 --json docs/benchmarks/inversion.json --plots docs/benchmarks`: {count} generated faces ({slow_count} for
 `precise`; seeds {first_seed} on, truncation {truncation}, not used in training), degraded as photos are, and
 public-domain photos, each detected, aligned, inverted and rendered at 1024 px. Means with their standard
@@ -38,7 +39,7 @@ deviation.
   perceptual: distance of the identity network's early features (`perceptual_loss`)
 - edits right: one random attribute of each face edited from the inverted code, and in brackets from the
   code that the face was made of; "right" as in [editing.md](editing.md)
-- seconds: of `FaceEditor.invert` on {cores} cores, engines warm
+- seconds: of `FaceEditor.invert` on {hardware}, engines warm
 """
 
 
@@ -51,7 +52,7 @@ class InversionConfig:
         photos: pictures to invert, too.
         slow_count: how many of them to invert with `precise`.
         refine: the qualities to compare.
-        encoder, backend: see `FaceEditor.from_pretrained`.
+        encoder, backend, device: see `FaceEditor.from_pretrained`.
     """
 
     count: int = 128
@@ -62,6 +63,7 @@ class InversionConfig:
     refine: tuple[str, ...] = ("fast", "balanced", "precise")
     encoder: str = "fast"
     backend: str = "onnx"
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> dict:
@@ -76,14 +78,17 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
         "pixels", "ssim", "perceptual" and "seconds" (of `FaceEditor.invert`, without its first call);
         "edits" by quality: lists of whether a random edit was right, "inverted" and "sampled".
     """
-    editor, judges = FaceEditor.from_pretrained(backend=config.backend, encoder=config.encoder), Judges()
+    editor = FaceEditor.from_pretrained(config.device, config.backend, encoder=config.encoder)
+    judges = Judges()
     editor.warm_up()
     seeds = range(config.first_seed, config.first_seed + config.count)
     codes = [editor.sample(seed, config.truncation) for seed in seeds]
     pictures = degraded([editor.synthesize(code) for code in codes], config.first_seed)
     photos = {path.name: load_image(path) for path in config.photos}
     result = {"count": config.count, "slow_count": config.slow_count, "first_seed": config.first_seed}
-    result |= {"truncation": config.truncation, "backend": config.backend, "cores": os.cpu_count()}
+    hardware = f"{os.cpu_count()} cores" if config.device == "cpu" else torch.cuda.get_device_name()
+    result |= {"truncation": config.truncation, "backend": config.backend, "hardware": hardware}
+    result |= {"option": "" if config.device == "cpu" else " --device cuda"}
     result |= {"generated": {}, "edits": {}, "photos": {name: {} for name in photos}}
     shown: dict[int, list[np.ndarray]] = {}
     for refine in config.refine:

@@ -54,8 +54,13 @@ def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
     """
     count = len(images)
 
+    device = images.device
+
     def draw(spread: float, *shape: int) -> Tensor:
-        return torch.randn(count, *(shape or (1, 1, 1))) * spread
+        return torch.randn(count, *(shape or (1, 1, 1)), device=device) * spread
+
+    def share() -> Tensor:
+        return torch.rand(count, 1, 1, 1, device=device)
 
     angle, zoom, shift = draw(0.04).flatten(), 1 + draw(0.05).flatten(), draw(0.025, 2)
     cosine, sine = angle.cos() * zoom, angle.sin() * zoom
@@ -65,7 +70,7 @@ def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     x = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     small = F.interpolate(F.interpolate(x, scale_factor=0.5, mode="area"), size=x.shape[-2:], mode="bilinear")
-    x = x + torch.rand(count, 1, 1, 1) * (torch.rand(count, 1, 1, 1) < 0.5) * (small - x)
+    x = x + share() * (share() < 0.5) * (small - x)
     x = ((x + 1) / 2).clamp(0, 1) ** torch.exp(draw(0.15 * colour)) * 2 - 1
     x = x * (1 + draw(0.1 * colour)) + draw(0.08 * colour) + draw(0.05 * colour, 3, 1, 1)
     x = (x + torch.randn_like(x) * draw(0.04).abs()).clamp(-1, 1)
@@ -87,11 +92,12 @@ def occlude(images: Tensor, share: float = 0.25) -> Tensor:
     Its axes are 0.1 to 0.3 of the picture (hands, hair, microphones); its content is the next picture of
     the batch, mirrored upside down.
     """
-    count, size = len(images), images.shape[-1]
-    axis = torch.linspace(-1, 1, size)
-    centre, radius = torch.rand(2, count, 1, 1) * 1.6 - 0.8, torch.rand(2, count, 1, 1) * 0.4 + 0.2
+    count, size, device = len(images), images.shape[-1], images.device
+    axis = torch.linspace(-1, 1, size, device=device)
+    centre, radius, chance = (torch.rand(n, count, 1, 1, device=device) for n in (2, 2, 1))
+    centre, radius = centre * 1.6 - 0.8, radius * 0.4 + 0.2
     distance = ((axis - centre[0]) / radius[0]) ** 2 + ((axis[:, None] - centre[1]) / radius[1]) ** 2
-    hidden = (distance < 1) & (torch.rand(count, 1, 1) < share)
+    hidden = (distance < 1) & (chance[0] < share)
     return torch.where(hidden[:, None], images.roll(1, 0).flip(2), images)
 
 
@@ -119,13 +125,20 @@ class FaceDataset:
         return cls(*(array[:done] for array in arrays))
 
     @classmethod
+    @torch.no_grad()
     def render(
-        cls, folder: Path, codes: np.ndarray, synthesize: Callable[[np.ndarray], np.ndarray]
+        cls,
+        folder: Path,
+        codes: np.ndarray,
+        synthesize: Callable[[Tensor], Tensor],
+        device: torch.device | str = "cpu",
+        batch: int = 1,
     ) -> "FaceDataset":
         """Render `codes` into `folder`, going on where an earlier run stopped.
 
         Args:
-            synthesize: code (18, 512) -> picture (s, s, 3) uint8, s a multiple of 256; averaged down here.
+            synthesize: codes (b, 18, 512) -> pictures (b, 3, s, s) about [-1, 1], both on `device`; s is a
+                multiple of 256 and averaged down here. batch: how many at once.
 
         Raises:
             InputError: pictures of another size.
@@ -139,14 +152,17 @@ class FaceDataset:
             np.save(folder / "codes.npy", codes)
             images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
             progress.write_text("0")
-        start = int(progress.read_text())
-        for index in tqdm(range(start, len(codes)), desc="rendering faces", mininterval=10):
-            picture = synthesize(codes[index])
-            if len(picture) % 256:
-                raise InputError(f"Faces are rendered at 256 px or a multiple, not at {len(picture)} px.")
-            picture = picture.reshape(256, len(picture) // 256, 256, -1, 3)
-            images[index] = picture.mean((1, 3), dtype=np.float32).round().astype(np.uint8)
-            if index % 50 == 49 or index + 1 == len(codes):
+        done = int(progress.read_text())
+        bar = tqdm(total=len(codes), initial=done, desc="rendering faces", mininterval=10)
+        for start in range(done, len(codes), batch):
+            chunk = slice(start, min(start + batch, len(codes)))
+            pictures = synthesize(torch.from_numpy(codes[chunk]).to(device)).clamp(-1, 1)
+            if (size := pictures.shape[-1]) % 256:
+                raise InputError(f"Faces are rendered at 256 px or a multiple, not at {size} px.")
+            small = F.interpolate(pictures.float(), (256, 256), mode="area") * 127.5 + 127.5
+            images[chunk] = small.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            bar.update(chunk.stop - start)
+            if chunk.stop // 50 > start // 50 or chunk.stop == len(codes):
                 images.flush()
-                progress.write_text(str(index + 1))
+                progress.write_text(str(chunk.stop))
         return cls.load(folder)

@@ -62,31 +62,35 @@ def _area(images: Tensor, size: int) -> Tensor:
 
 
 def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
-    """Train, write `encoder.safetensors` into the run's folder, and return the held-out code error.
+    """Train on the generator's device, write `encoder.safetensors` into the run's folder, and return the
+    held-out code error.
 
     Goes on from the run's checkpoint.
     """
     torch.manual_seed(config.seed)
+    device = generator.mean_w.device
     config.out.mkdir(parents=True, exist_ok=True)
     data, held = FaceDataset.load(config.dataset), 128
     model = FastEncoder(mean_w=generator.mean_w, std_w=generator.std_w)
     if config.start is not None:
         model.load_state_dict(FastEncoder.load(config.start).state_dict())
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.02)
     total = config.steps + config.image_steps + config.full_steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
-    identity, checkpoint, start = IdentityNetwork(), config.out / "checkpoint.pt", 0
+    identity, checkpoint, start = IdentityNetwork().to(device), config.out / "checkpoint.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         start = state["step"]
 
     def batch(index: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(data.images[np.sort(index)]).permute(0, 3, 1, 2) / 127.5 - 1
-        return images, torch.from_numpy(data.codes[np.sort(index)])
+        images, codes = (
+            torch.from_numpy(array[np.sort(index)]).to(device) for array in (data.images, data.codes)
+        )
+        return images.permute(0, 3, 1, 2) / 127.5 - 1, codes
 
     for step in (progress := trange(start, total, initial=start, total=total, mininterval=5)):
         torch.manual_seed(config.seed + step)  # so that an interrupted run ends as a straight one
@@ -97,7 +101,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         )
         images, small = (images if in_full else _area(images, 128)), _area(images, 128)
         # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
-        with torch.autocast(images.device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             predicted = model(occlude(degrade(small)), _rows(config, step)).float()
         # Rows above 15 reach nothing in this generator; the rest count alike.
         loss = F.smooth_l1_loss(predicted[:, :16] / model.std_w, codes[:, :16] / model.std_w)
@@ -105,7 +109,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         logs = {"code": float(loss.detach())}
         loss = loss + config.offset_weight * offsets.square().mean()
         if with_images:
-            with torch.autocast(images.device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 rendered = generator(predicted, 1024 if in_full else 128).float()
             rendered = _area(rendered, images.shape[-1])
             similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
