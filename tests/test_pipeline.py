@@ -242,7 +242,7 @@ def test_refinement_on_the_gpu_comes_as_close(editor, reference, astronaut, monk
     on_gpu = FaceEditor.from_pretrained(device="cuda", backend="torch")
     faces = [e.invert(astronaut, "precise") for e in (editor, on_gpu)]
     errors = [np.abs(reference.synthesize(f.code, face=f).astype(float) - f.portrait).mean() for f in faces]
-    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+    assert errors[1] < 1.05 * errors[0]
     assert refine.networks(None, "cuda")[0].mean_w.is_cuda and not generator(None).mean_w.is_cuda
 
 
