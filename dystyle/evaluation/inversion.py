@@ -27,11 +27,11 @@ EDITED = {"age": 60.0, "smile": 1.0}  # in the sheets' last columns
 HEADING = """\
 # Inversion
 
-Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --backend {backend}{option}
---json docs/benchmarks/inversion.json --plots docs/benchmarks`: {count} generated faces ({slow_count} for
-`precise`; seeds {first_seed} on, truncation {truncation}, not used in training), degraded as photos are, and
-public-domain photos, each detected, aligned, inverted and rendered at 1024 px. Means with their standard
-deviation.
+Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow_count} --backend {backend}
+{option}--json docs/benchmarks/inversion.json --plots docs/benchmarks`: {count} generated faces
+({slow_count} for `precise`; seeds {first_seed} on, truncation {truncation}, not used in training), degraded
+as photos are, and public-domain photos, each detected, aligned, inverted and rendered at 1024 px. Means with
+their standard deviation.
 
 - identity: cosine of faceres embeddings to the portrait (the network that training and refinement
   optimise); distance: of dlib's descriptors, which neither has met (one person: below 0.6)
@@ -88,7 +88,7 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
     result = {"count": config.count, "slow_count": config.slow_count, "first_seed": config.first_seed}
     hardware = f"{os.cpu_count()} cores" if config.device == "cpu" else torch.cuda.get_device_name()
     result |= {"truncation": config.truncation, "backend": config.backend, "hardware": hardware}
-    result |= {"option": "" if config.device == "cpu" else " --device cuda"}
+    result |= {"option": "" if config.device == "cpu" else "--device cuda "}
     result |= {"generated": {}, "edits": {}, "photos": {name: {} for name in photos}}
     shown: dict[int, list[np.ndarray]] = {}
     for refine in config.refine:

@@ -52,9 +52,7 @@ def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
     Args:
         colour: strength of the changes of exposure and colour.
     """
-    count = len(images)
-
-    device = images.device
+    count, device = len(images), images.device
 
     def draw(spread: float, *shape: int) -> Tensor:
         return torch.randn(count, *(shape or (1, 1, 1)), device=device) * spread
@@ -153,16 +151,16 @@ class FaceDataset:
             images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
             progress.write_text("0")
         done = int(progress.read_text())
-        bar = tqdm(total=len(codes), initial=done, desc="rendering faces", mininterval=10)
-        for start in range(done, len(codes), batch):
-            chunk = slice(start, min(start + batch, len(codes)))
-            pictures = synthesize(torch.from_numpy(codes[chunk]).to(device)).clamp(-1, 1)
-            if (size := pictures.shape[-1]) % 256:
-                raise InputError(f"Faces are rendered at 256 px or a multiple, not at {size} px.")
-            small = F.interpolate(pictures.float(), (256, 256), mode="area") * 127.5 + 127.5
-            images[chunk] = small.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            bar.update(chunk.stop - start)
-            if chunk.stop // 50 > start // 50 or chunk.stop == len(codes):
-                images.flush()
-                progress.write_text(str(chunk.stop))
+        with tqdm(total=len(codes), initial=done, desc="rendering faces", mininterval=10) as bar:
+            for start in range(done, len(codes), batch):
+                chunk = slice(start, min(start + batch, len(codes)))
+                pictures = synthesize(torch.from_numpy(codes[chunk]).to(device)).clamp(-1, 1)
+                if (size := pictures.shape[-1]) % 256:
+                    raise InputError(f"Faces are rendered at 256 px or a multiple, not at {size} px.")
+                small = F.interpolate(pictures.float(), (256, 256), mode="area") * 127.5 + 127.5
+                images[chunk] = small.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+                bar.update(chunk.stop - start)
+                if chunk.stop // 50 > start // 50 or chunk.stop == len(codes):
+                    images.flush()
+                    progress.write_text(str(chunk.stop))
         return cls.load(folder)
