@@ -7,13 +7,14 @@ const compare = element.querySelector(".stage-compare");
 const images = { before: element.querySelector(".stage-before"), after: element.querySelector(".stage-after") };
 for (const [name, image] of Object.entries(images)) {
   let newest = 0;
-  // A picture is decoded before it is shown, so nothing flickers, and one that was overtaken is dropped.
+  // A picture is decoded before it is shown, so nothing flickers, unless the browser takes its time over that;
+  // one that was overtaken is dropped.
   const show = async () => {
     const ticket = ++newest;
     if (!props[name] || props[name] === image.src) return;
     const next = new Image();
     next.src = props[name];
-    await next.decode();
+    await Promise.race([next.decode(), new Promise((done) => setTimeout(done, 1000))]);
     if (ticket !== newest) return;
     image.src = next.src;
     if (image !== images.after) return;

@@ -510,6 +510,14 @@ def test_failing_engine_gives_a_message_and_a_working_page(cartoon, visit, monke
     expect_edits(page, "Age 32 → 80")
 
 
+def test_pictures_follow_where_the_browser_never_decodes_them(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    page.evaluate("() => { HTMLImageElement.prototype.decode = () => new Promise(() => {}); }")
+    slider(page, "age").press("End")
+    expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"age": 80})))
+
+
 def test_visitors_edit_people_of_their_own(cartoon, visit, tmp_path):
     url, editor = cartoon
     one, other = visit(url), visit(url)
