@@ -239,10 +239,12 @@ def test_a_refinement_stays_on_its_device(quality, monkeypatch):
 def test_refinement_on_the_gpu_comes_as_close(editor, reference, astronaut, monkeypatch):
     short = refine.RefineConfig(schedule=((128, 12),), detail_steps=2, tuning_steps=2)
     monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
+    # The CPU's bfloat16 ends a few percent further away than float32, on any device.
+    monkeypatch.setattr(refine.Refinement, "_precision", lambda self: nullcontext())
     on_gpu = FaceEditor.from_pretrained(device="cuda", backend="torch")
     faces = [e.invert(astronaut, "precise") for e in (editor, on_gpu)]
     errors = [np.abs(reference.synthesize(f.code, face=f).astype(float) - f.portrait).mean() for f in faces]
-    assert errors[1] < 1.05 * errors[0]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
     assert refine.networks(None, "cuda")[0].mean_w.is_cuda and not generator(None).mean_w.is_cuda
 
 
