@@ -117,7 +117,7 @@ def encoder_run(tmp_path) -> EncoderConfig:
 def test_encoder_training_stays_on_its_device(encoder_run, monkeypatch):
     network = open_generator().to("meta")
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # knows no such device
-    with OneDevice():
+    with OneDevice(elsewhere=True):
         train_encoder(encoder_run, network)
     assert FastEncoder.load(str(encoder_run.out / "encoder.safetensors")).mean_w.shape == (512,)
 
