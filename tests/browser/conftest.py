@@ -34,6 +34,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def choose(page: Page, label: str) -> None:
+    """Click a radio button as a person does: one that has come to rest. Gradio takes back what is chosen within
+    the frame that first draws it, as in an accordion just opened."""
+    radio = page.get_by_label(label, exact=True)
+    page.locator("label", has=radio).click()
+    expect(radio).to_be_checked()
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """DYSTYLE_CHROMIUM names the binary; otherwise the system's, or else the one Playwright installed."""
