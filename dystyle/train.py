@@ -23,6 +23,7 @@ from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.memory import keep_freed_memory
 from dystyle.training.attributes import AttributeConfig, train_attributes
 from dystyle.training.dataset import FaceDataset, sample_codes
+from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer
@@ -139,6 +140,8 @@ def _train(config) -> object:
         return train_previews(config, _generator(previews=config.start))
     if isinstance(config, EncoderConfig):
         return train_encoder(config, _generator().to("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(config, DescentConfig):
+        return fit_descent(config)
     if fit := METHOD_FITS.get(type(config)):
         return fit(config, _generator())
     if isinstance(config, GeneratorConfig):
@@ -151,6 +154,7 @@ Command = (
     | Annotated[PreviewConfig, tyro.conf.subcommand("previews")]
     | Annotated[AttributeConfig, tyro.conf.subcommand("attributes")]
     | Annotated[EncoderConfig, tyro.conf.subcommand("encoder")]
+    | Annotated[DescentConfig, tyro.conf.subcommand("descent")]
     | Annotated[EditorConfig, tyro.conf.subcommand("editor")]
     | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]
     | Annotated[LinearConfig, tyro.conf.subcommand("linear")]

@@ -211,6 +211,7 @@ class Hub:
             ) from error
 
 
+EDITING = ("preview_heads", "encoder", "descent", "dystyle", "linear")
 KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration", "probe")
 JUDGES = (
     "face_landmark_68",
@@ -237,7 +238,7 @@ WEIGHTS: dict[str, Source] = {
             for kind in ("xml", "bin")
         ),
     ),
-    **{name: Bundled(f"{name}.safetensors") for name in ("preview_heads", "encoder", "dystyle", "linear")},
+    **{name: Bundled(f"{name}.safetensors") for name in EDITING},
     **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
     **{f"judges/{name}": Bundled(f"judges/{name}.safetensors") for name in JUDGES},
     **{f"methods/{name}": Bundled(f"methods/{name}.safetensors") for name in METHODS},

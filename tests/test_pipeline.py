@@ -1,5 +1,6 @@
 """FaceEditor from photo to photo, and its engines against the PyTorch reference."""
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -318,11 +319,17 @@ def test_bad_values_are_refused(editor, face):
 
 
 def test_fast_inversion_gives_the_person_back(editor):
-    likeness, strangers = [], []
+    encoder_alone = copy.copy(editor)
+    encoder_alone._descent = ()
+    likeness, less, strangers = [], [], []
     pictures = [editor.synthesize(editor.sample(seed)) for seed in range(300, 306)]
     embeddings = [editor.embed(picture) for picture in pictures]
     for index, picture in enumerate(pictures):
-        again = editor.embed(editor.synthesize(editor.invert(picture).code))
+        again, before = (
+            editor.embed(editor.synthesize(e.invert(picture).code)) for e in (editor, encoder_alone)
+        )
         likeness.append(again @ embeddings[index])
+        less.append(before @ embeddings[index])
         strangers.append(again @ embeddings[index - 1])
-    assert np.mean(likeness) > 0.65 > np.mean(strangers) + 0.1
+    assert np.mean(likeness) > 0.8 > np.mean(strangers) + 0.25
+    assert np.mean(likeness) > np.mean(less) + 0.01  # what the steps behind the encoder are for

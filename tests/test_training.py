@@ -13,12 +13,15 @@ import torch
 from one_device import OneDevice
 from torch.nn import functional as F
 
+from dystyle import FaceEditor
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
+from dystyle.encoders.descent import describe, load_steps
 from dystyle.encoders.fast import FastEncoder
 from dystyle.engines.graphs import generator, open_generator
 from dystyle.errors import InputError
 from dystyle.training.dataset import FaceDataset, degrade, jpeg, occlude, sample_codes
+from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
 from dystyle.training.encoder import EncoderConfig, train_encoder
 from dystyle.training.losses import (
@@ -289,6 +292,28 @@ def test_a_finished_run_reports_on_faces_it_has_not_learnt_from(tmp_path, faces)
     assert f"| smile | {report['smile']['reached']['smile']['success']['mean']:.0%}" in card
     with pytest.raises(InputError, match="render more or give fewer"):
         EditorTrainer(small(tmp_path, faces, starts=7), generator())
+
+
+def test_descent_learns_the_way_to_the_faces_own_codes(tmp_path, faces):
+    out = tmp_path / "descent.safetensors"
+    config = DescentConfig(faces=faces, out=out, passes=1, rank=6, ridge=1e-3, backend="onnx")
+    identity = fit_descent(config)["identity"]
+    assert len(identity) == 3  # before each step and after the last
+    (first, _), editor, data = load_steps(str(out)), FaceEditor.from_pretrained(), FaceDataset.load(faces)
+    encode = FastEncoder.load("encoder")
+    torch.manual_seed(config.seed)
+    codes = encode(degrade(torch.from_numpy(data.images.copy()).permute(0, 3, 1, 2) / 127.5 - 1)).numpy()
+    before, after = [], []
+    for code, own, picture in zip(codes, data.codes, data.images, strict=True):
+        preview = editor.synthesize(code, 256)
+        lacking = describe(picture, editor.embed(picture)) - describe(preview, editor.embed(preview))
+        better = first(code, lacking)
+        assert np.array_equal(better[16:], code[16:])
+        before.append(np.abs(code - own)[:16].mean())
+        after.append(np.abs(better - own)[:16].mean())
+    assert np.mean(after) < 0.5 * np.mean(before)
+    with pytest.raises(InputError, match="does not hold steps"):
+        load_steps("encoder")
 
 
 def test_two_processes_train_one_editor(tmp_path, faces):

@@ -33,8 +33,8 @@ Made by `python -m dystyle.evaluate inversion --count {count} --slow-count {slow
 as photos are, and public-domain photos, each detected, aligned, inverted and rendered at 1024 px. Means with
 their standard deviation.
 
-- identity: cosine of faceres embeddings to the portrait (the network that training and refinement
-  optimise); distance: of dlib's descriptors, which neither has met (one person: below 0.6)
+- identity: cosine of faceres embeddings to the portrait (the network that training, descent and
+  refinement look at); distance: of dlib's descriptors, which none of them has met (one person: below 0.6)
 - pixels: root mean square difference at 256 px, of 255; SSIM: structural similarity at 256 px;
   perceptual: distance of the identity network's early features (`perceptual_loss`)
 - edits right: one random attribute of each face edited from the inverted code, and in brackets from the

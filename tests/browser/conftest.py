@@ -35,8 +35,8 @@ def free_port() -> int:
 
 
 def choose(page: Page, label: str) -> None:
-    """Click a radio button as a person does: one that has come to rest. Gradio takes back what is chosen within
-    the frame that first draws it, as in an accordion just opened."""
+    """Click a radio button as a person does: one that has come to rest. Gradio takes back what is chosen
+    within the frame that first draws it, as in an accordion just opened."""
     radio = page.get_by_label(label, exact=True)
     page.locator("label", has=radio).click()
     expect(radio).to_be_checked()
