@@ -149,10 +149,9 @@ def _stages(editor: FaceEditor) -> dict[str, Callable]:
     code = editor.sample(0)
     photo = editor.synthesize(code)
     face = editor.invert(photo)
-    small = editor._aligner.align(photo, 0)[1][::4, ::4][None].copy()
     return {
         "align": lambda: editor._aligner.align(photo, 0),
-        "encode": lambda: editor._backend.run(editor._encoder, small),
+        "encode": lambda: editor._encode(face.portrait),
         "edit, 1 attribute": lambda: editor.edit(code, {"age": 60}),
         "edit, 5 attributes": lambda: editor.edit(code, FIVE),
         "preview, 256 px": lambda: editor.synthesize(code, 256),
