@@ -31,7 +31,7 @@ class StyledLayer(nn.Module):
             random = noise == "random"
             grain = torch.randn_like(x[:, :1]) if random else self.noise.to(x.dtype)
             x = x + grain * self.noise_strength[:, None, None].to(x.dtype)
-        x = bias_act(x, self.bias, act="lrelu", clamp=self.clamp)
+        x = bias_act(x, self.bias, act="lrelu", gain=1, clamp=self.clamp)
         scale, shift = style.to(x.dtype)[:, :, None, None].chunk(2, 1)
         return F.instance_norm(x, eps=1e-8) * (scale + 1) + shift
 
