@@ -1,7 +1,7 @@
-"""Train: python -m dystyle.train [faces|previews|attributes|encoder|editor|judges|generator|METHOD] --help.
+"""Train: python -m dystyle.train COMMAND --help.
 
-METHOD is one that the editor is compared with: linear, directions, interfacegan, ganspace, stylespace or
-styleflow.
+COMMAND is faces, previews, attributes, encoder, descent, editor, judges, generator, or a method that the
+editor is compared with: linear, directions, interfacegan, ganspace, stylespace or styleflow.
 """
 
 import json

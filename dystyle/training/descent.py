@@ -18,9 +18,12 @@ class DescentConfig:
     """Fitting the steps that follow the fast encoder.
 
     Attributes:
-        faces: folder of rendered faces (`python -m dystyle.train faces`); out: file to write.
+        faces: folder of rendered faces (`python -m dystyle.train faces`).
+        out: file to write.
         passes: how often each face is degraded and encoded; every second time something is put before it.
-        steps: one map each. ridge: of its regression. rank: that is kept of it.
+        steps: how many there are; each is a map of its own.
+        ridge: weight of the map's squares against the errors of its regression.
+        rank: how many directions in W+ a map keeps.
         backend: renders and embeds, see `FaceEditor.from_pretrained`.
     """
 
