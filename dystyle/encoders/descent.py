@@ -15,6 +15,7 @@ from dystyle.weights import load, save
 
 # Colours are compared on a picture of SIDE x SIDE, and weighted against the embedding's unit length.
 SIDE, COLOUR_WEIGHT = 16, 0.1
+COLOURS = 3 * SIDE**2  # numbers, behind the embedding's
 # Rows behind these reach nothing in the default generator.
 ROWS = 16
 
@@ -23,7 +24,8 @@ def describe(picture: np.ndarray, embedding: np.ndarray) -> np.ndarray:
     """What two pictures of a face are compared by: (1792,) float32.
 
     Args:
-        picture: (s, s, 3) uint8 RGB, an aligned portrait. embedding: (1024,), its identity.
+        picture: (s, s, 3) uint8 RGB, an aligned portrait.
+        embedding: (1024,) float32 of length 1, its identity.
     """
     axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
     window = 0.25 + 2 * np.exp(-3 * (axis**2 + (axis[:, None] - 0.15) ** 2))  # the face counts most
@@ -47,7 +49,8 @@ class DescentStep:
         """The better code (18, 512) float32.
 
         Args:
-            code: (18, 512). lacking: (1792,), the portrait's description less that of the code's picture.
+            code: (18, 512) float32.
+            lacking: (1792,), the portrait's description less that of the code's picture.
         """
         better = code.copy()
         # Not `@`: the BLAS behind it has threads of its own, which then take the cores from the engines'.
@@ -57,7 +60,7 @@ class DescentStep:
 
 
 def save_steps(path, steps: list[DescentStep], **metadata: str) -> None:
-    """Write steps as float16 for `load_steps`."""
+    """Write steps as float16 for `load_steps`, with more metadata about them."""
     tensors = {
         f"{part}_{index}": getattr(step, part).astype(np.float16)
         for index, step in enumerate(steps)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dystyle.encoders.descent import ROWS, DescentStep, describe, save_steps
+from dystyle.encoders.descent import COLOURS, ROWS, DescentStep, describe, save_steps
 from dystyle.encoders.fast import FastEncoder
 from dystyle.pipeline import FaceEditor
 from dystyle.training.dataset import FaceDataset, degrade, occlude
@@ -38,7 +38,7 @@ class DescentConfig:
 
 
 def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
-    """Write the steps.
+    """Write the steps to `config.out`.
 
     The codes start as the encoder's, of degraded pictures. Each step is a ridge regression from what they
     lack of the clean picture to the way to its own code. The codes that the next one learns from took this
@@ -46,6 +46,9 @@ def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
 
     Returns:
         "identity": mean cosine of the previews to the pictures, before each step and after the last.
+
+    Raises:
+        InputError: as `FaceEditor.from_pretrained`, or weights are missing.
     """
     torch.manual_seed(config.seed)
     editor, data = FaceEditor.from_pretrained(backend=config.backend), FaceDataset.load(config.faces)
@@ -58,8 +61,8 @@ def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
         progress = tqdm(codes, desc=f"rendering after {number} steps", mininterval=10)
         seen = np.stack([_describe(editor, editor.synthesize(code, 256)) for code in progress])
         lacking = wanted[index] - seen
-        embeddings = len(editor.embed(data.images[0]))
-        identity.append(float((wanted[index, :embeddings] * seen[:, :embeddings]).sum(1).mean()))
+        cosines = (wanted[index] * seen)[:, :-COLOURS].sum(1)  # of the embeddings, which come first
+        identity.append(float(cosines.mean()))
         if number == config.steps:
             break
         way = (data.codes[index] - codes)[:, :ROWS] / encoder.std_w.numpy()
@@ -73,6 +76,7 @@ def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
 
 
 def _describe(editor: FaceEditor, picture: np.ndarray) -> np.ndarray:
+    """`describe` of a picture (256, 256, 3) uint8: (1792,)."""
     return describe(picture, editor.embed(picture))
 
 
@@ -87,7 +91,8 @@ def _encode(encoder: FastEncoder, pictures: np.ndarray, hide: bool) -> np.ndarra
 
 
 def _fit(lacking: np.ndarray, way: np.ndarray, encoder: FastEncoder, config: DescentConfig) -> DescentStep:
-    """Ridge regression of the way (n, 16, 512), in W's deviations, on what lacks (n, 1792), of low rank."""
+    """Ridge regression, cut to a low rank, of the way (n, 16, 512), in units of W's deviation, on what is
+    lacking (n, 1792)."""
     way = way.reshape(len(way), -1)
     squares = lacking.T @ lacking + config.ridge * np.eye(lacking.shape[1], dtype=np.float32)
     full = np.linalg.solve(squares, lacking.T @ way)
