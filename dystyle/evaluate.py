@@ -1,6 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
-COMMAND: attributes, editing, inversion, methods, spaces, components, latency, ops, generator or sheet.
+COMMAND: attributes, editing, inversion, methods, spaces, components, latency, engines, ops, generator or
+sheet.
 """
 
 import json
@@ -25,7 +26,7 @@ from dystyle.evaluation.latency import LatencyConfig
 from dystyle.evaluation.methods import MethodsConfig
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
 from dystyle.evaluation.spaces import ComponentsConfig, SpacesConfig, show_components
-from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
+from dystyle.evaluation.speed import EngineSpeedConfig, GeneratorSpeedConfig, OpsConfig
 from dystyle.memory import keep_freed_memory
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json")]
@@ -131,6 +132,19 @@ def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> Non
     make_sheet(config)
 
 
+def engines(
+    protocol: tyro.conf.OmitArgPrefixes[EngineSpeedConfig] = EngineSpeedConfig(),  # noqa: B008 (frozen)
+    json_file: JsonFile = None,
+) -> None:
+    """Speed and exactness of the default generator by every runtime of a device, and by PyTorch.
+
+    Args:
+        json_file: file to write the result to; its table goes beside it.
+    """
+    result = speed.evaluate_engines(protocol)
+    _report(result, speed.engines_table(result), json_file)
+
+
 def ops(
     protocol: tyro.conf.OmitArgPrefixes[OpsConfig] = OpsConfig(),  # noqa: B008 (frozen)
     json_file: JsonFile = None,
@@ -172,6 +186,7 @@ def main() -> None:
         "editing": editing,
         "inversion": inversion,
         "latency": latency,
+        "engines": engines,
         "ops": ops,
         "generator": generator,
         "methods": methods,

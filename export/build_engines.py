@@ -53,7 +53,7 @@ class BuildConfig:
 
     Attributes:
         configurations: attributes separated by commas, "singles", "pairs" or "all".
-        backend: "onnx" or "openvino" on the CPU, "tensorrt" on a GPU.
+        backend: "onnx" or "openvino" on the CPU, "cuda" (ONNX Runtime's) or "tensorrt" on a GPU.
         precision: of the pictures; without it the backend's default. Everything else computes in fp32.
         generator: "mobile_stylegan", or a StyleGAN2 (a name or a path) to build engines of instead.
         encoder: "fast", "e4e", or the path of an encoder.
@@ -63,7 +63,7 @@ class BuildConfig:
     """
 
     configurations: tuple[str, ...] = ("singles",)
-    backend: Literal["onnx", "openvino", "tensorrt"] = "onnx"
+    backend: Literal["onnx", "openvino", "cuda", "tensorrt"] = "onnx"
     precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None
     generator: str = DEFAULT
     encoder: str = "fast"

@@ -18,7 +18,8 @@ from dystyle.engines import runtime
 from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
-from dystyle.evaluation import latency
+from dystyle.evaluation import latency, speed
+from dystyle.evaluation.speed import EngineSpeedConfig
 from export.build_engines import LIMITS, compare_pictures, describe, expand, open_backend, parity
 
 
@@ -44,6 +45,29 @@ def test_reduced_precision_is_held_to_a_psnr(codes):
     assert parity("generator_256", [pictures], [expected], 0, reduced=True)["passed"]
     noisy = pictures + np.random.default_rng(1).normal(0, 0.02, pictures.shape)  # 40 dB
     assert not parity("generator_256", [noisy], [expected], 0, reduced=True)["passed"]
+
+
+def test_a_halved_generator_computes_in_float16_and_keeps_the_picture(codes):
+    halved = runtime._halved(engine_file("generator_128"))
+    weights = {tensor.data_type for tensor in onnx.load_from_string(halved).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in weights and onnx.TensorProto.FLOAT not in weights
+    picture, expected = (
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"input": codes})[0]
+        for model in (halved, engine_file("generator_128"))
+    )
+    assert np.square(picture.astype(int) - expected).mean() < 255**2 / 10**4.5  # 45 dB
+
+
+def test_speed_of_engines_comes_with_their_exactness():
+    config = EngineSpeedConfig(device="cpu", sizes=(128,), batches=(2,), compare=False, seconds=0)
+    result = speed.evaluate_engines(config)
+    rows = {(row["method"], row["precision"]): row for row in result["rows"]}
+    for method in ("onnx", "openvino", "PyTorch eager"):
+        row = rows[method, "fp32"]
+        assert row["psnr"] > 75 and row["seconds"] > 0
+        assert f"| {2 / row['seconds']:.0f} | {row['psnr']:.1f} |" in speed.engines_table(result)
+    measured = {*rows, *((name.split()[0], name.split()[-1]) for name in result["absent"])}
+    assert {("openvino", precision) for precision in runtime.PRECISIONS["openvino"]} <= measured
 
 
 def test_a_page_on_prebuilt_engines_imports_no_torch(editor):
@@ -250,11 +274,14 @@ def test_latency_reports_every_stage(monkeypatch, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("device", ["cuda", "tensorrt", "tensorrt-rtx"])
-def test_gpu_engines_give_the_same_people(device, editor, codes):
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [(d, p) for d in ("cuda", "tensorrt", "tensorrt-rtx") for p in runtime.PRECISIONS[d]],
+)
+def test_gpu_engines_give_the_same_people(device, precision, editor, codes):
     if reason := runtime.runtimes()[device]:
         pytest.skip(reason)
-    backend = OnnxBackend(device)
+    backend = OnnxBackend(device, precision)
     other = FaceEditor(backend, open_method("dystyle", backend))
     for code in codes:
         edited = editor.edit(code, {"age": 60, "smile": 1})

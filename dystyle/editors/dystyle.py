@@ -73,6 +73,29 @@ class ProxyAttention(nn.Module):
         return (queries @ keys.transpose(2, 3) * self.scale).softmax(3)
 
 
+class Interplay(nn.Module):
+    """What an expert would propose otherwise because of the others: sum_i O (f(A P_i + B C_i) - f(A P_i)).
+
+    C_i is the sum of the other proxy codes, f a leaky ReLU. Not in the paper, whose attention weighs
+    proposals and cannot change them. An expert alone has C = 0: single edits stay what they are, bit for bit.
+    """
+
+    def __init__(self, rows: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.own = RowLinear(rows, hidden, width)
+        self.others = nn.Parameter(torch.randn(rows, hidden, width) * hidden**-0.5)
+        self.output = nn.Parameter(torch.zeros(rows, width, hidden))
+
+    def forward(self, proxies: list[Tensor]) -> Tensor:
+        """n proxy codes (rows, b, hidden) -> what to add to the fused code, (rows, b, hidden)."""
+        total, change = sum(proxies), 0
+        for proxy in proxies:
+            alone = self.own(proxy)
+            among = torch.baddbmm(alone, total - proxy, self.others)
+            change = change + F.leaky_relu(among, 0.2) - F.leaky_relu(alone, 0.2)
+        return change @ self.output
+
+
 class DyStyle(nn.Module):
     """The editor.
 
@@ -81,6 +104,7 @@ class DyStyle(nn.Module):
         rows: W+ rows 0 .. rows - 1 are edited; later ones (fine colour and texture) pass unchanged.
         hidden: width of the proxy codes.
         mean_w, std_w: (512,) statistics of W; experts see and transform rows in these units.
+        interplay: width of `Interplay`; 0 for the paper's editor, without it.
     """
 
     def __init__(
@@ -90,6 +114,7 @@ class DyStyle(nn.Module):
         hidden: int,
         mean_w: Tensor | None = None,
         std_w: Tensor | None = None,
+        interplay: int = 0,
     ) -> None:
         super().__init__()
         self.names = tuple(name for name in ATTRIBUTES if name in set(names))
@@ -98,6 +123,7 @@ class DyStyle(nn.Module):
         self.register_buffer("std_w", torch.ones(DIM) if std_w is None else std_w.clone())
         self.experts = nn.ModuleDict({name: Expert(rows, hidden) for name in self.names})
         self.attention = ProxyAttention(rows, hidden)
+        self.interplay = Interplay(rows, hidden, interplay) if interplay else None
         self.scale, self.shift = (RowLinear(rows, hidden, DIM, gain=0) for _ in range(2))
 
     def normalise(self, codes: Tensor) -> Tensor:
@@ -127,7 +153,10 @@ class DyStyle(nn.Module):
         if not configuration:
             return codes
         x = self.normalise(codes)
-        fused = self.attention(self.proxies(codes, configuration))
+        proxies = self.proxies(codes, configuration)
+        fused = self.attention(proxies)
+        if self.interplay is not None and len(proxies) > 1:
+            fused = fused + self.interplay(proxies)
         x = x + x * self.scale(fused) + self.shift(fused)
         edited = x.transpose(0, 1) * self.std_w + self.mean_w
         return torch.cat((edited, codes[:, self.rows :]), 1)
@@ -138,7 +167,10 @@ class DyStyle(nn.Module):
         tensors = {key: value.astype(np.float16) for key, value in tensors.items()} | {
             key: tensors[key] for key in ("mean_w", "std_w")
         }
-        structure = json.dumps({"names": self.names, "rows": self.rows, "hidden": self.hidden})
+        structure = {"names": self.names, "rows": self.rows, "hidden": self.hidden}
+        if self.interplay is not None:
+            structure["interplay"] = self.interplay.output.shape[1]
+        structure = json.dumps(structure)
         save(path, tensors, format="dystyle", structure=structure, **metadata)
 
     @classmethod

@@ -240,7 +240,7 @@ class OnnxBackend(Engines):
 
     Args:
         device: "cpu", "cuda", "tensorrt" (the `tensorrt` package) or "tensorrt-rtx" (the plug-in).
-        precision: "fp32", or with TensorRT "fp16" or "bf16" for the pictures.
+        precision: "fp32", or for the pictures on a GPU what `PRECISIONS` lists.
 
     Raises:
         InputError: the device cannot be used here, or not in this precision.
@@ -269,6 +269,8 @@ class OnnxBackend(Engines):
         if self.device == "cpu" and name.startswith("editor"):
             for weight, value in _shared_weights(engine_file(name.rsplit(":", 1)[0])).items():
                 options.add_initializer(weight, value)
+        if self.device == "cuda" and self.precision == "fp16" and name.startswith("generator"):
+            model = _halved(model)
         if self.device == "tensorrt-rtx":
             options.add_provider_for_devices(_rtx_devices(), _rtx_options(name))
             session = onnxruntime.InferenceSession(model, options)
@@ -281,6 +283,14 @@ class OnnxBackend(Engines):
         if self.device == "cpu":
             return lambda feeds: session.run(None, feeds)
         return lambda feeds: run_bound(session, feeds, "cuda")
+
+
+def _halved(model: Path | bytes) -> bytes:
+    """A model that computes in float16, with inputs and outputs as before."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    loaded = onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model)
+    return convert_float_to_float16(loaded, keep_io_types=True).SerializeToString()
 
 
 def run_bound(
@@ -322,7 +332,8 @@ def _providers(device: str, name: str, precision: str) -> list:
         return [_PROVIDERS["cpu"]]
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
-    rest = [_PROVIDERS["cuda"], _PROVIDERS["cpu"]]
+    # By default float32 would mean TF32, which keeps ten bits of the mantissa.
+    rest = [(_PROVIDERS["cuda"], {"use_tf32": "0"}), _PROVIDERS["cpu"]]
     if device == "cuda":
         return rest
     import tensorrt  # opens the libraries for the provider
@@ -436,7 +447,7 @@ class OpenVinoBackend(OnnxBackend):
 PRECISIONS = {
     "onnx": ("fp32",),
     "openvino": ("fp32", "bf16", "fp16"),
-    "cuda": ("fp32",),
+    "cuda": ("fp32", "fp16"),
     "tensorrt": ("fp32", "fp16", "bf16"),
     "tensorrt-rtx": ("fp32",),
 }

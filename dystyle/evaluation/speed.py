@@ -1,5 +1,7 @@
-"""Speed of StyleGAN2's ops and generator: compiled, reference, torch.compile, and what memory allows."""
+"""Speed of StyleGAN2's ops and generator: compiled, reference, torch.compile, and what memory allows;
+of the default generator: every runtime's engine beside PyTorch."""
 
+import copy
 import os
 import platform
 import statistics
@@ -7,15 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
+import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from cuda_ext.build import load
+from dystyle.engines.graphs import TorchBackend, module
+from dystyle.engines.runtime import PRECISIONS, Engines, OnnxBackend, OpenVinoBackend, runtimes
 from dystyle.errors import InputError
+from dystyle.generators.facts import GeneratorFacts
 from dystyle.generators.stylegan2 import FILTER, StyledConv, StyleGAN2, ToRGB
 from dystyle.ops import bias_act, conv2d_resample, fold_style, modulated_conv2d, setup_filter, upfirdn2d
 from dystyle.training.augment import SYM6
@@ -75,6 +82,23 @@ class GeneratorSpeedConfig:
     batches: tuple[int, ...] = (1,)
     dtypes: tuple[str, ...] = ("float32", "float16") if torch.cuda.is_available() else ("float32",)
     forms: tuple[str, ...] = ("activations", "grouped")
+    compare: bool = True
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class EngineSpeedConfig:
+    """Speed of the default generator's engines.
+
+    Attributes:
+        sizes: pixels. batches: pictures at once.
+        compare: also run torch.compile; compiling takes most of the time.
+        seconds: of each measurement, after the warm-up.
+    """
+
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes: tuple[int, ...] = (1024, 256)
+    batches: tuple[int, ...] = (1, 8)
     compare: bool = True
     seconds: float = 1.0
 
@@ -276,6 +300,82 @@ def _by_method(
     return dict(zip(METHODS, (compiled, reference, by_torch), strict=True))
 
 
+def evaluate_engines(config: EngineSpeedConfig) -> dict:
+    """Measure every runtime of a device: codes from NumPy to finished pictures in NumPy.
+
+    Returns:
+        "device", "threads", "torch" and "onnxruntime" (versions), "absent" (reasons by runtime), and "rows":
+        each with "method", "precision", "size", "batch", "seconds", and "psnr" (decibels, to PyTorch in
+        float32 on the CPU).
+
+    Raises:
+        InputError: an unknown device.
+    """
+    device, about = _describe(config.device, config.seconds)
+    runs, absent = _engine_runs(device, config.compare)
+    people, rows = GeneratorFacts.load(), []
+    for size in config.sizes:
+        name = f"generator_{size}"
+        for batch in config.batches:
+            codes = np.stack([people.sample(seed, truncation=0.7) for seed in range(batch)])
+            expected = TorchBackend().run(name, codes)[0].astype(float)
+            for (method, precision), run in tqdm(runs.items(), desc=f"{size} px, {batch}", mininterval=10):
+                error = np.square(run(name, codes) - expected).mean()
+                rows.append(
+                    {
+                        "method": method,
+                        "precision": precision,
+                        "size": size,
+                        "batch": batch,
+                        "psnr": float(10 * np.log10(255**2 / max(error, 1e-9))),
+                        # Copies in and out count, so the clock is the caller's.
+                        "seconds": measure(partial(run, name, codes), torch.device("cpu"), config.seconds),
+                    }
+                )
+    kept = {key: about[key] for key in ("device", "kind", "threads", "torch")}
+    return kept | {"onnxruntime": onnxruntime.__version__, "absent": absent, "rows": rows}
+
+
+def _engine_runs(device: torch.device, compare: bool) -> tuple[dict, dict[str, str]]:
+    """Renderers (graph's name, codes) -> pictures by method and precision; why others are absent."""
+    gpu = device.type == "cuda"
+    names = ("cuda", "tensorrt", "tensorrt-rtx") if gpu else ("onnx", "openvino")
+    absent, runs = {name: runtimes()[name] for name in names if runtimes()[name]}, {}
+
+    def by_engine(backend: Engines) -> Callable[[str, np.ndarray], np.ndarray]:
+        return lambda name, codes: backend.run(name, codes)[0]
+
+    for name in (name for name in names if name not in absent):
+        try:
+            for precision in PRECISIONS[name]:
+                if name == "openvino":
+                    backend = OpenVinoBackend(precision)
+                else:
+                    backend = OnnxBackend("cpu" if name == "onnx" else name, precision)
+                run = by_engine(backend)
+                run("generator_128", np.zeros((1, 18, 512), np.float32))
+                runs[name, precision] = run
+        except (InputError, RuntimeError) as error:  # a unit or a library that this machine lacks
+            absent[name if precision == "fp32" else f"{name} {precision}"] = str(error).splitlines()[0]
+    for dtype, precision in ((torch.float32, "fp32"), (torch.float16, "fp16"))[: 1 + gpu]:
+        runs["PyTorch eager", precision] = partial(_render, device, dtype, False)
+        if compare:
+            runs["torch.compile", precision] = partial(_render, device, dtype, True)
+    return runs, absent
+
+
+def _render(device: torch.device, dtype: torch.dtype, compiled: bool, name: str, codes: np.ndarray):
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        synthesis = _synthesis(device, dtype, compiled, name)
+        return synthesis(torch.from_numpy(codes).to(device, dtype)).cpu().numpy()
+
+
+@cache
+def _synthesis(device: torch.device, dtype: torch.dtype, compiled: bool, name: str) -> nn.Module:
+    synthesis = copy.deepcopy(module(name)).to(device, dtype)
+    return torch.compile(synthesis, dynamic=False) if compiled else synthesis
+
+
 @contextmanager
 def reference_ops() -> Iterator[None]:
     """Inside, the ops are plain PyTorch."""
@@ -353,6 +453,29 @@ def generator_table(result: dict) -> str:
         rate = row["flops"] / (row["compiled"] or row["reference"]) / 1e12
         name = f"| {row['form']} | {row['dtype']} | {row['batch']} |"
         lines.append(f"{name} {_times(row)} | {rate:.2f} |")
+    return "\n".join(lines)
+
+
+ENGINES = """\
+# Speed of the default generator's engines
+
+Made by `python -m dystyle.evaluate engines` on {device} ({threads} threads) with ONNX Runtime {onnxruntime}
+and PyTorch {torch}. From codes in NumPy to 8-bit pictures in NumPy, so copies to the device and back count;
+median of repeated runs after a warm-up. fp32 is without TF32. PSNR: of the 8-bit pictures to those of PyTorch
+in float32 on the CPU.
+
+| engine | precision | size | batch | ms | pictures a second | PSNR, dB |
+|---|---|---|---|---|---|---|"""
+
+
+def engines_table(result: dict) -> str:
+    """The result of `evaluate_engines` as Markdown."""
+    lines = [ENGINES.format(**result)]
+    for row in result["rows"]:
+        seconds, batch = row["seconds"], row["batch"]
+        name = f"| {row['method']} | {row['precision']} | {row['size']} | {batch} |"
+        lines.append(f"{name} {seconds * 1000:.2f} | {batch / seconds:.0f} | {row['psnr']:.1f} |")
+    lines += [f"\nNot measured: {name} ({reason.rstrip('.')})." for name, reason in result["absent"].items()]
     return "\n".join(lines)
 
 

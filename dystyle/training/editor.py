@@ -70,8 +70,9 @@ class EditorConfig:
             photos lie within the training; 0 for none.
         attributes: names of the experts.
         start: weights to start from (a name or a path). only_new: the experts that they have stay as they
-            are; new ones and the fusion learn.
-        rows, hidden: structure of the editor, see `DyStyle`.
+            are; new ones and the fusion learn. only_joint: all that single edits depend on stays as it is;
+            what makes joint edits more than their sum learns (attention's queries and keys, the interplay).
+        rows, hidden, interplay: structure of the editor, see `DyStyle`.
         compared: faces that show how previews read differently from full pictures, see `fit_correction`.
         guide_steps: steps of fitting the latent guide.
         warmup_steps: steps of 128 codes on the latent guide, before any picture is rendered; 0 to go
@@ -94,8 +95,10 @@ class EditorConfig:
     attributes: tuple[str, ...] = tuple(ATTRIBUTES)
     start: str | None = None
     only_new: bool = False
+    only_joint: bool = False
     rows: int = 10
     hidden: int = 160
+    interplay: int = 320
     compared: int = 256
     guide_steps: int = 4000
     warmup_steps: int = 3000
@@ -228,7 +231,7 @@ class EditorTrainer:
         self.starts = self._starts()
         self.size = 0  # of the pictures in training; `resize` sets it and what was read at it
         structure = (config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w)
-        self.editor, self.average = (DyStyle(*structure).to(self.device) for _ in range(2))
+        self.editor, self.average = (DyStyle(*structure, config.interplay).to(self.device) for _ in range(2))
         if config.start is not None:
             self._start_from(DyStyle.load(config.start))
         self.learning = [p for p in self.editor.parameters() if p.requires_grad]
@@ -249,6 +252,10 @@ class EditorTrainer:
         if self.config.only_new:
             for name in source.names:
                 self.editor.experts[name].requires_grad_(False)
+        if self.config.only_joint:
+            self.editor.requires_grad_(False)
+            for part in (self.editor.attention.query, self.editor.attention.key, self.editor.interplay):
+                part.requires_grad_(True)
 
     def _cached(self, name: str, make) -> object:
         """Tensors that `make` computes, kept in the run's folder; one process makes them."""
