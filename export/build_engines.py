@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
+import onnxruntime
 import tyro
 
 from dystyle import InputError
@@ -247,12 +248,13 @@ def build(config: BuildConfig) -> bool:
         if config.verify:
             row = parity("editor", [edited], [reference.edit(codes, target, editor)], EDITOR_LIMIT)
         record("editor:" + ",".join(names), configuration_file(names, editor), row)
-    packages = ("onnx", "onnxruntime", "openvino", "torch", "numpy")
+    packages = ("onnx", "openvino", "torch", "numpy")
     installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     manifest = {
         "backend": config.backend,
         "precision": precision,
-        "versions": {name: installed[name] for name in packages if name in installed},
+        "versions": {name: installed[name] for name in packages if name in installed}
+        | {"onnxruntime": onnxruntime.__version__},  # of onnxruntime-gpu, too
         "engines": entries,
     }
     file = cache_folder() / "engines" / f"manifest-{config.backend}-{precision}.json"
