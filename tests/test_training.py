@@ -344,5 +344,5 @@ def test_a_new_attribute_leaves_the_experts_there_were_as_they_are(tmp_path, fac
     code, alone, pair = torch.randn(2, 18, 512), {"yaw": torch.zeros(2)}, {"smile": torch.ones(2)}
     assert torch.equal(last(code, alone), after(code, alone))
     assert not torch.equal(last(code, alone | pair), after(code, alone | pair))
-    with pytest.raises(InputError, match="give --rows 3 --hidden 8"):
+    with pytest.raises(InputError, match="give --rows 3 --hidden 8 --interplay 320"):
         EditorTrainer(replace(more, out=tmp_path / "wrong", hidden=16), generator())

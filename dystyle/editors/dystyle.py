@@ -2,7 +2,8 @@
 
 For every W+ row, each active attribute has its own expert, which turns the row and the attribute's
 target value into a proxy code. Attention lets the proxy codes see one another, their sum fuses them, and
-the fused code transforms the row affinely. Experts of other attributes are never run.
+the fused code transforms the row affinely. Experts of other attributes are never run. Beyond the paper,
+`Interplay` lets the active experts change one another's proposals.
 """
 
 import json
@@ -118,7 +119,7 @@ class DyStyle(nn.Module):
     ) -> None:
         super().__init__()
         self.names = tuple(name for name in ATTRIBUTES if name in set(names))
-        self.rows, self.hidden = rows, hidden
+        self.rows, self.hidden, self.width = rows, hidden, interplay
         self.register_buffer("mean_w", torch.zeros(DIM) if mean_w is None else mean_w.clone())
         self.register_buffer("std_w", torch.ones(DIM) if std_w is None else std_w.clone())
         self.experts = nn.ModuleDict({name: Expert(rows, hidden) for name in self.names})
@@ -167,10 +168,8 @@ class DyStyle(nn.Module):
         tensors = {key: value.astype(np.float16) for key, value in tensors.items()} | {
             key: tensors[key] for key in ("mean_w", "std_w")
         }
-        structure = {"names": self.names, "rows": self.rows, "hidden": self.hidden}
-        if self.interplay is not None:
-            structure["interplay"] = self.interplay.output.shape[1]
-        structure = json.dumps(structure)
+        structure = {"rows": self.rows, "hidden": self.hidden, "interplay": self.width}
+        structure = json.dumps({"names": self.names} | structure)
         save(path, tensors, format="dystyle", structure=structure, **metadata)
 
     @classmethod

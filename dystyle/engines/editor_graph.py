@@ -85,7 +85,7 @@ def build_editor_graph(weights: Path, names: Sequence[str]) -> ModelProto:
         proxy = linear(f"experts.{name}.output", graph.node("LeakyRelu", proxy, alpha=0.2))
         proxies.append(graph.node("LeakyRelu", proxy, alpha=0.2))
     fused = _attend(graph, linear, proxies, hidden)
-    if "interplay" in index["structure"] and len(proxies) > 1:
+    if index["structure"].get("interplay") and len(proxies) > 1:
         fused = graph.node("Add", fused, _interplay(graph, linear, weight, proxies))
     scaled = graph.node("Mul", x, linear("scale", fused))
     x = graph.node("Add", graph.node("Add", x, scaled), linear("shift", fused))

@@ -364,7 +364,9 @@ def _engine_runs(device: torch.device, compare: bool) -> tuple[dict, dict[str, s
     return runs, absent
 
 
-def _render(device: torch.device, dtype: torch.dtype, compiled: bool, name: str, codes: np.ndarray):
+def _render(
+    device: torch.device, dtype: torch.dtype, compiled: bool, name: str, codes: np.ndarray
+) -> np.ndarray:
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         synthesis = _synthesis(device, dtype, compiled, name)
         return synthesis(torch.from_numpy(codes).to(device, dtype)).cpu().numpy()

@@ -241,21 +241,23 @@ class EditorTrainer:
 
     def _start_from(self, source: DyStyle) -> None:
         """Copy an editor; what only this one has keeps its fresh weights."""
-        if (source.rows, source.hidden) != (self.config.rows, self.config.hidden):
+        config = self.config
+        structure = source.rows, source.hidden, source.width or config.interplay
+        if structure != (config.rows, config.hidden, config.interplay):
             raise InputError(
-                f"'{self.config.start}' has {source.rows} rows of {source.hidden} numbers; give --rows "
-                f"{source.rows} --hidden {source.hidden} to start from it."
+                f"'{config.start}' is built otherwise; give --rows {structure[0]} --hidden {structure[1]} "
+                f"--interplay {structure[2]} to start from it."
             )
         if missing := set(source.names) - set(self.editor.names):
-            raise InputError(f"'{self.config.start}' has experts that were not asked for: {min(missing)}.")
+            raise InputError(f"'{config.start}' has experts that were not asked for: {min(missing)}.")
         self.editor.load_state_dict(source.state_dict(), strict=False)
-        if self.config.only_new:
+        if config.only_new:
             for name in source.names:
                 self.editor.experts[name].requires_grad_(False)
-        if self.config.only_joint:
-            self.editor.requires_grad_(False)
-            for part in (self.editor.attention.query, self.editor.attention.key, self.editor.interplay):
-                part.requires_grad_(True)
+        if config.only_joint:
+            learns = ("attention.query", "attention.key", "interplay")
+            for name, parameter in self.editor.named_parameters():
+                parameter.requires_grad_(name.startswith(learns))
 
     def _cached(self, name: str, make) -> object:
         """Tensors that `make` computes, kept in the run's folder; one process makes them."""
