@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,9 @@ def test_speed_of_engines_comes_with_their_exactness():
         assert f"| {2 / row['seconds']:.0f} | {row['psnr']:.1f} |" in speed.engines_table(result)
     measured = {*rows, *((name.split()[0], name.split()[-1]) for name in result["absent"])}
     assert {("openvino", precision) for precision in runtime.PRECISIONS["openvino"]} <= measured
+    for wrong, said in (({"sizes": (512,)}, "no pictures of 512 px"), ({"batches": (0,)}, "at least one")):
+        with pytest.raises(InputError, match=said):
+            speed.evaluate_engines(replace(config, **wrong))
 
 
 def test_a_page_on_prebuilt_engines_imports_no_torch(editor):

@@ -309,11 +309,15 @@ def evaluate_engines(config: EngineSpeedConfig) -> dict:
         float32 on the CPU).
 
     Raises:
-        InputError: an unknown device.
+        InputError: an unknown device, a size that the generator does not have, or an empty batch.
     """
+    people, rows = GeneratorFacts.load(), []
+    if wrong := set(config.sizes) - set(people.sizes):
+        raise InputError(f"There are no pictures of {min(wrong)} px; choose from {people.sizes}.")
+    if min(config.batches) < 1:
+        raise InputError("A batch has at least one picture.")
     device, about = _describe(config.device, config.seconds)
     runs, absent = _engine_runs(device, config.compare)
-    people, rows = GeneratorFacts.load(), []
     for size in config.sizes:
         name = f"generator_{size}"
         for batch in config.batches:
@@ -345,18 +349,17 @@ def _engine_runs(device: torch.device, compare: bool) -> tuple[dict, dict[str, s
     def by_engine(backend: Engines) -> Callable[[str, np.ndarray], np.ndarray]:
         return lambda name, codes: backend.run(name, codes)[0]
 
-    for name in (name for name in names if name not in absent):
+    for name, precision in [(n, p) for n in names if n not in absent for p in PRECISIONS[n]]:
         try:
-            for precision in PRECISIONS[name]:
-                if name == "openvino":
-                    backend = OpenVinoBackend(precision)
-                else:
-                    backend = OnnxBackend("cpu" if name == "onnx" else name, precision)
-                run = by_engine(backend)
-                run("generator_128", np.zeros((1, 18, 512), np.float32))
-                runs[name, precision] = run
+            if name == "openvino":
+                run = by_engine(OpenVinoBackend(precision))
+            else:
+                run = by_engine(OnnxBackend("cpu" if name == "onnx" else name, precision))
+            run("generator_128", np.zeros((1, 18, 512), np.float32))
         except (InputError, RuntimeError) as error:  # a unit or a library that this machine lacks
-            absent[name if precision == "fp32" else f"{name} {precision}"] = str(error).splitlines()[0]
+            absent[f"{name} {precision}"] = str(error).splitlines()[0]
+        else:
+            runs[name, precision] = run
     for dtype, precision in ((torch.float32, "fp32"), (torch.float16, "fp16"))[: 1 + gpu]:
         runs["PyTorch eager", precision] = partial(_render, device, dtype, False)
         if compare:
