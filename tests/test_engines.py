@@ -49,7 +49,7 @@ def test_reduced_precision_is_held_to_a_psnr(codes):
 
 
 def test_a_halved_generator_computes_in_float16_and_keeps_the_picture(codes):
-    halved = runtime._halved(engine_file("generator_128"))
+    halved = runtime.halve(engine_file("generator_128"))
     weights = {tensor.data_type for tensor in onnx.load_from_string(halved).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in weights and onnx.TensorProto.FLOAT not in weights
     picture, expected = (

@@ -270,7 +270,7 @@ class OnnxBackend(Engines):
             for weight, value in _shared_weights(engine_file(name.rsplit(":", 1)[0])).items():
                 options.add_initializer(weight, value)
         if self.device == "cuda" and self.precision == "fp16" and name.startswith("generator"):
-            model = _halved(model)
+            model = halve(model)
         if self.device == "tensorrt-rtx":
             options.add_provider_for_devices(_rtx_devices(), _rtx_options(name))
             session = onnxruntime.InferenceSession(model, options)
@@ -285,8 +285,8 @@ class OnnxBackend(Engines):
         return lambda feeds: run_bound(session, feeds, "cuda")
 
 
-def _halved(model: Path | bytes) -> bytes:
-    """A model that computes in float16, with inputs and outputs as before."""
+def halve(model: Path | bytes) -> bytes:
+    """An ONNX model that computes in float16, with inputs and outputs of the types they had."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     loaded = onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model)

@@ -197,7 +197,7 @@ def evaluate_ops(config: OpsConfig) -> dict:
     Raises:
         InputError: an unknown device or type.
     """
-    device, result = _describe(config.device, config.seconds)
+    device, result = _describe_ops(config.device, config.seconds)
     dtypes = [_dtype(name) for name in config.dtypes]
     for dtype in tqdm(dtypes, desc="types", mininterval=10):
         for size in config.sizes:
@@ -232,7 +232,7 @@ def evaluate_generator(config: GeneratorSpeedConfig) -> dict:
     Raises:
         InputError: an unknown device or type, or float16 without a GPU.
     """
-    device, result = _describe(config.device, config.seconds)
+    device, result = _describe_ops(config.device, config.seconds)
     torch.manual_seed(0)
     structure = {"channel_base": config.channel_base, "channel_max": config.channel_max, "clamp": 256.0}
     generator = StyleGAN2(config.size, **structure).to(device).requires_grad_(False)
@@ -258,12 +258,6 @@ def evaluate_generator(config: GeneratorSpeedConfig) -> dict:
                 row |= _by_method(call, generator, device, config.seconds, config.compare)
                 result["rows"].append(row)
     return result | {"size": config.size}
-
-
-def _draw(codes: Tensor, dtype: torch.dtype, run: Callable[..., Tensor]) -> None:
-    autocast = torch.autocast(codes.device.type, dtype, enabled=dtype == torch.bfloat16)
-    with torch.no_grad(), autocast:
-        run(codes)
 
 
 def traffic(generator: StyleGAN2, codes: Tensor, dtype: torch.dtype) -> dict[str, int]:
@@ -316,7 +310,7 @@ def evaluate_engines(config: EngineSpeedConfig) -> dict:
         raise InputError(f"There are no pictures of {min(wrong)} px; choose from {people.sizes}.")
     if min(config.batches) < 1:
         raise InputError("A batch has at least one picture.")
-    device, about = _describe(config.device, config.seconds)
+    device, about = _describe(config.device)
     runs, absent = _engine_runs(device, config.compare)
     for size in config.sizes:
         name = f"generator_{size}"
@@ -336,12 +330,14 @@ def evaluate_engines(config: EngineSpeedConfig) -> dict:
                         "seconds": measure(partial(run, name, codes), torch.device("cpu"), config.seconds),
                     }
                 )
-    kept = {key: about[key] for key in ("device", "kind", "threads", "torch")}
-    return kept | {"onnxruntime": onnxruntime.__version__, "absent": absent, "rows": rows}
+    return about | {"onnxruntime": onnxruntime.__version__, "absent": absent, "rows": rows}
 
 
 def _engine_runs(device: torch.device, compare: bool) -> tuple[dict, dict[str, str]]:
-    """Renderers (graph's name, codes) -> pictures by method and precision; why others are absent."""
+    """Renderers by method and precision, and why others are absent.
+
+    A renderer takes a graph's name and codes (b, 18, 512), and returns pictures (b, size, size, 3) uint8.
+    """
     gpu = device.type == "cuda"
     names = ("cuda", "tensorrt", "tensorrt-rtx") if gpu else ("onnx", "openvino")
     absent, runs = {name: runtimes()[name] for name in names if runtimes()[name]}, {}
@@ -370,6 +366,7 @@ def _engine_runs(device: torch.device, compare: bool) -> tuple[dict, dict[str, s
 def _render(
     device: torch.device, dtype: torch.dtype, compiled: bool, name: str, codes: np.ndarray
 ) -> np.ndarray:
+    """Codes (b, 18, 512) float32 -> pictures (b, size, size, 3) uint8, by PyTorch."""
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         synthesis = _synthesis(device, dtype, compiled, name)
         return synthesis(torch.from_numpy(codes).to(device, dtype)).cpu().numpy()
@@ -397,7 +394,7 @@ def reference_ops() -> Iterator[None]:
         load.cache_clear()
 
 
-def _describe(name: str, seconds: float) -> tuple[torch.device, dict]:
+def _describe(name: str) -> tuple[torch.device, dict]:
     """The device, and the part of the result that tells of it."""
     try:
         device = torch.device(name)
@@ -405,9 +402,14 @@ def _describe(name: str, seconds: float) -> tuple[torch.device, dict]:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"There is no device '{name}' here; use cpu or cuda.") from error
     title = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    about = {"device": title, "kind": device.type, "threads": torch.get_num_threads()}
+    return device, {"device": title, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _describe_ops(name: str, seconds: float) -> tuple[torch.device, dict]:
+    """As `_describe`, with what the tables of the ops and the generator need besides."""
+    device, about = _describe(name)
     return device, about | {
-        "torch": torch.__version__,
+        "kind": device.type,
         "compiled": device.type in load(),
         "bandwidth": copy_bandwidth(device, seconds),
         "rows": [],
