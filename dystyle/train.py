@@ -1,7 +1,7 @@
 """Train: python -m dystyle.train COMMAND --help.
 
-COMMAND is faces, previews, attributes, encoder, descent, editor, judges, generator, or a method that the
-editor is compared with: linear, directions, interfacegan, ganspace, stylespace or styleflow.
+COMMAND is faces, previews, attributes, encoder, descent, editor, sequences, judges, generator, or a method
+that the editor is compared with: linear, directions, interfacegan, ganspace, stylespace or styleflow.
 """
 
 import json
@@ -42,6 +42,7 @@ from dystyle.training.methods import (
     fit_stylespace,
 )
 from dystyle.training.previews import PreviewConfig, train_previews
+from dystyle.training.sequences import SequencesConfig, train_sequences
 from dystyle.weights import resolve
 
 PICTURE_ROWS = 16  # the rows of W+ that reach the picture
@@ -98,13 +99,14 @@ def _fit_linear(config: LinearConfig, generator: MobileStyleGAN) -> dict[str, fl
     return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
 
 
-METHOD_FITS = {
+FITS = {
     LinearConfig: _fit_linear,
     DirectionsConfig: fit_directions,
     InterFaceGanConfig: fit_interfacegan,
     GanSpaceConfig: fit_ganspace,
     StyleSpaceConfig: fit_stylespace,
     StyleFlowConfig: fit_styleflow,
+    SequencesConfig: train_sequences,
 }
 
 
@@ -142,7 +144,7 @@ def _train(config) -> object:
         return train_encoder(config, _generator().to("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(config, DescentConfig):
         return fit_descent(config)
-    if fit := METHOD_FITS.get(type(config)):
+    if fit := FITS.get(type(config)):
         return fit(config, _generator())
     if isinstance(config, GeneratorConfig):
         return str(GeneratorTrainer(config).run())
@@ -156,6 +158,7 @@ Command = (
     | Annotated[EncoderConfig, tyro.conf.subcommand("encoder")]
     | Annotated[DescentConfig, tyro.conf.subcommand("descent")]
     | Annotated[EditorConfig, tyro.conf.subcommand("editor")]
+    | Annotated[SequencesConfig, tyro.conf.subcommand("sequences")]
     | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]
     | Annotated[LinearConfig, tyro.conf.subcommand("linear")]
     | Annotated[GeneratorConfig, tyro.conf.subcommand("generator")]
