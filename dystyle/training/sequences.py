@@ -7,13 +7,13 @@ the unedited code and all targets at once. No picture is rendered, so a step tak
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm, trange
 
@@ -212,7 +212,13 @@ def train_sequences(config: SequencesConfig, generator: MobileStyleGAN) -> dict[
     return means | {"untaught": float(np.mean([log["sequence"] for log in logs[:LOGGED]]))}
 
 
-def _descend(student: DyStyle, average: nn.Module, teacher: Teacher, codes, config: SequencesConfig) -> list:
+def _descend(
+    student: DyStyle,
+    average: DyStyle,
+    teacher: Teacher,
+    codes: Callable[[int], Tensor],
+    config: SequencesConfig,
+) -> list[dict[str, float]]:
     """The loop: trains `student`, and `average` with it; returns every step's losses."""
     optimiser = torch.optim.Adam(student.parameters(), lr=config.lr, betas=(0.9, 0.99))
     logs, progress = [], trange(config.steps, mininterval=10)
