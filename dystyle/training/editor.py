@@ -119,13 +119,21 @@ class EditorConfig:
     seed: int = 0
 
 
+def draw_targets(name: str, batch: int) -> Tensor:
+    """Uniform random targets (b,) of an attribute in its unit; two of three binary ones are at an end."""
+    row, uniform = ATTRIBUTES[name], torch.rand(batch)
+    if row.kind == "binary":
+        return torch.where(torch.rand(batch) < 2 / 3, uniform.round(), uniform)
+    low, high = TARGET_RANGES.get(name, (row.low, row.high))
+    return low + uniform * (high - low)
+
+
 def sample_configuration(
     names: tuple[str, ...], count: int, current: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """A uniform random configuration of `count` attributes with uniform targets, (b,) each.
 
-    Binary targets are the two ends in two cases of three and anything between otherwise. A few numeric
-    ones stay where they are.
+    A few numeric ones stay where they are.
 
     Args:
         current: the faces' scores, (b,) by name.
@@ -133,13 +141,11 @@ def sample_configuration(
     configuration = {}
     for name in [names[i] for i in torch.randperm(len(names))[:count].tolist()]:
         row, batch = ATTRIBUTES[name], len(current[name])
-        uniform = torch.rand(batch)
+        targets = configuration[name] = draw_targets(name, batch)
         if row.kind == "binary":
-            configuration[name] = torch.where(torch.rand(batch) < 2 / 3, uniform.round(), uniform)
             continue
-        low, high = TARGET_RANGES.get(name, (row.low, row.high))
         stay = current[name].sigmoid() if name == "gender" else current[name].clamp(row.low, row.high)
-        configuration[name] = torch.where(torch.rand(batch) < STAY, stay, low + uniform * (high - low))
+        configuration[name] = torch.where(torch.rand(batch) < STAY, stay, targets)
     return configuration
 
 

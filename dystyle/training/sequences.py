@@ -24,12 +24,11 @@ from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
 from dystyle.training.dataset import sample_codes
-from dystyle.training.editor import TARGET_RANGES
+from dystyle.training.editor import draw_targets
 
 NUMERIC = tuple(name for name, row in ATTRIBUTES.items() if row.kind == "numeric")
 GROUPS = 4  # parts of a batch, each with attributes of its own
 AGAIN = 0.25  # share of the sequences whose last edit changes an attribute that was edited before
-ENDS = 0.75  # share of the binary targets at an end of the range
 AT_ONCE = 3  # attributes in the joint edits that show how far these fall short
 LOGGED = 50  # steps that the returned losses are means of
 
@@ -127,15 +126,6 @@ def fit_lines(
         asked.setdefault(name, []).append(edit[name])
         reached.setdefault(name, []).append(reader.measure(picture)[name])
     return {name: tuple(np.polyfit(asked[name], reached[name], 1)[::-1].tolist()) for name in asked}
-
-
-def draw_targets(name: str, batch: int) -> Tensor:
-    """Random targets (b,) of an attribute in its unit, binary ones mostly at an end."""
-    row, uniform = ATTRIBUTES[name], torch.rand(batch)
-    if row.kind == "binary":
-        return torch.where(torch.rand(batch) < ENDS, uniform.round(), uniform)
-    low, high = TARGET_RANGES.get(name, (row.low, row.high))
-    return low + uniform * (high - low)
 
 
 def sequence_losses(student: DyStyle, teacher: Teacher, codes: Tensor, most: int) -> dict[str, Tensor]:
