@@ -71,6 +71,11 @@ def test_the_teacher_is_asked_for_what_its_edits_fall_short_of(count):
     assert 31 <= shown[1].item() <= 40
 
 
+def test_an_editor_without_numeric_attributes_has_nothing_to_correct():
+    editor, rng = Literal(("smile", "eyes_closed"), 2, 4), np.random.default_rng(0)
+    assert fit_lines(editor, torch.zeros(3, 18, 512), 1, ShortSighted(), rng) == {}
+
+
 def test_an_ensemble_teacher_averages_its_joint_edit_and_a_sequence(editor):
     codes = torch.randn(3, 18, 512)
     targets = {"yaw": torch.tensor([-20.0, 5.0, 30.0]), "smile": torch.tensor([0.0, 1.0, 0.5])}
@@ -118,3 +123,5 @@ def test_sequences_end_nearer_to_the_joint_edit_and_single_edits_stay(editor, tm
         assert distance(taught(codes, {name: value}), single) < 0.2 * distance(codes, single)
     with pytest.raises(InputError, match="There is no file"):
         train_sequences(SequencesConfig(start=str(tmp_path / "nowhere.safetensors"), read=0), generator())
+    with pytest.raises(InputError, match="two attributes or more"):
+        train_sequences(SequencesConfig(start=config.start, most=1, read=0), generator())

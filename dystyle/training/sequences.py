@@ -6,6 +6,7 @@ the unedited code and all targets at once. No picture is rendered, so a step tak
 """
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tqdm import tqdm, trange
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
+from dystyle.errors import InputError
 from dystyle.evaluation.editing import draw
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.pipeline import FaceEditor
@@ -81,7 +83,7 @@ class Teacher:
         self.editor, self.lines, self.ensemble, self.reach = editor, lines, ensemble, reach
 
     def __call__(self, codes: Tensor, configuration: Mapping[str, Tensor]) -> Tensor:
-        """Edited codes, as the editor's."""
+        """Edited codes (b, 18, 512); the arguments are those of `DyStyle.forward`."""
         if len(configuration) < 2:
             return self.editor(codes, self._asked(configuration, self.lines[0]))
         edited = self.editor(codes, self._asked(configuration, self.lines[1]))
@@ -117,8 +119,8 @@ def fit_lines(
         (offset, gain) in the attribute's unit: reached = offset + gain * asked, by least squares.
     """
     numeric, asked, reached = [name for name in NUMERIC if name in editor.names], {}, {}
-    for index, code in enumerate(tqdm(codes, desc=f"reading edits of {count}", mininterval=10)):
-        name = numeric[index % len(numeric)]
+    progress = tqdm(codes, desc=f"reading edits of {count}", mininterval=10)
+    for name, code in zip(itertools.cycle(numeric), progress, strict=False):
         others = [other for other in editor.names if other != name]
         edit = draw(rng, [name, *rng.choice(others, min(count - 1, len(others)), replace=False)])
         targets = {key: torch.tensor([value]) for key, value in edit.items()}
@@ -176,7 +178,8 @@ def train_sequences(config: SequencesConfig, generator: MobileStyleGAN) -> dict[
         sequences over the first.
 
     Raises:
-        InputError: as `DyStyle.load`, `FaceEditor.from_pretrained`.
+        InputError: as `DyStyle.load`, `FaceEditor.from_pretrained`, or there are no two edits to follow one
+            another.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
@@ -185,6 +188,8 @@ def train_sequences(config: SequencesConfig, generator: MobileStyleGAN) -> dict[
         return torch.from_numpy(sample_codes(rng, count, generator.map, generator.mean_w.numpy())).float()
 
     teacher = DyStyle.load(config.start)
+    if min(config.most, len(teacher.names)) < 2:
+        raise InputError("A sequence takes an editor of two attributes or more, and --most 2 or more.")
     lines = ({}, {})
     if config.read:
         reader = FaceEditor.from_pretrained(backend=config.backend)
