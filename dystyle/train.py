@@ -1,7 +1,7 @@
 """Train: python -m dystyle.train COMMAND --help.
 
-COMMAND is faces, previews, attributes, encoder, descent, editor, sequences, judges, generator, or a method
-that the editor is compared with: linear, directions, interfacegan, ganspace, stylespace or styleflow.
+COMMAND is faces, previews, attributes, encoder, descent, inversion, editor, sequences, judges, generator, or
+a method the editor is compared with: linear, directions, interfacegan, ganspace, stylespace or styleflow.
 """
 
 import json
@@ -27,6 +27,7 @@ from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer
+from dystyle.training.inversion import InversionConfig, train_inversion
 from dystyle.training.judges import train_judges
 from dystyle.training.methods import (
     DirectionsConfig,
@@ -140,8 +141,9 @@ def _train(config) -> object:
         return train_attributes(config, _generator(previews=False))
     if isinstance(config, PreviewConfig):
         return train_previews(config, _generator(previews=config.start))
-    if isinstance(config, EncoderConfig):
-        return train_encoder(config, _generator().to("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(config, EncoderConfig | InversionConfig):
+        train = train_encoder if isinstance(config, EncoderConfig) else train_inversion
+        return train(config, _generator().to("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(config, DescentConfig):
         return fit_descent(config)
     if fit := FITS.get(type(config)):
@@ -157,6 +159,7 @@ Command = (
     | Annotated[AttributeConfig, tyro.conf.subcommand("attributes")]
     | Annotated[EncoderConfig, tyro.conf.subcommand("encoder")]
     | Annotated[DescentConfig, tyro.conf.subcommand("descent")]
+    | Annotated[InversionConfig, tyro.conf.subcommand("inversion")]
     | Annotated[EditorConfig, tyro.conf.subcommand("editor")]
     | Annotated[SequencesConfig, tyro.conf.subcommand("sequences")]
     | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]

@@ -20,10 +20,12 @@ from dystyle.encoders.descent import describe, load_steps
 from dystyle.encoders.fast import FastEncoder
 from dystyle.engines.graphs import generator, open_generator
 from dystyle.errors import InputError
-from dystyle.training.dataset import FaceDataset, degrade, jpeg, occlude, sample_codes
+from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.training.dataset import FaceDataset, bend, degrade, jpeg, occlude, sample_codes
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
 from dystyle.training.encoder import EncoderConfig, train_encoder
+from dystyle.training.inversion import InversionConfig, Inverter, train_inversion
 from dystyle.training.losses import (
     attribute_loss,
     background_loss,
@@ -34,6 +36,7 @@ from dystyle.training.losses import (
     norm_loss,
     preservation_loss,
 )
+from dystyle.weights import load
 
 
 def test_codes_are_w_and_w_plus_around_the_mean():
@@ -117,31 +120,46 @@ def encoder_run(tmp_path) -> EncoderConfig:
     return replace(config, full_steps=1, full_batch=1)
 
 
-def test_encoder_training_stays_on_its_device(encoder_run, monkeypatch):
-    network = open_generator().to("meta")
+@pytest.fixture
+def inversion_run(encoder_run) -> InversionConfig:
+    """A run of three steps on noise."""
+    run = InversionConfig(faces=encoder_run.dataset, out=encoder_run.out, steps=2, batch=2, held=10)
+    return replace(run, full_steps=1, full_batch=1, checkpoint_every=1)
+
+
+# By the fixture with the settings: the training, and how often it degrades pictures before its third step.
+RUNS = {"encoder_run": (train_encoder, 2), "inversion_run": (train_inversion, 4)}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_training_of_encoders_stays_on_its_device(run, request, monkeypatch):
+    config, network = request.getfixturevalue(run), open_generator().to("meta")
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # knows no such device
     with OneDevice(elsewhere=True):
-        train_encoder(encoder_run, network)
-    assert FastEncoder.load(str(encoder_run.out / "encoder.safetensors")).mean_w.shape == (512,)
+        RUNS[run][0](config, network)
+    assert FastEncoder.load(str(config.out / "encoder.safetensors")).mean_w.shape == (512,)
 
 
-def test_interrupted_encoder_run_ends_as_a_straight_one(tmp_path, encoder_run, monkeypatch):
-    config, network = encoder_run, generator()
-    train_encoder(config, network)
+@pytest.mark.parametrize("run", RUNS)
+def test_interrupted_run_of_an_encoder_ends_as_a_straight_one(run, request, tmp_path, monkeypatch):
+    config, network, (train, calls) = request.getfixturevalue(run), generator(), RUNS[run]
+    train(config, network)
+    left = iter(range(calls))
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    def degrade_or_stop(pictures):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return degrade(pictures)
 
     config = replace(config, out=tmp_path / "interrupted")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(type(network), "forward", stop)
-        train_encoder(config, network)
-    train_encoder(config, network)
-    straight, resumed = (
-        FastEncoder.load(str(tmp_path / run / "encoder.safetensors")).state_dict()
-        for run in ("straight", "interrupted")
-    )
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+        patch.setattr(sys.modules[train.__module__], "degrade", degrade_or_stop)
+        train(config, network)
+    assert (config.out / "checkpoint.pt").exists()
+    train(config, network)
+    for file in config.out.glob("*.safetensors"):
+        straight, resumed = load(str(tmp_path / "straight" / file.name))[0], load(str(file))[0]
+        assert all(np.array_equal(value, resumed[name]) for name, value in straight.items()), file
 
 
 def test_norm_loss_counts_rows_in_units_of_deviation():
@@ -170,6 +188,19 @@ def test_photos_are_stored_and_hidden_in_places():
     hidden = (occlude(smooth, share=0.5) != smooth).any(1).float().mean((1, 2))
     assert 4 <= (hidden > 0).sum() <= 12 and hidden.max() < 0.3
     assert torch.equal(occlude(smooth, share=0), smooth)
+
+
+def test_bent_faces_are_faces_still():
+    """A chequered picture: its fields are where they were or beside it, and not straight any more."""
+    torch.manual_seed(0)
+    axis = torch.arange(128) // 16 % 2
+    board = (axis ^ axis[:, None]).float().expand(32, 3, -1, -1) * 2 - 1
+    bent = bend(board)
+    assert bent.shape == board.shape and bent.abs().max() <= 1
+    away = ((bent > 0) != (board > 0)).any(1).float().mean((1, 2))
+    assert 0.1 < away.mean() < 0.5 and away.std() > 0.03
+    turned = bend(board, strength=0)
+    assert ((turned > 0) != (board > 0)).any(1).float().mean() < away.mean()
 
 
 def test_encoder_learns_offsets_row_by_row():
@@ -314,6 +345,18 @@ def test_descent_learns_the_way_to_the_faces_own_codes(tmp_path, faces):
     assert np.mean(after) < 0.5 * np.mean(before)
     with pytest.raises(InputError, match="does not hold steps"):
         load_steps("encoder")
+
+
+def test_training_and_inversion_take_the_same_steps(faces, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    editor, pictures = FaceEditor.from_pretrained(), FaceDataset.load(faces).images[:3]
+    inverter = Inverter(InversionConfig(), generator(), IdentityNetwork()).eval()
+    images = torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        trained = list(inverter(images, images, size=1024))
+    starts, ends = (trained[number][0].numpy() for number in (0, -1))
+    inverted = np.stack([editor._encode(picture) for picture in pictures])
+    assert np.abs(inverted - ends).mean() < 0.01 * np.abs(inverted - starts).mean()
 
 
 def test_two_processes_train_one_editor(tmp_path, faces):

@@ -20,6 +20,16 @@ COLOURS = 3 * SIDE**2  # numbers, behind the embedding's
 ROWS = 16
 
 
+def _window() -> np.ndarray:
+    """Weights (SIDE, SIDE) of the colours: the face counts most."""
+    axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    window = 0.25 + 2 * np.exp(-3 * (axis**2 + (axis[:, None] - 0.15) ** 2))
+    return COLOUR_WEIGHT * window / window.mean()
+
+
+WINDOW = _window()
+
+
 def describe(picture: np.ndarray, embedding: np.ndarray) -> np.ndarray:
     """What two pictures of a face are compared by: (1792,) float32.
 
@@ -27,11 +37,8 @@ def describe(picture: np.ndarray, embedding: np.ndarray) -> np.ndarray:
         picture: (s, s, 3) uint8 RGB, an aligned portrait.
         embedding: (1024,) float32 of length 1, its identity.
     """
-    axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    window = 0.25 + 2 * np.exp(-3 * (axis**2 + (axis[:, None] - 0.15) ** 2))  # the face counts most
     small = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA) / np.float32(255)
-    colours = COLOUR_WEIGHT * small * (window / window.mean())[..., None]
-    return np.concatenate((embedding, colours.ravel()))
+    return np.concatenate((embedding, (small * WINDOW[..., None]).ravel()))
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,7 @@ class Refinement:
             (weight * loss).backward()
             return weight * float(loss.detach())
 
-        far = add(config.picture_weight, _picture_loss(image, goal))
+        far = add(config.picture_weight, picture_loss(image, goal))
         far += add(config.texture_weight, (_texture(image) - texture).abs().mean())
         with self._precision():
             similarity = (self.identity(image) * self.wanted).sum()
@@ -336,7 +336,7 @@ def _scaled(scores: dict[str, Tensor]) -> Tensor:
     return torch.stack([common_scale(name, score) for name, score in scores.items()])
 
 
-def _picture_loss(image: Tensor, goal: Tensor) -> Tensor:
+def picture_loss(image: Tensor, goal: Tensor) -> Tensor:
     """L1 at three scales, of which the coarse ones carry colour and layout past small misalignments.
 
     A soft window on the aligned face, down to a quarter in the corners, keeps the background from ruling.
