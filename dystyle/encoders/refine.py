@@ -340,6 +340,7 @@ def picture_loss(image: Tensor, goal: Tensor) -> Tensor:
     """L1 at three scales, of which the coarse ones carry colour and layout past small misalignments.
 
     A soft window on the aligned face, down to a quarter in the corners, keeps the background from ruling.
+    Both (b, 3, s, s) in [-1, 1], s a multiple of 64; the result is one number.
     """
     x = torch.linspace(-1, 1, image.shape[-1], device=image.device)
     window = 0.25 + 2 * torch.exp(-3 * (x[None, :].square() + (x[:, None] - 0.15).square()))

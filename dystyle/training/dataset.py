@@ -44,6 +44,11 @@ def sample_codes(
     return first + share[:, :, None] * (second - first)
 
 
+def area(images: Tensor, size: int) -> Tensor:
+    """Pictures (b, 3, s, s) averaged down to (b, 3, size, size)."""
+    return F.interpolate(images, size=(size, size), mode="area")
+
+
 def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
     """What photos have and renders lack: misalignment, blur, exposure, colour cast, noise, JPEG.
 

@@ -12,7 +12,7 @@ from tqdm import trange
 from dystyle.encoders.fast import ROWS, FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.training.dataset import FaceDataset, degrade, occlude
+from dystyle.training.dataset import FaceDataset, area, degrade, occlude
 from dystyle.training.losses import perceptual_loss
 
 
@@ -57,10 +57,6 @@ def _rows(config: EncoderConfig, step: int) -> int:
     return 1 + int((ROWS - 1) * step / config.progressive_steps)
 
 
-def _area(images: Tensor, size: int) -> Tensor:
-    return F.interpolate(images, size=(size, size), mode="area")
-
-
 def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
     """Train on the generator's device, write `encoder.safetensors` into the run's folder, and return the
     held-out code error.
@@ -99,7 +95,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         images, codes = batch(
             np.random.default_rng((config.seed, step)).integers(held, len(data.codes), size)
         )
-        images, small = (images if in_full else _area(images, 128)), _area(images, 128)
+        images, small = (images if in_full else area(images, 128)), area(images, 128)
         # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
         with torch.autocast(device.type, torch.bfloat16):
             predicted = model(occlude(degrade(small)), _rows(config, step)).float()
@@ -111,7 +107,7 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         if with_images:
             with torch.autocast(device.type, torch.bfloat16):
                 rendered = generator(predicted, 1024 if in_full else 128).float()
-            rendered = _area(rendered, images.shape[-1])
+            rendered = area(rendered, images.shape[-1])
             similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
             logs |= {
                 "image": float(F.mse_loss(rendered.detach(), images)),
@@ -136,6 +132,6 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
     model.eval()
     with torch.no_grad():
         images, codes = batch(np.arange(held))
-        error = float(((model(_area(images, 128)) - codes)[:, :16] / model.std_w).square().mean().sqrt())
+        error = float(((model(area(images, 128)) - codes)[:, :16] / model.std_w).square().mean().sqrt())
     model.save(config.out / "encoder.safetensors", steps=str(total), code_rmse=f"{error:.3f}")
     return {"code_rmse_in_std": error}

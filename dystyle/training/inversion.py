@@ -22,7 +22,7 @@ from dystyle.encoders.refine import picture_loss
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.training import resume
-from dystyle.training.dataset import FaceDataset, bend, degrade, occlude
+from dystyle.training.dataset import FaceDataset, area, bend, degrade, occlude
 from dystyle.training.losses import perceptual_loss
 
 PREVIEW, FULL = 128, 1024
@@ -101,7 +101,7 @@ class Inverter(nn.Module):
             wanted = self._describe(pictures, self.looks[1](pictures).float())
         for read, write in (*zip(self.reads, self.writes, strict=True), (None, None)):
             with self._precision(photos):
-                rendered = _area(self.looks[0](codes, size).float(), pictures.shape[-1])
+                rendered = area(self.looks[0](codes, size).float(), pictures.shape[-1])
                 embeddings = self.looks[1](rendered).float()
             yield codes, rendered, embeddings
             if read is not None:
@@ -162,10 +162,6 @@ class Inverter(nn.Module):
         save_steps(folder / "descent.safetensors", steps, **metadata)
 
 
-def _area(images: Tensor, size: int) -> Tensor:
-    return images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="area")
-
-
 def train_inversion(config: InversionConfig, generator: MobileStyleGAN) -> dict[str, list[float]]:
     """Write the encoder and its steps into the run's folder; goes on from the run's checkpoint.
 
@@ -198,7 +194,7 @@ def train_inversion(config: InversionConfig, generator: MobileStyleGAN) -> dict[
         torch.manual_seed(seed)
         images, codes = (torch.from_numpy(array[index]).to(device) for array in (data.images, data.codes))
         images = images.permute(0, 3, 1, 2) / 127.5 - 1
-        pictures = bend(images if in_full else _area(images, PREVIEW))
+        pictures = bend(images if in_full else area(images, PREVIEW))
         photos = degrade(pictures)
         return (occlude(photos) if seed % 2 else photos), pictures, codes
 
@@ -232,7 +228,7 @@ def train_inversion(config: InversionConfig, generator: MobileStyleGAN) -> dict[
         for name, values in model.named_parameters():
             average[name].lerp_(values.detach(), 1 - decay)
         progress.set_postfix(loss=f"{float(loss.detach()):.3f}", identity=np.round(cosines, 3).tolist())
-        if (step + 1) % config.checkpoint_every == 0:
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
             resume.write(checkpoint, state | {"before": before, "step": step + 1})
     for name, values in model.named_parameters():
