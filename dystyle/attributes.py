@@ -17,8 +17,8 @@ from dystyle.errors import InputError
 class Attribute:
     """One row of the table. Values run from `low` to `high`, both included, in `unit`.
 
-    `carries` names binary attributes that go along when only this one is edited, because faces do so: who
-    stops smiling closes the mouth, and a smile may open it.
+    `carries` names binary attributes that go along when this one is taken away (a target below 0.5), because
+    faces do so: who stops smiling closes the mouth.
     """
 
     name: str

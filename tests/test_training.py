@@ -81,12 +81,14 @@ def test_gender_is_right_where_its_probability_is():
 def test_only_what_was_not_asked_for_is_preserved():
     before = {"age": torch.tensor([30.0]), "smile": torch.tensor([2.0])}
     after = {"age": torch.tensor([60.0]), "smile": torch.tensor([2.0])}
-    assert preservation_loss(after, before, {"age": None}) == 0
-    assert preservation_loss(after, before, {"smile": None}) > 0
-    opened = {"mouth_open": torch.tensor([-9.0])}
-    closed = {"mouth_open": torch.tensor([9.0])}
-    assert preservation_loss(closed, opened, {"smile": None}) == 0  # a smile may open the mouth
-    assert preservation_loss(closed, opened, {"age": None}) > 0
+    none, full = {"smile": torch.tensor([0.0])}, {"smile": torch.tensor([1.0])}
+    age = {"age": torch.tensor([60.0])}
+    assert preservation_loss(after, before, age) == 0
+    assert preservation_loss(after, before, full) > 0
+    closed, ajar, opened = ({"mouth_open": torch.tensor([x])} for x in (-9.0, -6.0, 9.0))
+    assert preservation_loss(closed, opened, none) == 0  # who stops smiling closes the mouth
+    assert preservation_loss(opened, closed, full) == preservation_loss(opened, closed, age) > 0
+    assert 0 < preservation_loss(ajar, closed, age) < 0.01 * preservation_loss(opened, closed, age)
 
 
 def test_taking_a_smile_away_asks_for_a_closed_mouth():

@@ -155,7 +155,7 @@ def compare(pairs: list[tuple[dict, dict]], edits: list[dict[str, float]]) -> di
     errors, unedited, changes, flips = {}, {}, {}, {}
     right, flipped, sides, missed, moved = [], [], [], [], []
     for (before, after), edit in zip(pairs, edits, strict=False):
-        free = set(edit).union(*(ATTRIBUTES[name].carries for name in edit))
+        free = set(edit).union(*(ATTRIBUTES[name].carries for name in edit if edit[name] < 0.5))
         crossings = []
         for name, value in after.items():
             span = ATTRIBUTES[name].high - ATTRIBUTES[name].low

@@ -36,6 +36,7 @@ from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.guide import fit_guide
+from dystyle.training.inversion import InversionConfig, Inverter
 from dystyle.training.losses import (
     attribute_loss,
     background_loss,
@@ -282,16 +283,26 @@ class EditorTrainer:
     def _starts(self) -> Tensor:
         """The codes that edits start from: the dataset's, every n-th replaced by an inverted one."""
         config, codes = self.config, self.codes[: self.config.starts].clone()
-        if config.inverted:
-            index = torch.arange(config.compared, config.starts, config.inverted)
-            encoder = FastEncoder.load("encoder").to(self.device)
-
-            def invert() -> Tensor:
-                return torch.cat([encoder(degrade(self._pictures(i))) for i in index.split(16)])
-
-            if len(index):
-                codes[index] = self._cached("inverted", invert)
+        index = torch.arange(config.compared, config.starts, config.inverted or config.starts)
+        if config.inverted and len(index):
+            codes[index] = self._cached("inverted", lambda: self._inverted(index))
         return codes
+
+    def _inverted(self, index: Tensor) -> Tensor:
+        """Codes that `FaceEditor` makes of degraded pictures of the dataset, (b, 18, 512)."""
+        if self.config.generator == DEFAULT:  # which the bundled descent is for
+            inverter = Inverter(InversionConfig(), self.generator, self.identity).to(self.device)
+        else:
+            encoder = FastEncoder.load("encoder").to(self.device)
+        codes = []
+        for part in index.split(16):
+            faces = degrade(self._pictures(part))
+            if self.config.generator == DEFAULT:
+                *_, (inverted, _, _) = inverter(faces, faces)
+            else:
+                inverted = encoder(faces)
+            codes.append(inverted)
+        return torch.cat(codes)
 
     @torch.no_grad()
     def _read(self, kind: str, count: int) -> Readings:

@@ -11,6 +11,8 @@ from dystyle.knowledge.readings import LOGIT_SCALE, common_scale
 
 # Probabilities of exactly 0 or 1 would ask for infinite logits.
 MARGIN = 0.02
+# A change of a probability that hardly counts.
+LITTLE = 0.1
 # Cosine of the identity embeddings that a change over half of an attribute's range may cost.
 TOLERANCE = {"yaw": 0.3, "pitch": 0.2, "age": 0.15, "gender": 0.2}
 
@@ -43,16 +45,32 @@ def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) 
 
 
 def preservation_loss(
-    scores: Mapping[str, Tensor], before: Mapping[str, Tensor], edited: Mapping[str, Tensor]
+    scores: Mapping[str, Tensor], before: Mapping[str, Tensor], targets: Mapping[str, Tensor]
 ) -> Tensor:
-    """Mean Huber change of the readings that were neither asked for nor carried along; 0 without any."""
-    free = set(edited).union(*(ATTRIBUTES[name].carries for name in edited))
-    kept = [name for name in scores if name not in free]
-    if not kept:
-        return next(iter(scores.values())).new_zeros(())
-    changes = [common_scale(name, scores[name]) - common_scale(name, before[name]) for name in kept]
-    stacked = torch.stack(changes)
-    return F.huber_loss(stacked, torch.zeros_like(stacked), delta=0.2) * 5
+    """Mean change of the readings that were not asked for, nor go with what is taken away; 0 without any.
+
+    Huber, linear beyond a fortieth of the range. Probabilities: of a quarter of the logits, which count as
+    far as the probabilities differ, so that a face that reads 0.001 may as well read 0.01.
+
+    Args:
+        scores, before: (b,) by attribute, as from `FaceReader`.
+        targets: values in the attribute's unit, (b,).
+    """
+    changes = [next(iter(scores.values())).new_zeros(0)]
+    for name in [name for name in scores if name not in targets]:
+        if ATTRIBUTES[name].kind == "binary" or name == "gender":
+            difference = (scores[name] - before[name]) / LOGIT_SCALE
+            moved = (scores[name].detach().sigmoid() - before[name].sigmoid()).abs()
+            share = moved / (moved + LITTLE)
+        else:
+            difference, share = common_scale(name, scores[name]) - common_scale(name, before[name]), 1
+        change = share * F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
+        for other, target in targets.items():
+            if name in ATTRIBUTES[other].carries:
+                change = change[target >= 0.5]
+        changes.append(change * 30)
+    joined = torch.cat(changes)
+    return joined.mean() if len(joined) else joined.sum()
 
 
 def carried_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
