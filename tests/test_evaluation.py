@@ -6,7 +6,8 @@ import pytest
 from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import compare, frechet
+from dystyle.errors import InputError
+from dystyle.evaluation.editing import EditingConfig, compare, evaluate_editing, frechet
 
 
 def test_comparison_counts_what_was_asked_for_and_what_was_not():
@@ -97,3 +98,8 @@ def test_search_reaches_coupled_saturating_targets_from_a_wrong_guess_within_its
     nearest = search(move, {"smile": 1.0}, read, np.array([0.1]), 3.0)
     assert np.abs(nearest).max() <= 3
     assert not any(read(code)["smile"] > read(nearest)["smile"] for code in list(tried))
+
+
+def test_only_attributes_that_the_editor_has_learnt_are_evaluated():
+    with pytest.raises(InputError, match="has not learnt 'beauty'"):
+        evaluate_editing(EditingConfig(attributes=("yaw", "beauty")))

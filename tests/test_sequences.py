@@ -1,5 +1,6 @@
 """Edits one after the other learn to end where the joint edit does."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -16,6 +17,7 @@ from dystyle.training.sequences import (
     SequencesConfig,
     Teacher,
     fit_lines,
+    graft,
     train_sequences,
 )
 
@@ -57,7 +59,7 @@ class Literal(DyStyle):
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_teacher_is_asked_for_what_its_edits_fall_short_of(count):
     editor, rng = Literal(NAMES, 2, 4).requires_grad_(False), np.random.default_rng(0)
-    lines = fit_lines(editor, torch.zeros(40, 18, 512), count, ShortSighted(), rng)
+    lines = fit_lines(editor, editor.names, torch.zeros(40, 18, 512), count, ShortSighted(), rng)
     assert lines.keys() == {"yaw", "age"}
     for offset, gain in lines.values():
         assert offset == pytest.approx(3, abs=1e-3) and gain == pytest.approx(0.7, abs=1e-4)
@@ -73,7 +75,7 @@ def test_the_teacher_is_asked_for_what_its_edits_fall_short_of(count):
 
 def test_an_editor_without_numeric_attributes_has_nothing_to_correct():
     editor, rng = Literal(("smile", "eyes_closed"), 2, 4), np.random.default_rng(0)
-    assert fit_lines(editor, torch.zeros(3, 18, 512), 1, ShortSighted(), rng) == {}
+    assert fit_lines(editor, editor.names, torch.zeros(3, 18, 512), 1, ShortSighted(), rng) == {}
 
 
 def test_an_ensemble_teacher_averages_its_joint_edit_and_a_sequence(editor):
@@ -88,6 +90,20 @@ def test_an_ensemble_teacher_averages_its_joint_edit_and_a_sequence(editor):
     assert any(torch.allclose(edited, codes + 1.5 * (mean - codes), atol=1e-4) for mean in means)
     assert torch.equal(teacher(codes, first), editor(codes, first))
     assert torch.equal(Teacher(editor, ({}, {}))(codes, targets), editor(codes, targets))
+
+
+def test_edits_of_some_attributes_come_from_another_editor(editor):
+    torch.manual_seed(5)
+    other = copy.deepcopy(editor)
+    for weights in other.parameters():
+        weights.data += 0.05 * torch.randn_like(weights)
+    codes, smile = torch.randn(3, 18, 512), {"smile": torch.ones(3)}
+    yaw = {"yaw": torch.tensor([-20.0, 5.0, 30.0])}
+    grafted = graft(editor, other, ("smile",))
+    assert torch.equal(grafted(codes, yaw), editor(codes, yaw))
+    assert torch.allclose(grafted(codes, smile), other(codes, smile), atol=1e-5)
+    added = grafted(codes, yaw | smile) - editor(codes, yaw)
+    assert torch.allclose(added, other(codes, yaw | smile) - other(codes, yaw), atol=1e-5)
 
 
 def test_sequences_end_nearer_to_the_joint_edit_and_single_edits_stay(editor, tmp_path):
@@ -125,3 +141,5 @@ def test_sequences_end_nearer_to_the_joint_edit_and_single_edits_stay(editor, tm
         train_sequences(SequencesConfig(start=str(tmp_path / "nowhere.safetensors"), read=0), generator())
     with pytest.raises(InputError, match="two attributes or more"):
         train_sequences(SequencesConfig(start=config.start, most=1, read=0), generator())
+    with pytest.raises(InputError, match="'beard' cannot be taken"):
+        train_sequences(SequencesConfig(start=config.start, taken=("beard",), read=0), generator())

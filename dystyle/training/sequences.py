@@ -8,7 +8,7 @@ the unedited code and all targets at once. No picture is rendered, so a step tak
 import copy
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class SequencesConfig:
 
     Attributes:
         start: weights to start from (a name or a path), which are the teacher, too.
+        other: weights of another editor, which teaches the edits of the attributes that are `taken` from it.
         out: file to write.
         steps, batch, lr: of Adam; `batch` codes a step in four groups.
         most: the most edits one after the other.
@@ -54,6 +55,8 @@ class SequencesConfig:
     """
 
     start: str = "dystyle"
+    other: str | None = None
+    taken: tuple[str, ...] = ()
     out: Path = Path("runs/sequences/dystyle.safetensors")
     steps: int = 2500
     batch: int = 256
@@ -68,6 +71,22 @@ class SequencesConfig:
     seed: int = 0
 
 
+Edit = Callable[[Tensor, Mapping[str, Tensor]], Tensor]  # as `DyStyle.forward`
+
+
+def graft(editor: Edit, other: Edit, taken: Sequence[str]) -> Edit:
+    """An editor to whose edits another one adds what some attributes change in its own."""
+
+    def edit(codes: Tensor, configuration: Mapping[str, Tensor]) -> Tensor:
+        rest = {name: value for name, value in configuration.items() if name not in taken}
+        edited = editor(codes, rest)
+        if len(rest) < len(configuration):
+            edited = edited + other(codes, configuration) - other(codes, rest)
+        return edited
+
+    return edit
+
+
 class Teacher:
     """A frozen editor, asked for what makes its edits come out as wanted.
 
@@ -78,7 +97,7 @@ class Teacher:
     """
 
     def __init__(
-        self, editor: DyStyle, lines: tuple[Mapping, Mapping], ensemble: float = 0, reach: float = 1
+        self, editor: Edit, lines: tuple[Mapping, Mapping], ensemble: float = 0, reach: float = 1
     ) -> None:
         self.editor, self.lines, self.ensemble, self.reach = editor, lines, ensemble, reach
 
@@ -108,20 +127,25 @@ class Teacher:
 
 @torch.no_grad()
 def fit_lines(
-    editor: DyStyle, codes: Tensor, count: int, reader: FaceEditor, rng: np.random.Generator
+    editor: Edit,
+    names: Sequence[str],
+    codes: Tensor,
+    count: int,
+    reader: FaceEditor,
+    rng: np.random.Generator,
 ) -> dict[str, tuple[float, float]]:
     """What edits of `count` attributes reach as a line of what is asked for, by numeric attribute.
 
     Args:
-        codes: (n, 18, 512), each edited once and rendered; reader: renders and reads.
+        names: its attributes. codes: (n, 18, 512), each edited once and rendered; reader: renders and reads.
 
     Returns:
         (offset, gain) in the attribute's unit: reached = offset + gain * asked, by least squares.
     """
-    numeric, asked, reached = [name for name in NUMERIC if name in editor.names], {}, {}
+    numeric, asked, reached = [name for name in NUMERIC if name in names], {}, {}
     progress = tqdm(codes, desc=f"reading edits of {count}", mininterval=10)
     for name, code in zip(itertools.cycle(numeric), progress, strict=False):
-        others = [other for other in editor.names if other != name]
+        others = [other for other in names if other != name]
         edit = draw(rng, [name, *rng.choice(others, min(count - 1, len(others)), replace=False)])
         targets = {key: torch.tensor([value]) for key, value in edit.items()}
         picture = reader.synthesize(editor(code[None], targets)[0].numpy())
@@ -187,19 +211,24 @@ def train_sequences(config: SequencesConfig, generator: MobileStyleGAN) -> dict[
     def codes(count: int) -> Tensor:
         return torch.from_numpy(sample_codes(rng, count, generator.map, generator.mean_w.numpy())).float()
 
-    teacher = DyStyle.load(config.start)
-    if min(config.most, len(teacher.names)) < 2:
+    start, other = DyStyle.load(config.start), DyStyle.load(config.other or config.start)
+    if min(config.most, len(start.names)) < 2:
         raise InputError("A sequence takes an editor of two attributes or more, and --most 2 or more.")
-    lines = ({}, {})
+    if missing := set(config.taken) - set(start.names).intersection(other.names):
+        raise InputError(f"'{min(missing)}' cannot be taken: both editors need an expert for it.")
+    editor, lines = graft(start, other, config.taken), ({}, {})
     if config.read:
         reader = FaceEditor.from_pretrained(backend=config.backend)
-        lines = tuple(fit_lines(teacher, codes(config.read), n, reader, rng) for n in (1, AT_ONCE))
+        lines = tuple(
+            fit_lines(editor, start.names, codes(config.read), n, reader, rng) for n in (1, AT_ONCE)
+        )
         print(json.dumps({"single": lines[0], "joint": lines[1]}))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student, average = copy.deepcopy(start).requires_grad_(True), copy.deepcopy(start)
+    for model in (start, other, student, average):
+        model.to(device)
     with torch.device(device):
-        ask = Teacher(teacher.to(device), lines, config.ensemble, config.reach)
-        student = copy.deepcopy(teacher).requires_grad_(True)
-        average = copy.deepcopy(teacher)
+        ask = Teacher(editor, lines, config.ensemble, config.reach)
         logs = _descend(student, average, ask, codes, config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     average.save(config.out, steps=str(config.steps), recipe=json.dumps(resume.recipe(config)))
