@@ -75,7 +75,10 @@ Edit = Callable[[Tensor, Mapping[str, Tensor]], Tensor]  # as `DyStyle.forward`
 
 
 def graft(editor: Edit, other: Edit, taken: Sequence[str]) -> Edit:
-    """An editor to whose edits another one adds what some attributes change in its own."""
+    """An editor (codes (b, 18, 512) and targets (b,) by name) whose edits of some attributes are another one's.
+
+    What the other's edit changes because of the `taken` attributes is added to the editor's edit of the rest.
+    """
 
     def edit(codes: Tensor, configuration: Mapping[str, Tensor]) -> Tensor:
         rest = {name: value for name, value in configuration.items() if name not in taken}
