@@ -75,7 +75,7 @@ Edit = Callable[[Tensor, Mapping[str, Tensor]], Tensor]  # as `DyStyle.forward`
 
 
 def graft(editor: Edit, other: Edit, taken: Sequence[str]) -> Edit:
-    """An editor (codes (b, 18, 512) and targets (b,) by name) whose edits of some attributes are another one's.
+    """An editor of codes (b, 18, 512) by targets (b,) whose edits of some attributes are another one's.
 
     What the other's edit changes because of the `taken` attributes is added to the editor's edit of the rest.
     """
