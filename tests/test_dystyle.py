@@ -20,8 +20,8 @@ NAMES = ("yaw", "age", "smile", "eyes_closed")
 def editor() -> DyStyle:
     torch.manual_seed(0)
     statistics = {"mean_w": torch.randn(512) * 0.1, "std_w": torch.rand(512) + 0.5}
-    model = DyStyle(NAMES, rows=5, hidden=16, interplay=24, **statistics)
-    for zeros in (model.scale.weight, model.shift.weight, model.interplay.output):
+    model = DyStyle(NAMES, rows=5, hidden=16, **statistics)
+    for zeros in (model.scale.weight, model.shift.weight):
         torch.nn.init.normal_(zeros, std=0.05)
     return model
 
@@ -58,24 +58,6 @@ def test_attention_follows_the_paper(editor):
         weights = torch.stack(logits).softmax(0)
         fused += sum(w[..., None] * attention.value(p_j) for w, p_j in zip(weights, proxies, strict=True))
     torch.testing.assert_close(attention(proxies), fused)
-
-
-def test_interplay_changes_joint_edits_alone(editor):
-    codes, target = torch.randn(3, 18, 512), configuration("yaw", "age", "smile")
-    proxies = editor.proxies(codes, target)
-    interplay = editor.interplay
-    change = torch.zeros(5, 3, 24)
-    for i, proxy in enumerate(proxies):
-        others = sum(p for j, p in enumerate(proxies) if j != i) @ interplay.others
-        for sign, x in ((1, interplay.own(proxy) + others), (-1, interplay.own(proxy))):
-            change += sign * torch.where(x > 0, x, 0.2 * x)
-    torch.testing.assert_close(interplay(proxies), change @ interplay.output)
-    assert torch.equal(interplay(proxies[:1]), torch.zeros(5, 3, 16))
-    alone, joint = ({n: target[n] for n in names} for names in (("age",), ("age", "smile")))
-    before = [editor(codes, edit) for edit in (alone, joint)]
-    editor.interplay = None
-    assert torch.equal(editor(codes, alone), before[0])
-    assert not torch.allclose(editor(codes, joint), before[1])
 
 
 def test_nothing_to_edit_changes_nothing(editor):

@@ -58,6 +58,9 @@ def test_linear_editor_finds_planted_directions_and_moves_along_one_alone(tmp_pa
     editor = LinearEditor.load(str(tmp_path / "linear.safetensors"))
     assert editor.names == fitted.names
     assert abs(editor.projected("age") @ editor.directions[1]) < 1e-5
+    alone = editor.only(("age",))  # no smile that would have to stay
+    assert alone.names == ("age",) and alone.projected("age") @ editor.directions[0] > 1 - 1e-6
+    assert alone.slopes[0] == editor.slopes[0]
 
     code = np.zeros((18, 512), np.float32)
     edited = editor.edit(

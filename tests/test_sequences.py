@@ -28,8 +28,8 @@ NAMES = ("yaw", "age", "smile", "eyes_closed")
 def editor(tmp_path) -> DyStyle:
     """An editor whose edits one after the other end elsewhere than its joint edits."""
     torch.manual_seed(0)
-    model = DyStyle(NAMES, 2, 16, generator().mean_w, generator().std_w, interplay=24)
-    for zeros in (model.scale.weight, model.shift.weight, model.interplay.output):
+    model = DyStyle(NAMES, 2, 16, generator().mean_w, generator().std_w)
+    for zeros in (model.scale.weight, model.shift.weight):
         torch.nn.init.normal_(zeros, std=0.05)
     model.save(tmp_path / "editor.safetensors")
     return DyStyle.load(str(tmp_path / "editor.safetensors"))

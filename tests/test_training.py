@@ -384,11 +384,5 @@ def test_a_new_attribute_leaves_the_experts_there_were_as_they_are(tmp_path, fac
         for old, new in zip(before.experts[name].parameters(), after.experts[name].parameters(), strict=True):
             assert torch.equal(old, new)
     assert not torch.equal(before.attention.query.weight, after.attention.query.weight)
-    joint = replace(more, out=tmp_path / "joint", start=str(more.out / "dystyle.safetensors"))
-    joint = replace(joint, only_new=False, only_joint=True, least=2, most=2)
-    last = DyStyle.load(str(EditorTrainer(joint, generator()).run()))
-    code, alone, pair = torch.randn(2, 18, 512), {"yaw": torch.zeros(2)}, {"smile": torch.ones(2)}
-    assert torch.equal(last(code, alone), after(code, alone))
-    assert not torch.equal(last(code, alone | pair), after(code, alone | pair))
-    with pytest.raises(InputError, match="give --rows 3 --hidden 8 --interplay 320"):
+    with pytest.raises(InputError, match="give --rows 3 --hidden 8"):
         EditorTrainer(replace(more, out=tmp_path / "wrong", hidden=16), generator())

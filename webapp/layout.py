@@ -118,7 +118,7 @@ class Layout:
             value="balanced",
             label=text("Quality"),
             info=text(
-                "Fast is a rough guess. Balanced keeps the likeness, in seconds. "
+                "Fast gives a likeness at once, Balanced a closer one, in seconds. "
                 "Precise keeps details, too, in up to a minute."
             ),
             elem_id="quality",

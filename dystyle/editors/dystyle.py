@@ -2,8 +2,7 @@
 
 For every W+ row, each active attribute has its own expert, which turns the row and the attribute's
 target value into a proxy code. Attention lets the proxy codes see one another, their sum fuses them, and
-the fused code transforms the row affinely. Experts of other attributes are never run. Beyond the paper,
-`Interplay` lets the active experts change one another's proposals.
+the fused code transforms the row affinely. Experts of other attributes are never run.
 """
 
 import json
@@ -74,29 +73,6 @@ class ProxyAttention(nn.Module):
         return (queries @ keys.transpose(2, 3) * self.scale).softmax(3)
 
 
-class Interplay(nn.Module):
-    """What an expert would propose otherwise because of the others: sum_i O (f(A P_i + B C_i) - f(A P_i)).
-
-    C_i is the sum of the other proxy codes, f a leaky ReLU. Not in the paper, whose attention weighs
-    proposals and cannot change them. An expert alone has C = 0: single edits stay what they are, bit for bit.
-    """
-
-    def __init__(self, rows: int, hidden: int, width: int) -> None:
-        super().__init__()
-        self.own = RowLinear(rows, hidden, width)
-        self.others = nn.Parameter(torch.randn(rows, hidden, width) * hidden**-0.5)
-        self.output = nn.Parameter(torch.zeros(rows, width, hidden))
-
-    def forward(self, proxies: list[Tensor]) -> Tensor:
-        """n proxy codes (rows, b, hidden) -> what to add to the fused code, (rows, b, hidden)."""
-        total, change = sum(proxies), 0
-        for proxy in proxies:
-            alone = self.own(proxy)
-            among = torch.baddbmm(alone, total - proxy, self.others)
-            change = change + F.leaky_relu(among, 0.2) - F.leaky_relu(alone, 0.2)
-        return change @ self.output
-
-
 class DyStyle(nn.Module):
     """The editor.
 
@@ -105,7 +81,6 @@ class DyStyle(nn.Module):
         rows: W+ rows 0 .. rows - 1 are edited; later ones (fine colour and texture) pass unchanged.
         hidden: width of the proxy codes.
         mean_w, std_w: (512,) statistics of W; experts see and transform rows in these units.
-        interplay: width of `Interplay`; 0 for the paper's editor, without it.
     """
 
     def __init__(
@@ -115,16 +90,14 @@ class DyStyle(nn.Module):
         hidden: int,
         mean_w: Tensor | None = None,
         std_w: Tensor | None = None,
-        interplay: int = 0,
     ) -> None:
         super().__init__()
         self.names = tuple(name for name in ATTRIBUTES if name in set(names))
-        self.rows, self.hidden, self.width = rows, hidden, interplay
+        self.rows, self.hidden = rows, hidden
         self.register_buffer("mean_w", torch.zeros(DIM) if mean_w is None else mean_w.clone())
         self.register_buffer("std_w", torch.ones(DIM) if std_w is None else std_w.clone())
         self.experts = nn.ModuleDict({name: Expert(rows, hidden) for name in self.names})
         self.attention = ProxyAttention(rows, hidden)
-        self.interplay = Interplay(rows, hidden, interplay) if interplay else None
         self.scale, self.shift = (RowLinear(rows, hidden, DIM, gain=0) for _ in range(2))
 
     def normalise(self, codes: Tensor) -> Tensor:
@@ -154,10 +127,7 @@ class DyStyle(nn.Module):
         if not configuration:
             return codes
         x = self.normalise(codes)
-        proxies = self.proxies(codes, configuration)
-        fused = self.attention(proxies)
-        if self.interplay is not None and len(proxies) > 1:
-            fused = fused + self.interplay(proxies)
+        fused = self.attention(self.proxies(codes, configuration))
         x = x + x * self.scale(fused) + self.shift(fused)
         edited = x.transpose(0, 1) * self.std_w + self.mean_w
         return torch.cat((edited, codes[:, self.rows :]), 1)
@@ -168,8 +138,7 @@ class DyStyle(nn.Module):
         tensors = {key: value.astype(np.float16) for key, value in tensors.items()} | {
             key: tensors[key] for key in ("mean_w", "std_w")
         }
-        structure = {"rows": self.rows, "hidden": self.hidden, "interplay": self.width}
-        structure = json.dumps({"names": self.names} | structure)
+        structure = json.dumps({"names": self.names, "rows": self.rows, "hidden": self.hidden})
         save(path, tensors, format="dystyle", structure=structure, **metadata)
 
     @classmethod
@@ -177,12 +146,17 @@ class DyStyle(nn.Module):
         """Read an editor written by `save`, frozen.
 
         Raises:
-            InputError: the file is missing, damaged, or not an editor.
+            InputError: the file is missing, damaged, of another version, or not an editor.
         """
         tensors, metadata = load(name_or_path)
         if metadata.get("format") != "dystyle":
             raise InputError(f"'{name_or_path}' does not hold a DyStyle editor.")
-        model = cls(**json.loads(metadata["structure"]))
+        structure = json.loads(metadata["structure"])
+        if unknown := structure.keys() - {"names", "rows", "hidden"}:
+            raise InputError(
+                f"The editor '{name_or_path}' is of another version, whose '{min(unknown)}' this one lacks."
+            )
+        model = cls(**structure)
         state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
         if state.keys() != model.state_dict().keys():
             wrong = sorted(state.keys() ^ model.state_dict().keys())[0]

@@ -141,6 +141,12 @@ class LinearEditor(StrengthEditor):
     def open(cls, weights: str, backend) -> "LinearEditor":
         return cls.load(weights)
 
+    def only(self, names: Sequence[str]) -> "LinearEditor":
+        """The editor of some of its attributes: directions are no longer projected away from the others'."""
+        index = [self.names.index(name) for name in names]
+        slopes = self.slopes[index] / self.unit
+        return LinearEditor(names, self.directions[index], slopes, self.std_w, self.conditional)
+
     def projected(self, name: str) -> np.ndarray:
         """The attribute's direction without what points along the others', of length 1, (d,)."""
         index = self.names.index(name)

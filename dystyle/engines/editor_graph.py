@@ -85,8 +85,6 @@ def build_editor_graph(weights: Path, names: Sequence[str]) -> ModelProto:
         proxy = linear(f"experts.{name}.output", graph.node("LeakyRelu", proxy, alpha=0.2))
         proxies.append(graph.node("LeakyRelu", proxy, alpha=0.2))
     fused = _attend(graph, linear, proxies, hidden)
-    if index["structure"].get("interplay") and len(proxies) > 1:
-        fused = graph.node("Add", fused, _interplay(graph, linear, weight, proxies))
     scaled = graph.node("Mul", x, linear("scale", fused))
     x = graph.node("Add", graph.node("Add", x, scaled), linear("shift", fused))
     x = graph.node("Transpose", x, perm=[1, 0, 2])
@@ -124,14 +122,3 @@ def _attend(graph: Graph, linear, proxies: list[str], hidden: int) -> str:
     logits = graph.node("Mul", graph.node("MatMul", queries, keys), graph.constant(hidden**-0.5))
     mixed = graph.node("MatMul", graph.node("Softmax", logits, axis=3), stack(values))
     return graph.node("ReduceSum", mixed, axis, keepdims=0)
-
-
-def _interplay(graph: Graph, linear, weight, proxies: list[str]) -> str:
-    """What the experts would propose otherwise because of one another, see `Interplay`."""
-    total, changes = graph.node("Sum", *proxies), []
-    for proxy in proxies:
-        alone = linear("interplay.own", proxy)
-        others = graph.node("MatMul", graph.node("Sub", total, proxy), weight("interplay.others"))
-        among = graph.node("LeakyRelu", graph.node("Add", alone, others), alpha=0.2)
-        changes.append(graph.node("Sub", among, graph.node("LeakyRelu", alone, alpha=0.2)))
-    return graph.node("MatMul", graph.node("Sum", *changes), weight("interplay.output"))

@@ -30,6 +30,7 @@ TARGET_RANGES = {"yaw": (-25, 25), "pitch": (-15, 15), "age": (10, 70), "gender"
 TOLERANCE = {"yaw": 5, "pitch": 5, "age": 8, "gender": 0.2}
 READ_SIZE = 256  # pixels to which pictures are averaged down before they are read
 FEATURES = 64  # principal components of the embeddings in the Frechet distance
+SHIFT = 8  # pixels of the 1024 px picture
 STANDARD_ERRORS = 1.96  # standard errors in a 95 % confidence interval
 # Mean absolute errors that single edits and edits of three may leave.
 LIMITS = {"yaw": 3, "pitch": 3, "age": 5}
@@ -54,6 +55,9 @@ judges it never met. Means with half of their 95 % confidence intervals.
   or back); flipped: edits after which any has
 - identity: cosine of faceres embeddings to the unedited face (strangers: 0.4 to 0.5); distance: of
   dlib's descriptors (one person: below 0.6); Frechet: of the embeddings of edited and unedited faces
+- sum: of this editor's single edits; sequential: they follow one another, in random order; linear:
+  InterFaceGAN's directions, each to its target by line search (up to 16 pictures), likewise one after the
+  other; linear_joint: their strengths are searched for all at once
 """
 # What the project asks of itself, see `bounds`.
 BOUNDS_HEADING = """
@@ -72,9 +76,11 @@ class EditingConfig:
         count: faces, of seeds `first_seed` on (training draws its codes elsewhere); truncation of theirs.
         joint: numbers of attributes edited at once, besides every single one; 0 stands for all.
         methods: compared with "dystyle", which edits jointly: "sum" adds up the same editor's single edits;
-            "sequential" makes them one after the other in random order; "linear" is InterFaceGAN.
-        compared: faces on which they are compared; searched: numbers of attributes at which "linear" is, too,
-            which looks at up to 16 pictures an edit.
+            "sequential" makes them one after the other in random order; "linear" follows InterFaceGAN's
+            directions, each to its target by line search, one after the other; "linear_joint" searches for
+            all their strengths at once.
+        compared: faces on which they are compared; searched: numbers of attributes at which the linear ones
+            are, too, which look at up to 16 pictures a search.
         inverted: further faces, degraded as photos are and put through the encoder, for the single edits
             and those of three; photos: pictures to invert, too.
         backend: what runs the engines, see `FaceEditor.from_pretrained`.
@@ -85,7 +91,7 @@ class EditingConfig:
     first_seed: int = 10_000
     truncation: float = 0.7
     joint: tuple[int, ...] = (2, 3, 5, 0)
-    methods: tuple[str, ...] = ("sum", "sequential", "linear")
+    methods: tuple[str, ...] = ("sum", "sequential", "linear", "linear_joint")
     compared: int = 96
     searched: tuple[int, ...] = (3, 5)
     inverted: int = 64
@@ -118,9 +124,9 @@ class Bench:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(tqdm(pool.map(function, items), total=len(items), desc=label, mininterval=10))
 
-    def see(self, code: np.ndarray) -> Seen:
-        """Render and read one code (18, 512)."""
-        picture = self.editor.synthesize(code)
+    def see(self, code: np.ndarray, shift: int = 0) -> Seen:
+        """Render one code (18, 512), shift the picture to the right by some pixels, and read it."""
+        picture = np.roll(self.editor.synthesize(code), shift, 1)
         factor = len(picture) // READ_SIZE
         shape = (READ_SIZE, factor, READ_SIZE, factor, 3)
         small = picture.reshape(shape).mean((1, 3), dtype=np.float32).round().astype(np.uint8)
@@ -135,6 +141,12 @@ class Bench:
         """What the first faces look like after one edit each."""
         pairs = list(zip(self.codes, edits, strict=False))
         return self._map(lambda pair: self.see(method(*pair)), pairs, label)
+
+    def noise(self) -> dict[str, float]:
+        """How much readings differ, as "moved" of `compare`, once a picture is shifted by `SHIFT` pixels."""
+        shifted = self._map(partial(self.see, shift=SHIFT), self.codes, "shifted faces")
+        pairs = [(b.values, a.values) for b, a in zip(self.before, shifted, strict=True)]
+        return compare(pairs, [{}] * len(pairs))["moved"]
 
     def figures(self, after: list[Seen], edits: list[dict[str, float]]) -> dict:
         """The figures of what `follow` saw: see `evaluate_editing`."""
@@ -234,7 +246,8 @@ def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
         to the unedited face by the identity network; "descriptor_distance", the same by the judges'
         face_recognition (Euclidean); "frechet", distance of the embeddings of all edited faces to those of
         the unedited; "values" and "judged", what the teachers and the judges read, see `compare`. Means
-        come with half of their 95 % confidence interval. "inverted": the same of inverted faces.
+        come with half of their 95 % confidence interval. "inverted": the same of inverted faces. "noise":
+        see `Bench.noise`.
     """
     editor = FaceEditor.from_pretrained(backend=config.backend)
     seeds = range(config.first_seed, config.first_seed + config.count)
@@ -251,7 +264,7 @@ def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
         "backend": config.backend,
         "photos": [path.name for path in config.photos],
     }
-    result |= _protocol(bench, config, config.joint, config.methods)
+    result |= {"noise": bench.noise(), **_protocol(bench, config, config.joint, config.methods)}
     if config.inverted or config.photos:
         bench = Bench(editor, _inverted(editor, config), config.attributes)
         result["inverted"] = _protocol(bench, config, (3,), ())
@@ -277,7 +290,7 @@ def _protocol(bench: Bench, config: EditingConfig, joint: tuple[int, ...], metho
                 METHODS[method](bench), edits[: config.compared], f"{size} at once, {method}"
             )
             for method in methods
-            if method != "linear" or size in config.searched
+            if not method.startswith("linear") or size in config.searched
         }
         if others:
             seen = {"dystyle": after[: config.compared]} | others
@@ -341,9 +354,15 @@ def _compared_bounds(compared: dict) -> list[tuple[str, str, str]]:
         ("error", "less", error, "sum"),
         ("identity", "more", identity, "sum"),
         ("error", "1/1.2 or more", error, "sequential"),
-        ("error", "half or less", error, "linear"),
-        ("identity", "as much", identity, "linear"),
-        ("moved", "half or less", moved, "linear"),
+        *(
+            row
+            for method in ("linear", "linear_joint")
+            for row in (
+                ("error", "half or less", error, method),
+                ("identity", "as much", identity, method),
+                ("moved", "half or less", moved, method),
+            )
+        ),
     )
     for what, bound, figure, method in asked:
         sizes = [size for size, methods in compared.items() if method in methods]
@@ -359,25 +378,27 @@ def _sum(bench: Bench) -> Method:
     return lambda code, c: code + sum(edit(code, {name: value}) - code for name, value in c.items())
 
 
-def _sequential(bench: Bench) -> Method:
+def _one_by_one(edit: Method) -> Method:
     def method(code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         rng = np.random.default_rng(code[0].view(np.uint32))  # an order of its own for every face
         for name in rng.permutation(list(configuration)):
-            code = bench.editor.edit(code, {name: configuration[name]})
+            code = edit(code, {name: configuration[name]})
         return code
 
     return method
 
 
 def _linear(bench: Bench) -> Method:
-    editor = bench.editor
-    return partial(LinearEditor.load().edit, read=lambda code: editor.measure(editor.synthesize(code)))
+    """Directions that leave alone what is read, and do not care for anything else."""
+    editor, directions = bench.editor, LinearEditor.load().only(bench.attributes)
+    return partial(directions.edit, read=lambda code: editor.measure(editor.synthesize(code)))
 
 
 METHODS: dict[str, Callable[[Bench], Method]] = {
     "sum": _sum,
-    "sequential": _sequential,
-    "linear": _linear,
+    "sequential": lambda bench: _one_by_one(bench.editor.edit),
+    "linear": lambda bench: _one_by_one(_linear(bench)),
+    "linear_joint": _linear,
 }
 
 
@@ -417,6 +438,7 @@ def table(result: dict) -> str:
         lines.append(BOUNDS_HEADING)
         for what, bound, value in bounds(result):
             lines.append(f"| {what} | {bound} | {value} | {again.get(what, '')} |")
+        lines.append(f"| moved, pictures shifted by {SHIFT} of 1024 px | | {result['noise']['mean']:.3f} | |")
     lines += [
         "",
         "| edit | method | faces | right | judges: right | error | judges: error | moved | sides "

@@ -71,9 +71,8 @@ class EditorConfig:
             photos lie within the training; 0 for none.
         attributes: names of the experts.
         start: weights to start from (a name or a path). only_new: the experts that they have stay as they
-            are; new ones and the fusion learn. only_joint: all that single edits depend on stays as it is;
-            what makes joint edits more than their sum learns (attention's queries and keys, the interplay).
-        rows, hidden, interplay: structure of the editor, see `DyStyle`.
+            are; new ones and the fusion learn.
+        rows, hidden: structure of the editor, see `DyStyle`.
         compared: faces that show how previews read differently from full pictures, see `fit_correction`.
         guide_steps: steps of fitting the latent guide.
         warmup_steps: steps of 128 codes on the latent guide, before any picture is rendered; 0 to go
@@ -96,10 +95,8 @@ class EditorConfig:
     attributes: tuple[str, ...] = tuple(ATTRIBUTES)
     start: str | None = None
     only_new: bool = False
-    only_joint: bool = False
     rows: int = 10
     hidden: int = 160
-    interplay: int = 320
     compared: int = 256
     guide_steps: int = 4000
     warmup_steps: int = 3000
@@ -238,7 +235,7 @@ class EditorTrainer:
         self.starts = self._starts()
         self.size = 0  # of the pictures in training; `resize` sets it and what was read at it
         structure = (config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w)
-        self.editor, self.average = (DyStyle(*structure, config.interplay).to(self.device) for _ in range(2))
+        self.editor, self.average = (DyStyle(*structure).to(self.device) for _ in range(2))
         if config.start is not None:
             self._start_from(DyStyle.load(config.start))
         self.learning = [p for p in self.editor.parameters() if p.requires_grad]
@@ -249,11 +246,10 @@ class EditorTrainer:
     def _start_from(self, source: DyStyle) -> None:
         """Copy an editor; what only this one has keeps its fresh weights."""
         config = self.config
-        structure = source.rows, source.hidden, source.width or config.interplay
-        if structure != (config.rows, config.hidden, config.interplay):
+        if (source.rows, source.hidden) != (config.rows, config.hidden):
             raise InputError(
-                f"'{config.start}' is built otherwise; give --rows {structure[0]} --hidden {structure[1]} "
-                f"--interplay {structure[2]} to start from it."
+                f"'{config.start}' is built otherwise; give --rows {source.rows} --hidden {source.hidden} "
+                "to start from it."
             )
         if missing := set(source.names) - set(self.editor.names):
             raise InputError(f"'{config.start}' has experts that were not asked for: {min(missing)}.")
@@ -261,10 +257,6 @@ class EditorTrainer:
         if config.only_new:
             for name in source.names:
                 self.editor.experts[name].requires_grad_(False)
-        if config.only_joint:
-            learns = ("attention.query", "attention.key", "interplay")
-            for name, parameter in self.editor.named_parameters():
-                parameter.requires_grad_(name.startswith(learns))
 
     def _cached(self, name: str, make) -> object:
         """Tensors that `make` computes, kept in the run's folder; one process makes them."""
@@ -292,17 +284,13 @@ class EditorTrainer:
         """Codes that `FaceEditor` makes of degraded pictures of the dataset, (b, 18, 512)."""
         if self.config.generator == DEFAULT:  # which the bundled descent is for
             inverter = Inverter(InversionConfig(), self.generator, self.identity).to(self.device)
+
+            def encode(faces: Tensor) -> Tensor:
+                *_, (codes, _, _) = inverter(faces, faces)
+                return codes
         else:
-            encoder = FastEncoder.load("encoder").to(self.device)
-        codes = []
-        for part in index.split(16):
-            faces = degrade(self._pictures(part))
-            if self.config.generator == DEFAULT:
-                *_, (inverted, _, _) = inverter(faces, faces)
-            else:
-                inverted = encoder(faces)
-            codes.append(inverted)
-        return torch.cat(codes)
+            encode = FastEncoder.load("encoder").to(self.device)
+        return torch.cat([encode(degrade(self._pictures(part))) for part in index.split(16)])
 
     @torch.no_grad()
     def _read(self, kind: str, count: int) -> Readings:
