@@ -1,5 +1,6 @@
 """Contact sheets: faces in rows, edits in columns, to be looked at."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from dystyle.edit import parse_configuration
 from dystyle.pipeline import FaceEditor, save_picture
 
-CAPTION = 28
+LINE, LETTER = 18, 9  # pixels
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,17 @@ def tile(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) 
 
 
 def _compose(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], size: int) -> np.ndarray:
-    """Pictures in a grid under a line of titles; shorter rows are aligned to the right."""
-    sheet = np.full((CAPTION + size * len(rows), size * len(titles), 3), 255, np.uint8)
-    for column, title in enumerate(titles):
-        place = (column * size + 6, CAPTION - 9)
-        cv2.putText(sheet, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+    """Pictures in a grid under their titles; shorter rows are aligned to the right."""
+    captions = [textwrap.wrap(title.replace(",", ", "), size // LETTER) for title in titles]
+    height = 10 + LINE * max(map(len, captions))
+    sheet = np.full((height + size * len(rows), size * len(titles), 3), 255, np.uint8)
+    for column, caption in enumerate(captions):
+        for line, words in enumerate(caption, 1):
+            place = (column * size + 6, line * LINE)
+            cv2.putText(sheet, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
     for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures, len(titles) - len(pictures)):
-            top, left = CAPTION + row * size, column * size
+            top, left = height + row * size, column * size
             small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
             sheet[top : top + size, left : left + size] = small
     return sheet
