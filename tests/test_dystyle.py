@@ -1,6 +1,7 @@
 """DyStyle's structure follows the configuration."""
 
 import itertools
+import json
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
 from dystyle.errors import InputError
-from dystyle.weights import load
+from dystyle.weights import load, save
 
 NAMES = ("yaw", "age", "smile", "eyes_closed")
 
@@ -112,3 +113,13 @@ def test_saved_editor_gives_the_same_edits_in_torch_and_assembled(editor, tmp_pa
             assert sum(list(i.dims) == [5, 519, 16] for i in graph.graph.initializer) == size
             # None of the weights is in the graph itself.
             assert graph.ByteSize() < 20_000
+
+
+def test_an_editor_of_another_version_is_refused(editor, tmp_path):
+    path = tmp_path / "editor.safetensors"
+    editor.save(path)
+    tensors, metadata = load(str(path))
+    structure = json.loads(metadata.pop("structure")) | {"interplay": 24}
+    save(path, tensors, structure=json.dumps(structure), **metadata)
+    with pytest.raises(InputError, match="of another version, whose 'interplay' this one lacks"):
+        DyStyle.load(str(path))
