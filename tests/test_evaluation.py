@@ -61,6 +61,8 @@ def test_linear_editor_finds_planted_directions_and_moves_along_one_alone(tmp_pa
     alone = editor.only(("age",))  # no smile that would have to stay
     assert alone.names == ("age",) and alone.projected("age") @ editor.directions[0] > 1 - 1e-6
     assert alone.slopes[0] == editor.slopes[0]
+    with pytest.raises(InputError, match="no linear direction for 'yaw'"):
+        editor.only(("age", "yaw"))
 
     code = np.zeros((18, 512), np.float32)
     edited = editor.edit(

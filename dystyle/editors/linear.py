@@ -142,7 +142,15 @@ class LinearEditor(StrengthEditor):
         return cls.load(weights)
 
     def only(self, names: Sequence[str]) -> "LinearEditor":
-        """The editor of some of its attributes: directions are no longer projected away from the others'."""
+        """The editor of some of its attributes: directions are no longer projected away from the others'.
+
+        Raises:
+            InputError: it has no direction for one of them.
+        """
+        if unknown := set(names) - set(self.names):
+            raise InputError(
+                f"There is no linear direction for '{min(unknown)}'; run `python -m dystyle.train linear`."
+            )
         index = [self.names.index(name) for name in names]
         slopes = self.slopes[index] / self.unit
         return LinearEditor(names, self.directions[index], slopes, self.std_w, self.conditional)
