@@ -15,20 +15,14 @@ import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, load_image, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
-from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
 from dystyle.editors.search import STEPS
 from dystyle.encoders.descent import DescentStep, describe, load_steps
+from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
-from dystyle.engines.runtime import (
-    CPU_BACKENDS,
-    OnnxBackend,
-    auto_backend,
-    auto_device,
-    has_gpu,
-    tensorrt_runtime,
-)
+from dystyle.engines.hardware import has_gpu
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.weights import load, resolve
@@ -68,18 +62,20 @@ class FaceEditor:
     Attributes:
         attributes: what the editor can change, by name, in the table's order.
         sizes: of pictures in px: the full one, then previews.
+        backend: what runs the networks.
+        method: the editing method.
     """
 
     def __init__(
         self,
-        backend,
+        backend: Backend,
         method: Editor,
         encoder: str = "encoder",
         generator: GeneratorFacts | None = None,
         device: str = "cpu",
         descent: Iterable[DescentStep] = (),
     ) -> None:
-        self._backend, self._method, self._encoder = backend, method, encoder
+        self.backend, self.method, self._encoder = backend, method, encoder
         self._descent = tuple(descent)
         self._generator = generator or GeneratorFacts.load()
         self._refiner: Callable[..., Iterator[Step]] = partial(_refine, device=device)
@@ -125,19 +121,7 @@ class FaceEditor:
         _choose("method", method, METHODS)
         graph, facts = encoder_graph(encoder), GeneratorFacts.load(generator)
         device = auto_device(backend) if device == "auto" else device
-        backend = auto_backend(device) if backend == "auto" else backend
-        if backend == "torch":
-            from dystyle.engines.graphs import TorchBackend
-
-            if device == "cuda" and not has_gpu():
-                raise InputError("PyTorch finds no CUDA device here; use device='cpu'.")
-            runner = TorchBackend(device)
-        elif device == "cpu" and backend in CPU_BACKENDS:
-            runner = CPU_BACKENDS[backend]()
-        elif backend == "openvino":
-            raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
-        else:
-            runner = OnnxBackend((tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else device)
+        runner = choose_backend(device, backend)
         # The steps were learnt for what the bundled encoder lacks on the default generator.
         descent = load_steps() if encoder == "fast" and generator == DEFAULT else ()
         return cls(runner, open_method(method, runner), graph, facts, device, descent)
@@ -146,8 +130,8 @@ class FaceEditor:
         """The same editor with another editing method; both share engines."""
         _choose("method", method, METHODS)
         other = copy.copy(self)
-        other._method = open_method(method, self._backend)
-        other.attributes = {name: ATTRIBUTES[name] for name in other._method.names}
+        other.method = open_method(method, self.backend)
+        other.attributes = {name: ATTRIBUTES[name] for name in other.method.names}
         return other
 
     def with_refiner(self, refiner: "Callable[..., Iterator[Step]]") -> "FaceEditor":
@@ -164,6 +148,14 @@ class FaceEditor:
     def detect(self, photo) -> list[Face]:
         """The faces of a photo, largest first; see `invert` for what a photo may be."""
         return self._aligner.detect(load_image(photo))
+
+    def align(self, photo, index: int = 0) -> tuple[Face, np.ndarray]:
+        """A face of a photo and its portrait, (1024, 1024, 3) uint8 RGB; see `invert` for the arguments.
+
+        Raises:
+            InputError: not a picture, no face, or no such face.
+        """
+        return self._aligner.align(load_image(photo), index)
 
     def invert(
         self,
@@ -192,10 +184,10 @@ class FaceEditor:
             )
         report = progress or (lambda fraction, message: None)
         report(0.0, "Finding the face")
-        face, portrait = self._aligner.align(load_image(photo), index)
-        code, tuned = self._encode(portrait), {}
+        face, portrait = self.align(photo, index)
+        code, tuned = self.encode(portrait), {}
         if refine != "fast":
-            self._backend.release_memory()  # for the optimisation, which takes as much
+            self.backend.release_memory()  # for the optimisation, which takes as much
             with closing(self._refiner(portrait, code, refine, self._generator.file)) as steps:
                 for share, message, result in steps:
                     if result is None:
@@ -205,10 +197,10 @@ class FaceEditor:
         report(1.0, "Done")
         return InvertedFace(code, portrait, face.quad, face.box, tuned)
 
-    def _encode(self, portrait: np.ndarray) -> np.ndarray:
-        """The code (18, 512) of an aligned portrait, as fast as it can be had."""
+    def encode(self, portrait: np.ndarray) -> np.ndarray:
+        """The code (18, 512) float32 of an aligned portrait (s, s, 3) uint8 RGB, as fast as it can be had."""
         portrait = _resize(portrait, 256)
-        code = self._backend.run(self._encoder, portrait[None])[0][0]
+        code = self.backend.run(self._encoder, portrait[None])[0][0]
         if self._descent:
             wanted = describe(portrait, self.embed(portrait))
         for step in self._descent:
@@ -221,6 +213,7 @@ class FaceEditor:
         code: np.ndarray,
         configuration: Mapping[str, float],
         progress: Callable[[float, str], None] | None = None,
+        face: InvertedFace | None = None,
     ) -> np.ndarray:
         """The edited code, (18, 512) float32.
 
@@ -230,6 +223,8 @@ class FaceEditor:
                 experts run; an empty configuration returns the code unchanged.
             progress: of methods that look at pictures, called before each one with the share of the search
                 that is over, 0..1, and a message.
+            face: the inverted face the code came from, if it did: methods that look at pictures then look at
+                those that `synthesize` shows for it.
 
         Raises:
             InputError: an unknown attribute, or a value that is no number or out of range.
@@ -243,19 +238,22 @@ class FaceEditor:
         def read(seen: np.ndarray) -> dict[str, float]:
             if progress:
                 progress(min(next(looks) / STEPS, 1.0), "Looking for the strength")
-            return self.measure(self.synthesize(seen))
+            return self.measure(self.synthesize(seen, face=face))
 
-        return self._method.edit(code, configuration, read)
+        return self.method.edit(code, configuration, read)
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
 
-        Arguments and errors as `edit`, but with at least one attribute; the axes are in the table's order.
+        Arguments as `edit`, but with at least one attribute; the axes are in the table's order.
+
+        Raises:
+            InputError: as `edit`; the method is not DyStyle, and has no experts.
         """
         configuration = validate_configuration(configuration, self.attributes)
         if not configuration:
             raise InputError("Without an edited attribute no expert is active; give at least one.")
-        return attention("dystyle", _check_code(code), configuration)
+        return self.method.attention(_check_code(code), configuration)
 
     def mix(self, code: np.ndarray, other: np.ndarray, row: int) -> np.ndarray:
         """Style mixing (StyleGAN, section 3.1): the rows of `code` before `row`, those of `other` from it on.
@@ -305,9 +303,9 @@ class FaceEditor:
         for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
-        return self._backend.run(self._generator.graph(size), np.asarray(_check_code(code))[None], weights)[
+        return self.backend.run(self._generator.graph(size), np.asarray(_check_code(code))[None], weights)[0][
             0
-        ][0]
+        ]
 
     @property
     def noise_layers(self) -> tuple[str, ...]:
@@ -321,7 +319,7 @@ class FaceEditor:
         Raises:
             InputError: not a square uint8 RGB picture of 64 px or more.
         """
-        read = self._backend.run("reader", _as_input(image))[0][0]
+        read = self.backend.run("reader", _as_input(image))[0][0]
         return {name: float(value) for name, value in zip(ATTRIBUTES, read, strict=True)}
 
     def embed(self, image: np.ndarray) -> np.ndarray:
@@ -330,7 +328,7 @@ class FaceEditor:
         The product of two embeddings is their cosine: about 0.4 for strangers and above 0.6 for pictures
         of one person.
         """
-        return self._backend.run("identity", _as_input(image))[0][0]
+        return self.backend.run("identity", _as_input(image))[0][0]
 
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
         """The photo (h, w, 3) uint8 with the face replaced by the portrait `image`, softly blended.
@@ -364,7 +362,7 @@ class FaceEditor:
         for size in self.sizes if sizes is None else sizes:
             picture = self.synthesize(code, size)
         self.measure(picture)
-        self._encode(picture)
+        self.encode(picture)
         self._aligner.detect(_resize(picture, 256))
         self.edit(code, {name: row.high for name, row in self.attributes.items()})
 

@@ -21,16 +21,12 @@ import tyro
 
 from dystyle import InputError
 from dystyle.attributes import ATTRIBUTES, validate_configuration
+from dystyle.editors.structure import Structure
+from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.graphs import GRAPHS, TorchBackend
-from dystyle.engines.runtime import (
-    PRECISIONS,
-    Engines,
-    OnnxBackend,
-    OpenVinoBackend,
-    configuration_file,
-    engine_file,
-    tensorrt_runtime,
-)
+from dystyle.engines.hardware import PRECISIONS, tensorrt_runtime
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.pipeline import encoder_graph
 from dystyle.weights import cache_folder, load, resolve
@@ -92,7 +88,7 @@ def expand(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[tuple[str, .
     return list(dict.fromkeys(found))
 
 
-def open_backend(backend: str, precision: str | None) -> Engines:
+def open_backend(backend: str, precision: str | None) -> OnnxBackend:
     """What runs the engines.
 
     Raises:
@@ -126,7 +122,7 @@ def unrounded(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString()
 
 
-def compare_pictures(backend: Engines, name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compare_pictures(backend: OnnxBackend, name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the engine's pictures before rounding, PyTorch's), (b, s, s, 3) about [-1, 1].
 
     One after the other: a StyleGAN2 takes gigabytes for each picture of 1024 px.
@@ -212,9 +208,9 @@ def describe(file: Path) -> dict:
 def build(config: BuildConfig) -> bool:
     """Build, print one line an engine, write the manifest; whether all are within the limits."""
     backend, reference = open_backend(config.backend, config.precision), TorchBackend()
-    precision = getattr(backend, "precision", "fp32")
+    precision = backend.precision
     editor = "editor" if config.editor == "dystyle" else f"editor:{resolve(config.editor).absolute()}"
-    structure = json.loads(load(config.editor)[1]["structure"])
+    structure = Structure.read(load(config.editor)[1], config.editor)
     rng = np.random.default_rng(0)
     people = GeneratorFacts.load()
     codes = np.stack([people.sample(seed, truncation=0.7) for seed in range(3)])
@@ -241,7 +237,7 @@ def build(config: BuildConfig) -> bool:
             row = parity(name, outputs, reference.run(name, x), LIMITS[graph])
         record(name, engine_file(name), row)
     entries["editor weights"] = describe(engine_file(editor))
-    for names in expand(tuple(structure["names"]), config.configurations):
+    for names in expand(structure.names, config.configurations):
         rows = [ATTRIBUTES[name] for name in names]
         target = validate_configuration({row.name: rng.uniform(row.low, row.high) for row in rows})
         edited, row = backend.edit(codes, target, editor), None

@@ -10,7 +10,7 @@ import torch
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
+from dystyle.engines.editor_graph import EditorWeights, build_editor_graph, shared_weights
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
@@ -98,13 +98,15 @@ def test_saved_editor_gives_the_same_edits_in_torch_and_assembled(editor, tmp_pa
     path, weights = tmp_path / "editor.safetensors", tmp_path / "editor.weights"
     editor.save(path)
     loaded = DyStyle.load(str(path))
-    weights.with_suffix(".json").write_text(write_shared_weights(*load(path), weights))
+    content, index = shared_weights(*load(path))
+    weights.write_bytes(content)
+    shared = EditorWeights.map(weights, index)
     codes = torch.randn(3, 18, 512)
     for size in range(1, len(NAMES) + 1):
         for names in itertools.combinations(NAMES, size):
             target = configuration(*names)
             expected = loaded(codes, target).numpy()
-            graph = build_editor_graph(weights, names)
+            graph = build_editor_graph(shared, names)
             (tmp_path / "graph.onnx").write_bytes(graph.SerializeToString())
             session = onnxruntime.InferenceSession(tmp_path / "graph.onnx")
             feed = {"codes": codes.numpy(), "targets": np.stack([target[n].numpy() for n in names], 1)}

@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dystyle import FaceEditor, InputError
 from dystyle.editors import open_method
-from dystyle.engines import runtime
+from dystyle.engines import hardware, onnx_backend, openvino_backend, tensorrt
+from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.graphs import TorchBackend, module
-from dystyle.engines.runtime import OnnxBackend, OpenVinoBackend, configuration_file, engine_file
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.evaluation import latency, speed
 from dystyle.evaluation.speed import EngineSpeedConfig
 from export.build_engines import LIMITS, compare_pictures, describe, expand, open_backend, parity
@@ -49,7 +51,7 @@ def test_reduced_precision_is_held_to_a_psnr(codes):
 
 
 def test_a_halved_generator_computes_in_float16_and_keeps_the_picture(codes):
-    halved = runtime.halve(engine_file("generator_128"))
+    halved = onnx_backend.halve(engine_file("generator_128"))
     weights = {tensor.data_type for tensor in onnx.load_from_string(halved).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in weights and onnx.TensorProto.FLOAT not in weights
     picture, expected = (
@@ -68,7 +70,7 @@ def test_speed_of_engines_comes_with_their_exactness():
         assert row["psnr"] > 75 and row["seconds"] > 0
         assert f"| {2 / row['seconds']:.0f} | {row['psnr']:.1f} |" in speed.engines_table(result)
     measured = {*rows, *((name.split()[0], name.split()[-1]) for name in result["absent"])}
-    assert {("openvino", precision) for precision in runtime.PRECISIONS["openvino"]} <= measured
+    assert {("openvino", precision) for precision in hardware.PRECISIONS["openvino"]} <= measured
     for wrong, said in (({"sizes": (512,)}, "no pictures of 512 px"), ({"batches": (0,)}, "at least one")):
         with pytest.raises(InputError, match=said):
             speed.evaluate_engines(replace(config, **wrong))
@@ -133,7 +135,7 @@ def test_open_configurations_share_one_mapping(editor, codes):
 def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tmp_path):
     """OpenVINO folds constants: with a noise image a channel this file would nearly double."""
     model = engine_file("generator_128")
-    monkeypatch.setattr(runtime, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(openvino_backend, "compiled_folder", lambda *_: tmp_path)
     OpenVinoBackend("fp32").compile("generator_128", model)
     (compiled,) = tmp_path.rglob("*.blob")
     assert compiled.stat().st_size < 1.1 * model.stat().st_size
@@ -172,25 +174,25 @@ def test_styles_and_noise_are_inputs_of_one_engine(codes, backend):
         (expected,) = TorchBackend().run("generator_128", codes, weights)
         assert np.abs(pictures[-1] - expected).max() <= 1
     assert np.abs(pictures[0] - pictures[1]).mean() > 1
-    assert len(engines._tuned) == 1
+    assert len(engines.tuned) == 1
 
 
 def test_bound_outputs_are_the_same(codes):
     session = onnxruntime.InferenceSession(engine_file("generator_128"), providers=["CPUExecutionProvider"])
     feeds = {"input": codes}
-    (bound,), (plain,) = runtime.run_bound(session, feeds, "cpu"), session.run(None, feeds)
+    (bound,), (plain,) = onnx_backend.run_bound(session, feeds, "cpu"), session.run(None, feeds)
     assert bound.shape == (2, 128, 128, 3) and np.array_equal(bound, plain)
 
 
 def test_tensorrt_profiles_name_every_input():
-    assert runtime.profile_shapes("generator_256") == {
+    assert tensorrt.profile_shapes("generator_256") == {
         "min": "input:1x18x512",
         "opt": "input:1x18x512",
         "max": "input:8x18x512",
     }
-    assert runtime.profile_shapes("editor:age,yaw")["max"] == "codes:8x18x512,targets:8x2"
-    assert runtime.profile_shapes("encoder:/some/e4e.pt")["max"] == "input:8x256x256x3"
-    assert runtime.profile_shapes("mesh")["opt"] == "input:1x3x192x192"
+    assert tensorrt.profile_shapes("editor:age,yaw")["max"] == "codes:8x18x512,targets:8x2"
+    assert tensorrt.profile_shapes("encoder:/some/e4e.pt")["max"] == "input:8x256x256x3"
+    assert tensorrt.profile_shapes("mesh")["opt"] == "input:1x3x192x192"
 
 
 def test_absent_runtimes_have_a_reason(monkeypatch):
@@ -200,15 +202,15 @@ def test_absent_runtimes_have_a_reason(monkeypatch):
         raise OSError(name)
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(runtime.ctypes, "CDLL", refuse)
-    reasons = runtime.runtimes.__wrapped__()
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(hardware.ctypes, "CDLL", refuse)
+    reasons = hardware.runtimes.__wrapped__()
     assert {name for name, reason in reasons.items() if not reason} == {"onnx", "openvino"}
     assert all("driver" in reasons[name] for name in ("cuda", "tensorrt", "tensorrt-rtx"))
-    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: object())
-    assert not any(runtime.runtimes.__wrapped__().values())
-    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
-    reasons = runtime.runtimes.__wrapped__()
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
+    assert not any(hardware.runtimes.__wrapped__().values())
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    reasons = hardware.runtimes.__wrapped__()
     assert "tensorrt is missing" in reasons["tensorrt"] and not reasons["cuda"]
 
 
@@ -216,7 +218,7 @@ def test_absent_runtimes_have_a_reason(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_silent_fall_back_to_the_cpu_is_refused(monkeypatch, codes):
     """ONNX Runtime runs on the CPU when a provider does not start; nobody would notice but by the clock."""
-    monkeypatch.setattr(runtime, "runtimes", lambda: dict.fromkeys(runtime.PRECISIONS, ""))
+    monkeypatch.setattr(onnx_backend, "runtimes", lambda: dict.fromkeys(hardware.PRECISIONS, ""))
     with pytest.raises(InputError, match="could not start 'cuda'"):
         OnnxBackend("cuda").run("generator_128", codes)
 
@@ -280,10 +282,10 @@ def test_latency_reports_every_stage(monkeypatch, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("device", "precision"),
-    [(d, p) for d in ("cuda", "tensorrt", "tensorrt-rtx") for p in runtime.PRECISIONS[d]],
+    [(d, p) for d in ("cuda", "tensorrt", "tensorrt-rtx") for p in hardware.PRECISIONS[d]],
 )
 def test_gpu_engines_give_the_same_people(device, precision, editor, codes):
-    if reason := runtime.runtimes()[device]:
+    if reason := hardware.runtimes()[device]:
         pytest.skip(reason)
     backend = OnnxBackend(device, precision)
     other = FaceEditor(backend, open_method("dystyle", backend))

@@ -71,7 +71,7 @@ def test_what_engines_keep_can_be_had_back():
     before = editor.synthesize(code)
     is_glibc = return_freed_memory()
     held = _resident() if is_glibc else None
-    editor._backend.release_memory()
+    editor.backend.release_memory()
     assert not is_glibc or _resident() < held - 100e6  # the activations at 512 and 1024 px
     np.testing.assert_array_equal(editor.synthesize(code), before)
 
@@ -83,7 +83,7 @@ def test_engines_that_run_keep_their_memory():
     with ThreadPoolExecutor(1) as pool:
         pictures = pool.submit(lambda: [editor.synthesize(code, 256) for _ in range(20)])
         while not pictures.done():
-            editor._backend.release_memory()
+            editor.backend.release_memory()
     assert all((picture == before).all() for picture in pictures.result())
 
 

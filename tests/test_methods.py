@@ -231,7 +231,7 @@ def test_a_missing_package_is_named(editor, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "dystyle"])
 def test_every_method_moves_the_real_generator_as_asked(editor, name):
-    method, code = editor.with_method(name)._method, editor.sample(5)
+    method, code = editor.with_method(name).method, editor.sample(5)
     assert isinstance(method, StrengthEditor)
     attribute = "eyes_closed" if name == "stylespace" else "yaw"  # no single channel turns a head
     index = method.names.index(attribute)
@@ -249,7 +249,7 @@ def test_every_method_moves_the_real_generator_as_asked(editor, name):
 
 def test_styleflow_draws_people_as_asked(editor):
     flow, someone = (
-        editor.with_method("styleflow")._method,
+        editor.with_method("styleflow").method,
         editor.measure(editor.synthesize(editor.sample(5))),
     )
     for name, low, high in (("yaw", -20, 20), ("age", 20, 60)):

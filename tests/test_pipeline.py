@@ -12,9 +12,10 @@ from one_device import OneDevice
 from dystyle import FaceEditor, InputError
 from dystyle.attributes import ATTRIBUTES
 from dystyle.encoders import refine
-from dystyle.engines import runtime
+from dystyle.engines import choice, compiled
 from dystyle.engines.graphs import GRAPHS, TorchBackend, generator
-from dystyle.engines.runtime import OnnxBackend
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.openvino_backend import OpenVinoBackend
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_only_the_last_configurations_stay_open(editor, monkeypatch):
             self.compiled += (name,)
             return super().compile(name, model)
 
-    monkeypatch.setattr(runtime, "EDITORS_OPEN", 2)
+    monkeypatch.setattr(compiled, "EDITORS_OPEN", 2)
     backend, codes = Counting(), editor.sample(3)[None]
     for name in ("yaw", "age", "yaw", "smile", "yaw", "age"):
         target = {name: editor.attributes[name].high}
@@ -108,16 +109,16 @@ def test_only_the_last_configurations_stay_open(editor, monkeypatch):
 
 
 def test_auto_takes_what_was_fastest_and_remembers(monkeypatch, tmp_path):
-    seconds = {runtime.OnnxBackend: 2.0, runtime.OpenVinoBackend: 1.0}
+    seconds = {OnnxBackend: 2.0, OpenVinoBackend: 1.0}
     monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path))
-    monkeypatch.setattr(runtime, "_render_seconds", lambda backend: seconds[type(backend)])
-    assert runtime.fastest_on_cpu() == "openvino"
-    seconds[runtime.OnnxBackend] = 0.5
-    assert runtime.fastest_on_cpu() == "openvino"  # not measured again
+    monkeypatch.setattr(choice, "_render_seconds", lambda backend: seconds[type(backend)])
+    assert choice.fastest_on_cpu() == "openvino"
+    seconds[OnnxBackend] = 0.5
+    assert choice.fastest_on_cpu() == "openvino"  # not measured again
     (tmp_path / "engines" / "fastest.json").write_text("{")
-    assert runtime.fastest_on_cpu() == "onnx"
-    monkeypatch.setattr(runtime, "runtimes", lambda: {"onnx": "", "openvino": "missing"})
-    assert runtime.fastest_on_cpu() == "onnx"
+    assert choice.fastest_on_cpu() == "onnx"
+    monkeypatch.setattr(choice, "runtimes", lambda: {"onnx": "", "openvino": "missing"})
+    assert choice.fastest_on_cpu() == "onnx"
 
 
 def row_span(name: str) -> float:
@@ -254,11 +255,11 @@ def test_auto_takes_a_gpu_that_can_be_used(monkeypatch):
 
     def chosen(gpu: bool, *usable: str, backend: str = "auto") -> tuple[str, str]:
         names = ("onnx", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
-        monkeypatch.setattr(runtime, "runtimes", lambda: {n: "" if n in usable else "no" for n in names})
-        monkeypatch.setattr(runtime, "has_gpu", lambda: gpu)
-        monkeypatch.setattr(runtime, "fastest_on_cpu", lambda: "openvino")
-        device = runtime.auto_device(backend)
-        return device, runtime.auto_backend(device) if backend == "auto" else backend
+        monkeypatch.setattr(choice, "runtimes", lambda: {n: "" if n in usable else "no" for n in names})
+        monkeypatch.setattr(choice, "has_gpu", lambda: gpu)
+        monkeypatch.setattr(choice, "fastest_on_cpu", lambda: "openvino")
+        device = choice.auto_device(backend)
+        return device, choice.auto_backend(device) if backend == "auto" else backend
 
     assert chosen(False) == ("cpu", "openvino")
     assert chosen(True) == ("cuda", "torch")  # a GPU Space with requirements.txt

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from dystyle import FaceEditor, InputError
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.psp import PspEncoder
+from dystyle.engines.cache import engine_file
 from dystyle.engines.graphs import TorchBackend, module
-from dystyle.engines.runtime import OnnxBackend, engine_file
+from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.weights import BUNDLED
 
 TYPES = {"e4e": "Encoder4Editing", "psp": "GradualStyleEncoder"}

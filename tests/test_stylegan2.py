@@ -377,7 +377,7 @@ def test_drops_into_the_editor(small, backend):
     for batch in (codes[:1], codes):
         expected = formats.rosinality_images(g, torch.from_numpy(batch))[-1]
         expected = (expected * 127.5 + 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
-        pictures = editor._backend.run(editor._generator.graph(32), batch)[0]
+        pictures = editor.backend.run(editor._generator.graph(32), batch)[0]
         # Rounding, and on some CPUs OpenVINO's bfloat16.
         assert np.abs(pictures - expected).mean() < (3 if backend == "openvino" else 0.3)
         assert backend == "openvino" or np.abs(pictures - expected).max() < 0.6
@@ -416,9 +416,9 @@ def test_tuned_weights_reach_the_engine(small):
     assert model.tunable.fullmatch(name)
     tuned = {name: model.get_parameter(name).square().numpy()}
     graph = engines._generator.graph(32)
-    pictures = [editor._backend.run(graph, code, tuned)[0].astype(int) for editor in (engines, reference)]
+    pictures = [editor.backend.run(graph, code, tuned)[0].astype(int) for editor in (engines, reference)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
-    assert np.abs(pictures[0] - engines._backend.run(graph, code)[0]).max() > 20
+    assert np.abs(pictures[0] - engines.backend.run(graph, code)[0]).max() > 20
 
 
 def test_generators_that_cannot_edit_are_refused(tmp_path):

@@ -357,7 +357,7 @@ def test_training_and_inversion_take_the_same_steps(faces, monkeypatch):
     with torch.no_grad():
         trained = list(inverter(images, images, size=1024))
     starts, ends = (trained[number][0].numpy() for number in (0, -1))
-    inverted = np.stack([editor._encode(picture) for picture in pictures])
+    inverted = np.stack([editor.encode(picture) for picture in pictures])
     # Pictures are rounded to bytes here and not there.
     assert np.abs(inverted - ends).mean() < 0.03 * np.abs(inverted - starts).mean()
 

@@ -3,6 +3,7 @@
 import importlib
 from dataclasses import dataclass
 
+from dystyle.backend import Backend
 from dystyle.editors.base import Editor
 from dystyle.errors import InputError
 
@@ -30,7 +31,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def open_method(name: str, backend) -> Editor:
+def open_method(name: str, backend: Backend) -> Editor:
     """The method of this name, a key of `METHODS`, ready to edit; see `Editor.open`.
 
     Raises:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from dystyle.backend import Backend
 from dystyle.editors.search import Read, search
+from dystyle.errors import InputError
 
 
 class StyledCode(np.ndarray):
@@ -44,7 +46,7 @@ class Editor(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, weights: str, backend) -> "Editor":
+    def open(cls, weights: str, backend: Backend) -> "Editor":
         """The method with weights of this name; `backend` runs engines, for methods that have them.
 
         Raises:
@@ -59,6 +61,14 @@ class Editor(ABC):
             configuration: target values in the attributes' units, by name; at least one.
             read: code -> readings of its picture, for methods that look at what they do.
         """
+
+    def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
+        """What each active expert (second axis) takes from each (third): (rows, n, n); arguments as `edit`.
+
+        Raises:
+            InputError: the method has no experts.
+        """
+        raise InputError("Only DyStyle has experts that attend to one another; choose method='dystyle'.")
 
 
 class StrengthEditor(Editor):

@@ -5,8 +5,8 @@ target value into a proxy code. Attention lets the proxy codes see one another, 
 the fused code transforms the row affinely. Experts of other attributes are never run.
 """
 
-import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.editors.structure import ANGLES, DIM, EMBEDDED, SLOPE, Structure
 from dystyle.errors import InputError
 from dystyle.weights import load, save
-
-DIM = 512
-FREQUENCIES = 3
 
 
 def embed(value: Tensor) -> Tensor:
     """Normalised target values (b,) in [-1, 1] -> (b, 7): the value, sines and cosines."""
-    angles = value[:, None] * torch.pi / 2 * 2.0 ** torch.arange(FREQUENCIES, device=value.device)
+    angles = value[:, None] * torch.tensor(ANGLES, device=value.device)
     return torch.cat((value[:, None], angles.sin(), angles.cos()), 1)
 
 
@@ -44,22 +42,26 @@ class Expert(nn.Module):
 
     def __init__(self, rows: int, hidden: int) -> None:
         super().__init__()
-        self.input = RowLinear(rows, DIM + 1 + 2 * FREQUENCIES, hidden, gain=2**0.5)
+        self.input = RowLinear(rows, DIM + EMBEDDED, hidden, gain=2**0.5)
         self.output = RowLinear(rows, hidden, hidden, gain=2**0.5)
 
     def forward(self, x: Tensor, value: Tensor) -> Tensor:
         """Normalised rows (rows, b, 512) and target values (b,) in [-1, 1] -> (rows, b, hidden)."""
         x = torch.cat((x, embed(value).expand(len(x), -1, -1)), 2)
-        return F.leaky_relu(self.output(F.leaky_relu(self.input(x), 0.2)), 0.2)
+        return F.leaky_relu(self.output(F.leaky_relu(self.input(x), SLOPE)), SLOPE)
 
 
 class ProxyAttention(nn.Module):
-    """p_i = sum_j V_j softmax_j(Q_i . K_j) over the active proxy codes; they add up to the fused code."""
+    """p_i = sum_j V_j softmax_j(Q_i . K_j / sqrt(d)) over the active proxy codes, of width d.
 
-    def __init__(self, rows: int, hidden: int) -> None:
+    They add up to the fused code.
+    """
+
+    def __init__(self, structure: Structure) -> None:
         super().__init__()
+        rows, hidden = structure.rows, structure.hidden
         self.query, self.key, self.value = (RowLinear(rows, hidden, hidden) for _ in range(3))
-        self.scale = hidden**-0.5
+        self.scale = structure.attention_scale
 
     def forward(self, proxies: list[Tensor]) -> Tensor:
         """n proxy codes (rows, b, hidden) -> fused code (rows, b, hidden). For n = 1 it is V."""
@@ -94,10 +96,11 @@ class DyStyle(nn.Module):
         super().__init__()
         self.names = tuple(name for name in ATTRIBUTES if name in set(names))
         self.rows, self.hidden = rows, hidden
+        self.structure = Structure(self.names, rows, hidden)
         self.register_buffer("mean_w", torch.zeros(DIM) if mean_w is None else mean_w.clone())
         self.register_buffer("std_w", torch.ones(DIM) if std_w is None else std_w.clone())
         self.experts = nn.ModuleDict({name: Expert(rows, hidden) for name in self.names})
-        self.attention = ProxyAttention(rows, hidden)
+        self.attention = ProxyAttention(self.structure)
         self.scale, self.shift = (RowLinear(rows, hidden, DIM, gain=0) for _ in range(2))
 
     def normalise(self, codes: Tensor) -> Tensor:
@@ -138,8 +141,7 @@ class DyStyle(nn.Module):
         tensors = {key: value.astype(np.float16) for key, value in tensors.items()} | {
             key: tensors[key] for key in ("mean_w", "std_w")
         }
-        structure = json.dumps({"names": self.names, "rows": self.rows, "hidden": self.hidden})
-        save(path, tensors, format="dystyle", structure=structure, **metadata)
+        save(path, tensors, format="dystyle", structure=self.structure.to_json(), **metadata)
 
     @classmethod
     def load(cls, name_or_path: str) -> "DyStyle":
@@ -149,14 +151,7 @@ class DyStyle(nn.Module):
             InputError: the file is missing, damaged, of another version, or not an editor.
         """
         tensors, metadata = load(name_or_path)
-        if metadata.get("format") != "dystyle":
-            raise InputError(f"'{name_or_path}' does not hold a DyStyle editor.")
-        structure = json.loads(metadata["structure"])
-        if unknown := structure.keys() - {"names", "rows", "hidden"}:
-            raise InputError(
-                f"The editor '{name_or_path}' is of another version, whose '{min(unknown)}' this one lacks."
-            )
-        model = cls(**structure)
+        model = cls(**asdict(Structure.read(metadata, name_or_path)))
         state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
         if state.keys() != model.state_dict().keys():
             wrong = sorted(state.keys() ^ model.state_dict().keys())[0]

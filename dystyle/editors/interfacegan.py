@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dystyle.backend import Backend
 from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import Read
 from dystyle.generators.mobile_stylegan import MappingNetwork
@@ -72,7 +73,7 @@ class ZEditor(LinearEditor):
     latents: Latents
 
     @classmethod
-    def open(cls, weights: str, backend) -> "ZEditor":
+    def open(cls, weights: str, backend: Backend) -> "ZEditor":
         editor = cls.load(weights)
         editor.latents = Latents()
         return editor

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor
 from dystyle.editors.search import Read, level
 from dystyle.errors import InputError
@@ -138,7 +139,7 @@ class LinearEditor(StrengthEditor):
         return cls(metadata["names"].split(), *arrays, conditional=metadata.get("conditional") != "no")
 
     @classmethod
-    def open(cls, weights: str, backend) -> "LinearEditor":
+    def open(cls, weights: str, backend: Backend) -> "LinearEditor":
         return cls.load(weights)
 
     def only(self, names: Sequence[str]) -> "LinearEditor":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor
 from dystyle.editors.search import Read, level
 from dystyle.errors import InputError
@@ -215,5 +216,5 @@ class StyleFlowEditor(StrengthEditor):
         return cls(names, flow, mean, basis, deviations, bands, slopes)
 
     @classmethod
-    def open(cls, weights: str, backend) -> "StyleFlowEditor":
+    def open(cls, weights: str, backend: Backend) -> "StyleFlowEditor":
         return cls.load(weights)

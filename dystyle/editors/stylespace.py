@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.search import Read
 from dystyle.errors import InputError
@@ -174,5 +175,5 @@ class StyleSpaceEditor(StrengthEditor):
         return cls(named, tensors["deviations"], tensors["slopes"], widths)
 
     @classmethod
-    def open(cls, weights: str, backend) -> "StyleSpaceEditor":
+    def open(cls, weights: str, backend: Backend) -> "StyleSpaceEditor":
         return cls.load(weights)

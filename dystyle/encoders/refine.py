@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dystyle.engines.graphs import open_generator
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.generators.opening import open_generator
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, common_scale
 from dystyle.memory import keep_freed_memory, return_freed_memory
 

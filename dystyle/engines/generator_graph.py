@@ -18,6 +18,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from dystyle.engines.onnx_graph import Graph
+from dystyle.weights import load
 
 # Pixels (0, 0), (0, 1), (1, 0), (1, 1) from the bands LL, LH, HL, HH.
 HAAR = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], np.float32)
@@ -25,6 +26,16 @@ HALF_RANGE = 127.5
 LARGEST_HALF = 65504.0
 # Tensors that can be inputs of the graph: noise images and the offsets of styles.
 ADJUSTABLE = (".noise", ".modulation.bias", ".up.bias")
+
+
+def default_generator_graph(
+    size: int, tuned: Mapping[str, np.ndarray] | None = None, adjustable: bool = False
+) -> ModelProto:
+    """The default generator's graph, see `build_generator_graph`; `tuned` replace weights of it, by name."""
+    tensors = load("mobile_stylegan")[0]
+    tensors |= {f"previews.{key}": value for key, value in load("preview_heads")[0].items()}
+    tensors = {key: np.asarray(value, np.float32) for key, value in (tensors | dict(tuned or {})).items()}
+    return build_generator_graph(tensors, size, adjustable)
 
 
 def build_generator_graph(
@@ -65,7 +76,7 @@ class _Generator(Graph):
                 x = self.convolve(conv2, x, self.up(i + 1), bands=True)
         picture = self.full_head(conv2, x) if self.size == 1024 else self.preview_head(conv2, x)
         result = (picture, TensorProto.UINT8, ["batch", self.size, self.size, 3])
-        return self.model(f"generator_{self.size}", self.inputs, "output0", result)
+        return self.model(f"generator_{self.size}", self.inputs, {"output0": result})
 
     def given(self, name: str) -> bool:
         """Whether a tensor is an input of the graph; it becomes one by being asked for."""

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -33,12 +33,13 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.psp import PspEncoder
-from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.weights import resolve
 
 if TYPE_CHECKING:
+    from dystyle.generators.mobile_stylegan import MobileStyleGAN
     from dystyle.generators.stylegan2 import StyleGAN2
 
 
@@ -46,15 +47,6 @@ if TYPE_CHECKING:
 def generator(file: str | Path | None = None) -> "MobileStyleGAN | StyleGAN2":
     """The default generator with its preview heads, or the StyleGAN2 in a file, shared and frozen."""
     return open_generator(file)
-
-
-def open_generator(file: str | Path | None = None) -> "MobileStyleGAN | StyleGAN2":
-    """As `generator`, but the caller's own."""
-    if file is not None:
-        from dystyle.generators.checkpoints import read_generator  # brings PyTorch's compiler along
-
-        return read_generator(file)
-    return MobileStyleGAN.from_files(resolve("mobile_stylegan"), resolve("preview_heads"))
 
 
 @cache
@@ -144,7 +136,7 @@ def module(name: str) -> nn.Module:
     return GRAPHS[graph][0](*choice).eval().requires_grad_(False)
 
 
-def export(name: str, destination: Path) -> None:
+def export(name: str, destination: BinaryIO) -> None:
     """Write a graph as ONNX with a dynamic batch axis."""
     is_generator = name.startswith("generator_")
     _, shape, dtype = GRAPHS["generator_1024" if is_generator else name.split(":")[0]]
@@ -183,7 +175,9 @@ def _copy(device: str, load: Callable[..., nn.Module], *names: str) -> nn.Module
 
 
 class TorchBackend:
-    """The reference backend: every graph as its PyTorch module."""
+    """The reference backend: every graph as its PyTorch module. A `Backend`."""
+
+    precision = "fp32"
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -205,10 +199,23 @@ class TorchBackend:
 
     @torch.no_grad()
     def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
-        """Edited codes (b, 18, 512) for one configuration, by the bundled editor or "editor:PATH"."""
-        editor = _on(self.device, _editor, *editor.split(":", 1)[1:])
+        """See `Backend.edit`."""
+        return self._editor(editor)(*self._asked(codes, configuration)).cpu().numpy()
+
+    @torch.no_grad()
+    def attention(
+        self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor"
+    ) -> np.ndarray:
+        """See `Backend.attention`."""
+        model = self._editor(editor)
+        return model.attention.weights(model.proxies(*self._asked(codes, configuration))).cpu().numpy()
+
+    def _editor(self, editor: str) -> DyStyle:
+        return _on(self.device, _editor, *editor.split(":", 1)[1:])
+
+    def _asked(self, codes: np.ndarray, configuration: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         targets = {n: torch.full((len(codes),), v, device=self.device) for n, v in configuration.items()}
-        return editor(torch.from_numpy(codes).to(self.device), targets).cpu().numpy()
+        return torch.from_numpy(codes).to(self.device), targets
 
 
 @cache

@@ -40,18 +40,17 @@ class Graph:
         bounds = [self.constant([n], np.int64) for n in (start, stop, 1)]
         return self.node("Slice", x, *bounds)
 
-    def model(self, name: str, inputs: Mapping[str, Sequence], output: str, result: tuple) -> ModelProto:
+    def model(self, name: str, inputs: Mapping[str, Sequence], outputs: Mapping[str, tuple]) -> ModelProto:
         """The finished model.
 
         Args:
             inputs: shapes by name, all float32; a string stands for an axis of any length.
-            output: name of the model's output.
-            result: what it is: (a node's output, its ONNX type, its shape).
+            outputs: what they are, by name: (a node's output, its ONNX type, its shape).
         """
-        value, kind, shape = result
-        self.nodes.append(helper.make_node("Identity", [value], [output]))
-        given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()]
-        proto = helper.make_graph(
-            self.nodes, name, given, [helper.make_tensor_value_info(output, kind, shape)], self.constants
-        )
+        given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()]
+        results = []
+        for output, (value, kind, shape) in outputs.items():
+            self.nodes.append(helper.make_node("Identity", [value], [output]))
+            results.append(helper.make_tensor_value_info(output, kind, shape))
+        proto = helper.make_graph(self.nodes, name, given, results, self.constants)
         return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

@@ -21,7 +21,9 @@ import matplotlib
 import numpy as np
 import onnx
 
-from dystyle.engines.runtime import configuration_file, engine_file, fastest_on_cpu, runtimes
+from dystyle.engines.cache import configuration_file, engine_file
+from dystyle.engines.choice import fastest_on_cpu
+from dystyle.engines.hardware import runtimes
 from dystyle.errors import InputError
 from dystyle.pipeline import FaceEditor
 from dystyle.weights import resolve
@@ -137,7 +139,7 @@ def evaluate_latency(config: LatencyConfig, plots: Path | None = None) -> dict:
         "cold_start": {"median": float(np.median([c["seconds"] for c in cold]))},
         "page": {"peak_bytes": page["peak_bytes"]},
         "imports_torch": page["torch"] or any(c["torch"] for c in cold),
-        "floor": floor(getattr(editor._backend, "precision", "fp32")),
+        "floor": floor(editor.backend.precision),
     }
     if plots is not None:
         _plot(result, plots / "latency.png")
@@ -150,8 +152,8 @@ def _stages(editor: FaceEditor) -> dict[str, Callable]:
     photo = editor.synthesize(code)
     face = editor.invert(photo)
     return {
-        "align": lambda: editor._aligner.align(photo, 0),
-        "encode": lambda: editor._encode(face.portrait),
+        "align": lambda: editor.align(photo),
+        "encode": lambda: editor.encode(face.portrait),
         "edit, 1 attribute": lambda: editor.edit(code, {"age": 60}),
         "edit, 5 attributes": lambda: editor.edit(code, FIVE),
         "preview, 256 px": lambda: editor.synthesize(code, 256),

@@ -19,8 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from cuda_ext.build import load
+from dystyle.backend import Backend
 from dystyle.engines.graphs import TorchBackend, module
-from dystyle.engines.runtime import PRECISIONS, Engines, OnnxBackend, OpenVinoBackend, runtimes
+from dystyle.engines.hardware import PRECISIONS, runtimes
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.errors import InputError
 from dystyle.generators.facts import GeneratorFacts
 from dystyle.generators.stylegan2 import FILTER, StyledConv, StyleGAN2, ToRGB
@@ -342,7 +345,7 @@ def _engine_runs(device: torch.device, compare: bool) -> tuple[dict, dict[str, s
     names = ("cuda", "tensorrt", "tensorrt-rtx") if gpu else ("onnx", "openvino")
     absent, runs = {name: runtimes()[name] for name in names if runtimes()[name]}, {}
 
-    def by_engine(backend: Engines) -> Callable[[str, np.ndarray], np.ndarray]:
+    def by_engine(backend: Backend) -> Callable[[str, np.ndarray], np.ndarray]:
         return lambda name, codes: backend.run(name, codes)[0]
 
     for name, precision in [(n, p) for n in names if n not in absent for p in PRECISIONS[n]]:

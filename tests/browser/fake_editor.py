@@ -70,7 +70,7 @@ class FakeEditor:
         other.short = list(METHODS).index(method) / 100
         return other
 
-    def edit(self, code, configuration, progress=None) -> np.ndarray:
+    def edit(self, code, configuration, progress=None, face=None) -> np.ndarray:
         self.calls.append(("edit", validate_configuration(configuration, self.attributes)))
         if self.broken:
             raise RuntimeError("the engine is out of order")

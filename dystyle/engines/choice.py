@@ -1,0 +1,90 @@
+"""Choose the device and the backend: what was asked for, or what is fastest here."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+
+import numpy as np
+
+from dystyle.backend import Backend
+from dystyle.engines.hardware import has_gpu, runtimes, tensorrt_runtime
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.openvino_backend import OpenVinoBackend
+from dystyle.errors import InputError
+from dystyle.weights import cache_folder, load
+
+CPU_BACKENDS: dict[str, type[OnnxBackend]] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
+
+
+def choose_backend(device: str, backend: str) -> Backend:
+    """What runs the networks.
+
+    Args:
+        device: "cpu" or "cuda".
+        backend: "onnx", "openvino", "torch", "tensorrt", or "auto" for the fastest.
+
+    Raises:
+        InputError: it cannot be used here, or not on this device.
+    """
+    backend = auto_backend(device) if backend == "auto" else backend
+    if backend == "torch":
+        from dystyle.engines.graphs import TorchBackend
+
+        if device == "cuda" and not has_gpu():
+            raise InputError("PyTorch finds no CUDA device here; use device='cpu'.")
+        return TorchBackend(device)
+    if device == "cpu" and backend in CPU_BACKENDS:
+        return CPU_BACKENDS[backend]()
+    if backend == "openvino":
+        raise InputError(f"backend='openvino' runs on the CPU, not on '{device}'.")
+    return OnnxBackend((tensorrt_runtime() or "tensorrt") if backend == "tensorrt" else device)
+
+
+def auto_device(backend: str) -> str:
+    """ "cuda" if there is a GPU that the backend, which may be "auto", can use; else "cpu"."""
+    if backend == "openvino" or (backend == "onnx" and runtimes()["cuda"]):
+        return "cpu"
+    return "cuda" if has_gpu() else "cpu"
+
+
+def auto_backend(device: str) -> str:
+    """The fastest backend that can be used on a device: on a GPU TensorRT, ONNX Runtime, then PyTorch."""
+    if device == "cpu":
+        return fastest_on_cpu()
+    if tensorrt_runtime():
+        return "tensorrt"
+    return "torch" if runtimes()["cuda"] and has_gpu() else "onnx"
+
+
+def fastest_on_cpu() -> str:
+    """The backend that renders fastest on this machine's CPU, measured once and remembered."""
+    candidates = [name for name in CPU_BACKENDS if not runtimes()[name]]
+    if len(candidates) == 1:
+        return candidates[0]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "openvino")]
+    machine = ", ".join((platform.node(), f"{os.cpu_count()} cores", *versions))
+    file = cache_folder() / "engines" / "fastest.json"
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):  # not there yet, or damaged
+        known = {}
+    if known.get(machine) not in candidates:
+        seconds = {name: _render_seconds(CPU_BACKENDS[name]()) for name in candidates}
+        known[machine] = min(seconds, key=seconds.get)
+        with suppress(OSError):  # measured again at the next start
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(known, indent=2))
+    return known[machine]
+
+
+def _render_seconds(backend: Backend) -> float:
+    """Median of three renders at 1024 px, after a first one."""
+    code = np.repeat(load("mobile_stylegan")[0]["mean_w"][None, None], 18, axis=1)
+    times = [time.perf_counter()]
+    for _ in range(4):
+        backend.run("generator_1024", code)
+        times.append(time.perf_counter())
+    return float(np.median(np.diff(times)[1:]))

@@ -1,0 +1,90 @@
+"""Engines on OpenVINO."""
+
+import importlib.metadata
+import threading
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from weakref import WeakSet
+
+import numpy as np
+from filelock import FileLock
+
+from dystyle.engines.cache import compiled_folder
+from dystyle.engines.hardware import PRECISIONS
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.opened import Run
+from dystyle.errors import InputError
+from dystyle.memory import return_freed_memory
+
+
+class OpenVinoBackend(OnnxBackend):
+    """Engines on OpenVINO: on CPUs with bfloat16 units, pictures in about half of ONNX Runtime's time.
+
+    Pictures are rendered in bfloat16 where the CPU has it, everything else runs in float32. Editors stay
+    with ONNX Runtime, which opens a new configuration in a fraction of the time.
+
+    Args:
+        precision: of the pictures: "fp32", "bf16", "fp16", or None for the fastest that this CPU has.
+
+    Raises:
+        InputError: OpenVINO is not installed, or this CPU lacks the precision.
+    """
+
+    def __init__(self, precision: str | None = None) -> None:
+        super().__init__()
+        try:
+            import openvino
+        except ImportError as error:
+            raise InputError("OpenVINO is not installed; pip install openvino, or use 'onnx'.") from error
+        self._core = openvino.Core()
+        units = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        precision = precision or ("bf16" if "BF16" in units else "fp32")
+        if precision not in PRECISIONS["openvino"] or precision.upper() not in units:
+            raise InputError(f"OpenVINO on this CPU does not compute in {precision}; leave it out.")
+        self.precision = precision
+        # The first array sets up the binding to NumPy; two threads with a first one each can wait for each
+        # other for ever.
+        openvino.Tensor(np.zeros(1, np.float32))
+        self._compiled: WeakSet = WeakSet()
+        self._listing = threading.Lock()
+
+    def trim(self) -> None:
+        with self._listing:
+            listed = list(self._compiled)
+        for compiled in listed:
+            with suppress(RuntimeError):  # it is running, and needs its memory
+                compiled.release_memory()
+        return_freed_memory()
+
+    def compile(self, name: str, model: Path | bytes) -> Run:
+        if name.startswith("editor"):
+            return super().compile(name, model)
+        precision = self.precision if name.startswith("generator") else "fp32"
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Pinned threads of several processes would all sit on the first cores.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision],
+        }
+        folder = compiled_folder("openvino", importlib.metadata.version("openvino"), precision)
+        if folder is not None and isinstance(model, Path):  # a generator tuned to one face is not met again
+            options["CACHE_DIR"] = str(folder)
+        # Two processes that write one cached engine would fail.
+        with nullcontext() if folder is None else FileLock(folder / "compile.lock"):
+            compiled = self._core.compile_model(self._core.read_model(model), "CPU", options)
+        with self._listing:
+            self._compiled.add(compiled)
+        idle: SimpleQueue = SimpleQueue()  # a request serves one thread at a time
+
+        def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            try:
+                request = idle.get_nowait()
+            except Empty:
+                request = compiled.create_infer_request()
+            try:
+                return list(request.infer(feeds).values())
+            finally:
+                idle.put(request)
+
+        return run

@@ -1,0 +1,124 @@
+"""What every engine is made from, and the fingerprint over all of it that its file carries in its name."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from dystyle.attributes import ATTRIBUTES
+from dystyle.weights import resolve, sha256
+
+PACKAGE = Path(__file__).resolve().parent.parent
+ASSEMBLED, EXPORTED = ("numpy", "onnx"), ("numpy", "onnx", "torch")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an engine is made from: a change in any of these makes another engine.
+
+    Attributes:
+        module: makes it. Its source counts, and that of whatever it imports from this package; where this is
+            the attribute table, so does what stands in the table.
+        weights: names or paths of what is put into it.
+        packages: write the file; their versions count.
+    """
+
+    module: str
+    weights: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of an engine, see `dystyle.engines.graphs`; "editor" is the weight file of one."""
+    graph, *choice = name.split(":", 1)
+    if graph == "editor":
+        return Recipe("dystyle.engines.editor_graph", (*choice,) or ("dystyle",), ASSEMBLED)
+    if graph.startswith("generator_") and not choice:
+        weights = ("mobile_stylegan", "preview_heads")
+        return Recipe("dystyle.engines.generator_graph", weights, ASSEMBLED)
+    return Recipe("dystyle.engines.graphs", (*choice,) or _WEIGHTS[graph], EXPORTED)
+
+
+_WEIGHTS = {
+    "encoder": ("encoder",),
+    "reader": tuple(
+        f"knowledge/{n}" for n in ("facemesh", "iris", "emotion", "age_gender", "calibration", "probe")
+    ),
+    "identity": ("knowledge/faceres",),
+    "detector": ("knowledge/blazeface",),
+    "mesh": ("knowledge/facemesh",),
+}
+
+
+def fingerprint(name: str) -> str:
+    """Sixteen hexadecimal digits for everything that shapes an engine.
+
+    Raises:
+        InputError: weights are missing.
+    """
+    made_from = recipe(name)
+    files = sources(made_from.module)
+    parts = [f"{file.relative_to(PACKAGE).as_posix()} {_digest(file)}" for file in files]
+    if _file("dystyle.attributes") in files:
+        parts.append(_table())
+    parts += [_digest(resolve(weights)) for weights in made_from.weights]
+    parts += [f"{package} {_version(package)}" for package in made_from.packages]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def sources(module: str) -> tuple[Path, ...]:
+    """The files of a module and of all that it imports from this package, directly or not, in order."""
+    found, left = set(), [module]
+    while left:
+        file = _file(left.pop())
+        if file is not None and file not in found:
+            found.add(file)
+            left += _imports(file.read_text(encoding="utf-8"))
+    return tuple(sorted(found))
+
+
+# Read like this because parsing takes a tenth of a second at every start.
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(dystyle[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|.*)|import[ \t]+(dystyle[\w.]*))", re.M
+)
+
+
+def _imports(source: str) -> list[str]:
+    """Modules of this package that a source imports, and some names that may be modules."""
+    modules = []
+    for package, names, module in _IMPORT.findall(source):
+        modules += [module] if module else [package, *(f"{package}.{n}" for n in re.findall(r"\w+", names))]
+    return [module for module in modules if module != "dystyle"]  # which imports nothing by itself
+
+
+def _file(module: str) -> Path | None:
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    return next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
+
+
+def _table() -> str:
+    """The attribute table as it stands; of functions in it the name."""
+    rows = [dataclasses.asdict(row) for row in ATTRIBUTES.values()]
+    return json.dumps(rows, default=lambda value: getattr(value, "__qualname__", type(value).__name__))
+
+
+def _digest(file: Path) -> str:
+    stat = file.stat()
+    return _digest_once(file, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest_once(file: Path, size: int, modified: int) -> str:
+    return sha256(file)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

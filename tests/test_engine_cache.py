@@ -1,0 +1,269 @@
+"""Engines in the cache: what their names depend on, damaged files, and folders that cannot be written to."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dystyle import weights
+from dystyle.attributes import ATTRIBUTES
+from dystyle.engines import cache, graphs, recipes, tensorrt
+from dystyle.engines.cache import configuration_file, engine_file
+from dystyle.engines.onnx_backend import OnnxBackend
+from dystyle.engines.openvino_backend import OpenVinoBackend
+
+ENGINES = (*graphs.GRAPHS, "editor")
+USES_THE_TABLE = {"reader", "editor"}
+CODE = np.random.default_rng(0).normal(0, 0.3, (1, 18, 512)).astype(np.float32)
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path) -> Path:
+    """A cache with the default generator and nothing else, and its folder of engines."""
+    folder, source = tmp_path / "cache", weights.resolve("mobile_stylegan")
+    folder.mkdir()
+    (folder / source.name).symlink_to(source)
+    monkeypatch.setenv("DYSTYLE_CACHE", str(folder))
+    monkeypatch.setattr(cache, "_mapped", {})
+    return folder / "engines"
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path) -> Path:
+    """A copy of the package's sources, which fingerprints are then taken over."""
+    for file in recipes.PACKAGE.rglob("*.py"):
+        copy = tmp_path / file.relative_to(recipes.PACKAGE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    monkeypatch.setattr(recipes, "PACKAGE", tmp_path)
+    recipes.sources.cache_clear()
+    yield tmp_path
+    recipes.sources.cache_clear()
+
+
+def fingerprints() -> dict[str, str]:
+    return {name: recipes.fingerprint(name) for name in ENGINES}
+
+
+def changed(before: dict[str, str]) -> set[str]:
+    return {name for name, value in fingerprints().items() if value != before[name]}
+
+
+def test_the_sources_of_an_engine_are_all_that_it_loads():
+    """Python's own list of what making each engine imports, in a fresh process."""
+    program = (
+        "import json, sys; import dystyle.editors; around = set(sys.modules); "
+        "from dystyle.engines import {module}; {make}; loaded = sys.modules.keys() - around; "
+        "print(json.dumps([sys.modules[n].__file__ for n in loaded if n.startswith('dystyle.')]))"
+    )
+    making = {
+        "reader": "[graphs.module(n) for n in graphs.GRAPHS]; import dystyle.generators.checkpoints",
+        "generator_256": "generator_graph.default_generator_graph(256)",
+        "editor": "editor_graph.build_editor_graph",
+    }
+    for name, make in making.items():
+        module = recipes.recipe(name).module
+        filled = program.format(module=module.rpartition(".")[2], make=make)
+        run = subprocess.run([sys.executable, "-c", filled], check=True, capture_output=True, text=True)
+        # The packages around modules hold docstrings and registries, of which engines know nothing.
+        loaded = {Path(file) for file in json.loads(run.stdout) if not file.endswith("__init__.py")}
+        assert loaded and not loaded - set(recipes.sources(module)), name
+
+
+def test_every_source_of_an_engine_makes_another_one(package):
+    before = fingerprints()
+    for name in ("reader", "generator_256", "editor"):
+        for file in recipes.sources(recipes.recipe(name).module):
+            content = file.read_bytes()
+            file.write_bytes(content + b"\n")
+            assert name in changed(before), file
+            file.write_bytes(content)
+    (package / "pipeline.py").write_text("")
+    assert not changed(before)
+
+
+def test_every_weight_that_is_put_into_an_engine_makes_another_one(monkeypatch, tmp_path):
+    """Recorded while each network is read."""
+
+    class Recording(dict):
+        def get(self, name):
+            read.add(name)
+            return super().get(name)
+
+    monkeypatch.setattr(weights, "WEIGHTS", Recording(weights.WEIGHTS))
+    read: set[str] = set()
+    for name in graphs.GRAPHS:
+        for kept in (graphs.generator, graphs.identity, graphs.reader):
+            kept.cache_clear()
+        read.clear()
+        graphs.module.__wrapped__(name)
+        assert read - {"random_face"} == set(recipes.recipe(name).weights), name
+    before, real = fingerprints(), recipes.resolve
+    for wanted in sorted({w for name in ENGINES for w in recipes.recipe(name).weights}):
+        other = tmp_path / "other"
+        other.write_bytes(real(wanted).read_bytes() + b" ")
+        monkeypatch.setattr(recipes, "resolve", lambda w, o=other, n=wanted: o if w == n else real(w))
+        assert changed(before) == {n for n in ENGINES if wanted in recipes.recipe(n).weights}, wanted
+        monkeypatch.setattr(recipes, "resolve", real)
+
+
+@pytest.mark.parametrize("field", ["low", "high", "kind", "carries"])
+def test_the_attribute_table_makes_other_engines(monkeypatch, field):
+    before = fingerprints()
+    value = {"low": -60, "high": 60, "kind": "binary", "carries": ("age",)}[field]
+    monkeypatch.setitem(ATTRIBUTES, "yaw", replace(ATTRIBUTES["yaw"], **{field: value}))
+    assert changed(before) >= USES_THE_TABLE
+
+
+@pytest.mark.parametrize("package", ["onnx", "torch", "numpy"])
+def test_other_versions_make_other_engines(monkeypatch, package):
+    before, real = fingerprints(), recipes.importlib.metadata.version
+    monkeypatch.setattr(recipes.importlib.metadata, "version", lambda p: "0" if p == package else real(p))
+    exported = {name for name in graphs.GRAPHS if not name.startswith("generator")}
+    assert changed(before) == (exported if package == "torch" else set(ENGINES))
+
+
+def test_runtimes_keep_versions_and_precisions_apart(own_cache):
+    names = [("openvino", "2026.1", "fp32"), ("openvino", "2026.1", "bf16"), ("openvino", "2026.2", "fp32")]
+    assert len({cache.compiled_folder(*name) for name in names}) == 3
+    face, graph = (tensorrt.tensorrt_options("generator_256", "fp16", "11.0", kept) for kept in (False, True))
+    assert "trt_engine_cache_path" not in face and "fp16" in graph["trt_engine_cache_path"]
+
+
+def test_swapped_rows_are_not_read_by_the_old_reader(editor, monkeypatch, own_cache):
+    """Rows decide which output is which, and ranges what a target means."""
+    picture = editor.synthesize(editor.sample(1), 256)
+    before = editor.measure(picture)
+    rows = dict(ATTRIBUTES)
+    swapped = {"pitch": rows["pitch"], "yaw": rows["yaw"], **rows}
+    try:
+        ATTRIBUTES.clear()
+        ATTRIBUTES.update(swapped)
+        read = OnnxBackend().run("reader", picture[None])[0][0]
+        read = dict(zip(ATTRIBUTES, read, strict=True))
+    finally:
+        ATTRIBUTES.clear()
+        ATTRIBUTES.update(rows)
+    assert read == pytest.approx(before, abs=1e-3) and abs(before["yaw"] - before["pitch"]) > 1
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, remove])
+@pytest.mark.parametrize("what", ["engine", "its card", "weights", "their card", "configuration"])
+def test_a_damaged_file_is_made_anew(own_cache, monkeypatch, capfd, what, damage):
+    def outputs() -> list[np.ndarray]:
+        monkeypatch.setattr(cache, "_mapped", {})  # as in a new process
+        backend = OnnxBackend()
+        return [backend.edit(CODE, {"age": 60.0, "smile": 1.0}), backend.run("generator_128", CODE)[0]]
+
+    expected = outputs()
+    engine, weight_file = engine_file("generator_128"), engine_file("editor")
+    file = {
+        "engine": engine,
+        "its card": engine.with_suffix(".json"),
+        "weights": weight_file,
+        "their card": weight_file.with_suffix(".json"),
+        "configuration": configuration_file(("age", "smile")),
+    }[what]
+    content = file.read_bytes()
+    damage(file)
+    capfd.readouterr()
+    for output, wanted in zip(outputs(), expected, strict=True):
+        np.testing.assert_array_equal(output, wanted)
+    said = capfd.readouterr().err
+    assert said.count("\n") <= 1 and "Traceback" not in said
+    if what in ("engine", "weights") and damage is not remove:
+        assert file.name in said and "damaged" in said
+    if what in ("engine", "weights", "configuration"):
+        assert file.read_bytes() == content
+    assert not list(own_cache.rglob("*.partial"))
+
+
+def test_a_copied_cache_is_taken_as_it_is(own_cache, capfd):
+    """Its files have other times."""
+    file = engine_file("generator_128")
+    os.utime(file, (0, 0))
+    capfd.readouterr()
+    assert engine_file("generator_128").stat().st_mtime == 0 and not capfd.readouterr().err
+
+
+IN_A_FULL_CACHE = """
+import json, resource, sys
+import numpy as np
+from dystyle import FaceEditor
+editor = FaceEditor.from_pretrained(backend=sys.argv[1])
+if sys.argv[2] == "full":  # no file may grow beyond a kilobyte
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+code = editor.sample(0)
+edited = editor.edit(code, {"age": 60, "beard": 0})
+picture = editor.synthesize(edited, 256)
+print(json.dumps([float(edited.sum()), int(picture.sum()), *editor.measure(picture).values()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits of a file's size")
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_engines_work_where_nothing_can_be_written(own_cache, backend):
+    def run(state: str) -> tuple[list[float], str]:
+        program = [sys.executable, "-c", IN_A_FULL_CACHE, backend, state]
+        done = subprocess.run(program, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    full, said = run("full")
+    assert "stays in memory" in said and "Traceback" not in said
+    assert not [f for f in own_cache.rglob("*") if f.suffix in (".partial", ".onnx", ".weights")]
+    expected, _ = run("empty")
+    assert full == pytest.approx(expected, rel=1e-4)
+    configuration_file(("age", "beard")).unlink()  # built ahead, but for this one
+    prebuilt, said = run("full")
+    assert prebuilt == pytest.approx(expected, rel=1e-4) and not said
+    assert not list(own_cache.rglob("*.partial"))
+
+
+def test_engines_work_without_a_folder(own_cache):
+    own_cache.write_text("a file where the folder should be")
+    edited = OnnxBackend().edit(CODE, {"age": 60.0})
+    assert OpenVinoBackend().run("generator_128", edited)[0].shape == (1, 128, 128, 3)
+    with pytest.raises(Exception, match="cannot be written") as caught:
+        engine_file("generator_128")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_may_be_links(own_cache, monkeypatch, tmp_path):
+    """To a store whose files have names of their own, as package managers keep them."""
+    expected = OnnxBackend().edit(CODE, {"age": 60.0})
+    OnnxBackend().run("generator_128", CODE)
+    store = tmp_path / "store"
+    for number, file in enumerate(own_cache.iterdir()):
+        place = store / str(number) / "content"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(file.read_bytes())
+        file.unlink()
+        file.symlink_to(place)
+    monkeypatch.setattr(cache, "_mapped", {})
+    backend = OnnxBackend()
+    np.testing.assert_array_equal(backend.edit(CODE, {"age": 60.0}), expected)
+    assert backend.edit(CODE, {"age": 60.0, "beard": 1.0}).shape == CODE.shape  # a new one
+    assert backend.run("generator_128", CODE)[0].shape == (1, 128, 128, 3)
