@@ -115,7 +115,7 @@ def _edit_one(
             bar.update(round(100 * fraction) - bar.n)
 
         face = editor.invert(picture, config.refine, config.face, progress)
-    portrait = editor.synthesize(editor.edit(face.code, target), face=face)
+    portrait = editor.synthesize(editor.edit(face.code, target, face=face), face=face)
     return editor.paste(portrait, face, picture) if config.paste else portrait
 
 

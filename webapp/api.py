@@ -65,7 +65,8 @@ def add_api(editor: "FaceEditor") -> None:
         with _frank():
             picture = load_image(_given(photo))
             inverted = editor.invert(picture, quality, int(face))
-            portrait = editor.synthesize(editor.edit(inverted.code, edits or {}), face=inverted)
+            code = editor.edit(inverted.code, edits or {}, face=inverted)
+            portrait = editor.synthesize(code, face=inverted)
             result = editor.paste(portrait, inverted, picture) if paste else portrait
             encoded = provenance.encode(result, kind, Credit(edits or {}, photographed=True), mark)
         yield from _saved(encoded, kind)

@@ -89,7 +89,7 @@ class Comparer:
             progress(0.0, "Looking for the strength")
             editor = self._method(name)
             began = time.perf_counter()
-            code = editor.edit(visit.code, configuration, progress)
+            code = editor.edit(visit.code, configuration, progress, visit.face)
             picture = editor.synthesize(code, face=visit.face)
             seconds = time.perf_counter() - began
             same = float(editor.embed(picture) @ editor.embed(visit.unedited))

@@ -85,7 +85,8 @@ class MixCallbacks:
         if seed is None:
             raise InputError("Give a person's number, or press 'Random person'.")
         configuration = self.page.configuration(visit, page)
-        first, second = self.editor.edit(visit.code, configuration), self.editor.sample(int(seed))
+        first = self.editor.edit(visit.code, configuration, face=visit.face)
+        second = self.editor.sample(int(seed))
         mixed = self.editor.truncate(self.editor.mix(first, second, int(row)), truncation)
         steps = (f"mixed with random person {seed:g} from row {row:g} on", f"truncation = {truncation:g}")
         return first, second, mixed, Credit(configuration, visit.photo is not None, steps)

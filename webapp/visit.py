@@ -181,7 +181,7 @@ class Visit:
         if not configuration and size == FULL:
             return self.unedited
         began = time.perf_counter()
-        code = editor.edit(self.code, configuration)
+        code = editor.edit(self.code, configuration, face=self.face)
         edited = time.perf_counter()
         portrait = editor.synthesize(code, size=size, face=self.face)
         self.seconds |= {"edit": edited - began, "picture": time.perf_counter() - edited}

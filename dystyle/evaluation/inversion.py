@@ -111,7 +111,7 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
                 edits["inverted"].append(_edit_is_right(editor, face.code, edit, face))
                 edits["sampled"].append(_edit_is_right(editor, codes[number], edit))
             if index < 8:
-                edited = editor.synthesize(editor.edit(face.code, EDITED), face=face)
+                edited = editor.synthesize(editor.edit(face.code, EDITED, face=face), face=face)
                 shown.setdefault(index, [_shrink(face.portrait)]).extend((again, _shrink(edited)))
     if plots is not None:
         columns = ["portrait", *(c for refine in config.refine for c in (refine, f"{refine}: {_title()}"))]
@@ -129,7 +129,8 @@ def _title() -> str:
 def _edit_is_right(
     editor: FaceEditor, code: np.ndarray, edit: dict[str, float], face: InvertedFace | None = None
 ) -> bool:
-    before, after = (editor.measure(editor.synthesize(c, face=face)) for c in (code, editor.edit(code, edit)))
+    codes = code, editor.edit(code, edit, face=face)
+    before, after = (editor.measure(editor.synthesize(c, face=face)) for c in codes)
     return compare([(before, after)], [edit])["right"]["mean"] == 1
 
 

@@ -53,7 +53,8 @@ def make_sheet(config: SheetConfig) -> None:
     people += [(face.code, face) for face in faces]
     rows = []
     for code, face in tqdm(people, desc="contact sheet"):
-        pictures = [editor.synthesize(editor.edit(code, target), face=face) for target in ({}, *targets)]
+        codes = [editor.edit(code, target, face=face) for target in ({}, *targets)]
+        pictures = [editor.synthesize(edited, face=face) for edited in codes]
         rows.append(([] if face is None else [face.portrait]) + pictures)
     titles = ["photo"] * bool(config.photos) + ["unedited", *config.edits]
     save_picture(_compose(rows, titles, config.size), config.out)
