@@ -18,7 +18,7 @@ from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import Editor, styles_of
-from dystyle.editors.search import STEPS
+from dystyle.editors.search import MOST_LOOKS
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -237,7 +237,7 @@ class FaceEditor:
 
         def read(seen: np.ndarray) -> dict[str, float]:
             if progress:
-                progress(min(next(looks) / STEPS, 1.0), "Looking for the strength")
+                progress(min(next(looks) / MOST_LOOKS, 1.0), "Looking for the strength")
             return self.measure(self.synthesize(seen, face=face))
 
         return self.method.edit(code, configuration, read)

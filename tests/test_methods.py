@@ -106,8 +106,8 @@ def test_planted_channel_is_found_from_few_examples():
     rng = np.random.default_rng(0)
     s, age = rng.standard_normal((400, 1000)) * rng.uniform(0.1, 9, 1000), rng.standard_normal(400)
     s[:, 123] -= 3 * s[:, 123].std() * age
-    told = by_examples(s, age, 40)
-    assert np.abs(told).argmax() == 123 and told[123] < 0
+    distances = by_examples(s, age, 40)
+    assert np.abs(distances).argmax() == 123 and distances[123] < 0
 
 
 def test_gradient_energy_is_that_of_the_channels_pictures():

@@ -9,7 +9,7 @@ import gradio as gr
 
 from dystyle.attributes import Attribute
 from dystyle.editors import METHODS
-from dystyle.editors.search import STEPS
+from dystyle.editors.search import MOST_LOOKS
 from webapp.language import Language
 from webapp.stage import build_stage
 from webapp.visit import step
@@ -306,7 +306,7 @@ class Layout:
                         info=text(
                             "DyStyle takes the values as they are. All others search for the strength that "
                             "reaches them and look at up to {n} pictures.",
-                            n=STEPS,
+                            n=MOST_LOOKS,
                         ),
                         elem_id="methods",
                     )

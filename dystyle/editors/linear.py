@@ -51,11 +51,11 @@ def normal_mean(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """
     first, second = np.random.default_rng(0).integers(len(x), size=(2, PAIRS))
     difference = levels[first] - levels[second]
-    told = np.abs(difference) > levels.std()
+    differ = np.abs(difference) > levels.std()
     weights = np.zeros(len(x))
-    np.add.at(weights, first[told], 1 / difference[told])
-    np.add.at(weights, second[told], -1 / difference[told])
-    return weights @ x / told.sum()
+    np.add.at(weights, first[differ], 1 / difference[differ])
+    np.add.at(weights, second[differ], -1 / difference[differ])
+    return weights @ x / differ.sum()
 
 
 def normal_logistic(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -203,11 +203,11 @@ def accuracy_curve(
         scores = []
         for seed in range(repeats):
             chosen = np.random.default_rng(seed).permutation(train)[:count]
-            told = np.full(len(x) - train, labels[chosen[0]])
+            predicted = np.full(len(x) - train, labels[chosen[0]])
             if len(np.unique(labels[chosen])) == 2:  # else there is nothing to learn from
                 model = LogisticRegression(C=CURVE_C, class_weight="balanced", max_iter=500)
-                told = model.fit(x[chosen], labels[chosen]).predict(x[train:])
+                predicted = model.fit(x[chosen], labels[chosen]).predict(x[train:])
             truth = labels[train:]
-            scores.append((accuracy_score(truth, told), balanced_accuracy_score(truth, told)))
+            scores.append((accuracy_score(truth, predicted), balanced_accuracy_score(truth, predicted)))
         result[int(count)] = tuple(np.mean(scores, 0).tolist())
     return result

@@ -20,7 +20,7 @@ from dystyle.errors import InputError
 from dystyle.weights import load, save
 
 FARTHEST = 3.0  # a condition may be changed at most so far, on the common scale of [-1, 1]
-STEPS = 6  # of the fixed-step solver
+SOLVER_STEPS = 6  # of the fixed-step solver
 PICTURE_ROWS = 16  # rows of W+ that reach the picture
 
 
@@ -61,7 +61,7 @@ class Flow(nn.Module):
 
     def transport(self, x: Tensor, conditions: Tensor, start: float, end: float) -> Tensor:
         """x (b, dim) carried from time `start` to `end`; 1 is where codes live, 0 the normal variable."""
-        times = torch.linspace(start, end, STEPS + 1)
+        times = torch.linspace(start, end, SOLVER_STEPS + 1)
         return odeint(lambda t, y: self.velocity(t, y, conditions), x, times, method="rk4")[-1]
 
     def log_density(self, x: Tensor, conditions: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -85,7 +85,7 @@ class Flow(nn.Module):
                     trace = (product * noise).sum(1)
             return speed, trace
 
-        times = torch.linspace(1.0, 0.0, STEPS + 1)
+        times = torch.linspace(1.0, 0.0, SOLVER_STEPS + 1)
         z, change = (s[-1] for s in odeint(rate, (x, torch.zeros(len(x))), times, method="rk4"))
         normal = -0.5 * (z.square().sum(1) + self.dim * np.log(2 * np.pi))
         return normal + change

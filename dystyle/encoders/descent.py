@@ -13,16 +13,16 @@ import numpy as np
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
-# Colours are compared on a picture of SIDE x SIDE, and weighted against the embedding's unit length.
-SIDE, COLOUR_WEIGHT = 16, 0.1
-COLOURS = 3 * SIDE**2  # numbers, behind the embedding's
+# Colours are compared on a small square picture, and weighted against the embedding's unit length.
+COLOUR_SIDE, COLOUR_WEIGHT = 16, 0.1
+COLOURS = 3 * COLOUR_SIDE**2  # numbers, behind the embedding's
 # Rows behind these reach nothing in the default generator.
 ROWS = 16
 
 
 def _window() -> np.ndarray:
-    """Weights (SIDE, SIDE) of the colours: the face counts most."""
-    axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    """Weights (COLOUR_SIDE, COLOUR_SIDE) of the colours: the face counts most."""
+    axis = np.linspace(-1, 1, COLOUR_SIDE, dtype=np.float32)
     window = 0.25 + 2 * np.exp(-3 * (axis**2 + (axis[:, None] - 0.15) ** 2))
     return COLOUR_WEIGHT * window / window.mean()
 
@@ -37,7 +37,7 @@ def describe(picture: np.ndarray, embedding: np.ndarray) -> np.ndarray:
         picture: (s, s, 3) uint8 RGB, an aligned portrait.
         embedding: (1024,) float32 of length 1, its identity.
     """
-    small = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA) / np.float32(255)
+    small = cv2.resize(picture, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA) / np.float32(255)
     return np.concatenate((embedding, (small * WINDOW[..., None]).ravel()))
 
 
@@ -61,8 +61,8 @@ class DescentStep:
         """
         better = code.copy()
         # Not `@`: the BLAS behind it has threads of its own, which then take the cores from the engines'.
-        way = np.einsum("r,rw->w", np.einsum("d,dr->r", lacking, self.read), self.write)
-        better[:ROWS] += way.reshape(ROWS, -1)
+        change = np.einsum("r,rw->w", np.einsum("d,dr->r", lacking, self.read), self.write)
+        better[:ROWS] += change.reshape(ROWS, -1)
         return better
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors import METHODS
-from dystyle.editors.search import STEPS, level, shortfall
+from dystyle.editors.search import MOST_LOOKS, level, shortfall
 from dystyle.evaluation.editing import Bench, Seen, draw
 from dystyle.evaluation.sheets import tile
 from dystyle.pipeline import FaceEditor, save_picture
@@ -189,7 +189,7 @@ def table(result: dict) -> str:
     """The result as Markdown."""
     words = {key: " ".join(map(str, result[key])) for key in ("methods", "joint")}
     lines = [
-        HEADING.format(**result | words, steps=STEPS),
+        HEADING.format(**result | words, steps=MOST_LOOKS),
         "| edit | method | reached | error | judges: error | moved | judges: sides | dependency | identity "
         "| judges: distance | Frechet | seconds |",
         "|" + "---|" * 12,

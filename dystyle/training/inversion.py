@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from dystyle.encoders.descent import ROWS, SIDE, WINDOW, DescentStep, load_steps, save_steps
+from dystyle.encoders.descent import COLOUR_SIDE, ROWS, WINDOW, DescentStep, load_steps, save_steps
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.refine import picture_loss
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
@@ -116,7 +116,7 @@ class Inverter(nn.Module):
 
     def _describe(self, pictures: Tensor, embeddings: Tensor) -> Tensor:
         """`describe` of pictures (b, 3, s, s): (b, 1792)."""
-        colours = F.adaptive_avg_pool2d((pictures.clamp(-1, 1) + 1) / 2, SIDE) * self.window
+        colours = F.adaptive_avg_pool2d((pictures.clamp(-1, 1) + 1) / 2, COLOUR_SIDE) * self.window
         return torch.cat((embeddings, colours.permute(0, 2, 3, 1).flatten(1)), 1)
 
     @staticmethod
