@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from dystyle import provenance
-from dystyle.alignment import load_image
 from dystyle.errors import InputError
 from dystyle.provenance import Credit
 from webapp.files import SCRATCH
-from webapp.visit import LARGEST_SEED, LONGEST_NAME, QUALITIES
+from webapp.visit import LARGEST_SEED, LONGEST_NAME, QUALITIES, at_work
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -62,7 +61,8 @@ def add_api(editor: "FaceEditor") -> None:
             face: Which face, from the largest, 0, on.
         """
         with _frank():
-            values = editor.measure(editor.invert(_given(photo), "fast", int(face)).portrait)
+            with at_work(_given(photo)) as picture:
+                values = editor.measure(editor.invert(picture, "fast", int(face)).portrait)
             return {name: round(values[name], 4) for name in editor.attributes}
 
     def edit_photo(
@@ -80,11 +80,11 @@ def add_api(editor: "FaceEditor") -> None:
             mark: Whether to draw a visible "AI" mark.
         """
         with _frank():
-            picture = load_image(_given(photo))
-            inverted = editor.invert(picture, quality, int(face))
             edits = _numbers(edits)
-            portrait = editor.synthesize(editor.edit(inverted.code, edits), face=inverted)
-            result = editor.paste(portrait, inverted, picture) if paste else portrait
+            with at_work(_given(photo)) as picture:
+                inverted = editor.invert(picture, quality, int(face))
+                portrait = editor.synthesize(editor.edit(inverted.code, edits), face=inverted)
+                result = editor.paste(portrait, inverted, picture) if paste else portrait
             encoded = provenance.encode(result, kind, Credit(edits, photographed=True), mark)
         yield from _saved(encoded, kind)
 

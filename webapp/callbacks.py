@@ -18,7 +18,7 @@ import gradio as gr
 import numpy as np
 
 from dystyle import provenance
-from dystyle.alignment import crop, load_image
+from dystyle.alignment import crop
 from dystyle.errors import InputError
 from dystyle.provenance import Credit
 from webapp.animation import film
@@ -26,7 +26,7 @@ from webapp.explain import HOW, attention_picture, experts
 from webapp.files import SCRATCH
 from webapp.layout import PORTRAIT, Layout
 from webapp.stage import data_url
-from webapp.visit import PREVIEW, Photo, Recipe, Visit
+from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -130,14 +130,15 @@ class Callbacks:
             raise InputError("This is not a photo; choose a picture file.")
         recipe, index, path = (visit.waiting if visit else None), 0, photo["path"]
         try:
-            pixels = load_image(path)
-            opened = Photo.of(Path(path).read_bytes(), pixels)
-            faces = self.editor.detect(pixels)
-            if recipe and recipe.photo == opened.id:
-                index, quality = recipe.face, recipe.quality
-            else:
-                recipe = None
-            new = self._fit(opened, pixels, path, quality, index, request, progress)
+            with at_work(path) as pixels:
+                opened = Photo.of(Path(path).read_bytes(), pixels)
+                faces = self.editor.detect(pixels)
+                thumbnails = [crop(pixels, face.quad, THUMBNAIL) for face in faces]
+                if recipe and recipe.photo == opened.id:
+                    index, quality = recipe.face, recipe.quality
+                else:
+                    recipe = None
+                new = self._fit(opened, pixels, path, quality, index, request, progress)
             shown = self._restore(recipe, new) if recipe else self._begin(new)
         except (InputError, Cancelled) as error:
             # Visitors know their file by its own name, not by the one it has on the server.
@@ -145,7 +146,6 @@ class Callbacks:
             self.say(sentence.replace(path, photo.get("orig_name") or "The picture"))
             kept = visit and visit.path and Path(visit.path).exists()
             return {self.layout.photo: visit.path if kept else None}
-        thumbnails = [crop(pixels, face.quad, THUMBNAIL) for face in faces]
         return shown | {
             self.layout.faces: gr.update(value=thumbnails, selected_index=index, visible=len(faces) > 1),
             self.layout.seed: None,
@@ -345,7 +345,8 @@ class Callbacks:
         """Another face of a visit's photo, or the same in another quality."""
         if visit.photo is None:
             raise InputError("There is no photo on the page; choose one.")
-        return self._fit(visit.photo, visit.photo.pixels(), visit.path, quality, index, request, progress)
+        with at_work(visit.photo.file) as pixels:
+            return self._fit(visit.photo, pixels, visit.path, quality, index, request, progress)
 
     def _fit(
         self,

@@ -7,8 +7,9 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,10 +23,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dystyle.errors import InputError
 from webapp.files import LARGEST_FILE, Uploads
-from webapp.visits import Visits
+from webapp.visits import ADDRESSES, Visits
 
 logger = logging.getLogger(__name__)
 
+SHARE = 0.5  # of a processor, that one address may take outside of the queue
+BURST, PATIENCE = 5, 30  # seconds of its share that an address may use at once, and that it may have to wait
+# About what an answer takes, in seconds of a processor; uploads count by their bytes.
+PAGE_COST, REFUSAL_COST, FILE_COST, BYTE_COST = 0.05, 0.005, 0.002, 1e-8
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON_BYTES = 2**18  # of an event: sliders, names, an edit as text
 MCP_BYTES = 2**25  # of a tool's call, which may hold a photo
@@ -41,6 +46,8 @@ READ = re.compile(
 )
 CALL = re.compile(rf"{API}/(queue/join|call/(v2/)?\w+/?)")
 TOLD = re.compile(rf"{API}/(cancel|reset/?)")  # about events that have been sent
+EVENT = re.compile(rf"{API}/(queue|call|cancel|reset|heartbeat|upload_progress|startup-events)")
+FILE = re.compile(rf"/(svelte|static|assets|favicon|pwa_icon|robots|theme)|{API}/(file=|theme)")
 SESSION = re.compile(r"[\w-]{1,64}")
 MCP, UPLOAD, HEARTBEAT = f"{API}/mcp", f"{API}/upload", f"{API}/heartbeat/"
 
@@ -118,6 +125,32 @@ def _name(host: str) -> str:
         return ""
 
 
+class Allowance:
+    """Lets addresses wait that take more than their share: of what is not in the queue, which has its own."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}  # when an address will have had its share of what it has taken
+
+    async def wait(self, address: str) -> None:
+        """Wait until `address` may take more.
+
+        Raises:
+            Refused: that would be too long.
+        """
+        over = self._until.get(address, 0.0) - time.monotonic() - BURST
+        if over > PATIENCE:
+            raise Refused(429, "Too many requests; please wait a minute.")
+        if over > 0:
+            await asyncio.sleep(over)
+
+    def take(self, address: str, seconds: float) -> None:
+        """Note what an answer to `address` has taken."""
+        now = time.monotonic()
+        if len(self._until) > ADDRESSES:
+            self._until = {name: until for name, until in self._until.items() if until > now}
+        self._until[address] = max(now, self._until.get(address, 0.0)) + seconds / SHARE
+
+
 @dataclass
 class Doors:
     """The outermost part of the server.
@@ -135,6 +168,7 @@ class Doors:
     uploads: Uploads
     visits: Visits
     mcp: bool = False
+    allowance: Allowance = field(default_factory=Allowance)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -143,6 +177,7 @@ class Doors:
             return await send({"type": "websocket.close", "code": 1008})
         send = self._with_headers(scope, send)
         try:
+            await self.allowance.wait(_address(scope))
             self._check_sender(scope)
             await self._route(scope, receive, send)
         except Refused as refusal:
@@ -154,6 +189,7 @@ class Doors:
     def _with_headers(self, scope: Scope, send: Send) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self.allowance.take(_address(scope), _cost(scope, message["status"]))
                 headers = MutableHeaders(scope=message)
                 headers.update(self.hosts.headers)
                 if scope["path"].startswith(f"{API}/file="):
@@ -285,6 +321,17 @@ class Doors:
             self.visits.open[session] -= 1
             if not self.visits.open[session]:
                 del self.visits.open[session]
+
+
+def _cost(scope: Scope, status: int) -> float:
+    """What a request takes outside of the queue, in seconds."""
+    if status >= 400:
+        return REFUSAL_COST
+    if scope["path"] == UPLOAD:
+        return BYTE_COST * int(Headers(scope=scope).get("content-length", "0"))
+    if EVENT.match(scope["path"]):
+        return 0.0
+    return FILE_COST if FILE.match(scope["path"]) else PAGE_COST
 
 
 def _address(scope: Scope) -> str:

@@ -190,8 +190,8 @@ class Uploads:
 async def _download(url: str, path: str) -> None:
     for _ in range(REDIRECTS + 1):
         asked = httpx.URL(url)
-        if asked.scheme not in ("http", "https") or asked.port not in (None, 80, 443):
-            raise ValueError("neither http nor https on its usual port")
+        if asked.scheme not in ("http", "https"):
+            raise ValueError("neither http nor https")
         # The very address that was checked is connected to: a second look-up could give another one.
         address = await public_address(asked.host)
         host = f"[{address}]" if ":" in address else address

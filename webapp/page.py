@@ -76,9 +76,11 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     edits = [layout.visit, layout.view, *inputs]
     private = {"api_visibility": "private"}
     on_stage = {"show_progress": "full", "show_progress_on": layout.stage}
-    # Drawing waits for drawing and fitting for fitting, so a long fit never holds up a moving slider.
+    # Drawing waits for drawing, fitting for fitting and saving for saving, so neither a long fit nor a large
+    # photo's file ever holds up a moving slider.
     fitting = {"outputs": everything, "concurrency_id": "fit", "concurrency_limit": 1, **on_stage, **private}
     drawing = {"concurrency_id": "draw", "concurrency_limit": 1, **private}
+    saving = {"concurrency_id": "save", "concurrency_limit": 1, **private}
     quietly = {"show_progress": "hidden", **drawing}
     meeting = {"outputs": everything, **drawing, **on_stage}
 
@@ -141,7 +143,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
     save = [layout.visit, layout.view, layout.kind, layout.mark, *inputs]
     film = [layout.visit, layout.sweep, layout.film_kind, layout.mark]
-    layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **drawing).success(
+    layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **saving).success(
         None, layout.file, js=SAVE
     )
     layout.animate.click(
@@ -191,7 +193,8 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
     layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
     layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
     save = [layout.visit, layout.mix_kind, layout.mark, *mix]
-    layout.mix_download.click(callbacks.download, save, layout.file, **quietly).success(
+    saving = quietly | {"concurrency_id": "save"}
+    layout.mix_download.click(callbacks.download, save, layout.file, **saving).success(
         None, layout.file, js=SAVE
     )
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 SCREEN = 1280  # pixels of a whole photo's longer side on the page; the download keeps the photo's own size
 PREVIEW, FULL = 256, 1024  # sides of the portrait while a slider moves and after its release
 THUMBNAIL = 96
+LARGE = 16_000_000  # pixels of a photo: of larger ones, one at a time is worked on
 LONGEST_HISTORY = 30
 LONGEST_EDIT = 10_000  # characters of an edit as text
 LARGEST_SEED = 2**31 - 1
@@ -31,6 +34,9 @@ QUALITIES = ("fast", "balanced", "precise")
 def step(attribute: Attribute) -> float:
     """The slider's step, in the attribute's unit: a whole degree or year, a hundredth of a probability."""
     return 1 if attribute.high - attribute.low > 10 else 0.01
+
+
+_DECODING, _LARGE = threading.Lock(), threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,6 @@ class Photo:
         scale = min(1.0, SCREEN / max(pixels.shape[:2]))
         screen = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         return cls(file, screen, scale, fingerprint(pixels))
-
-    def pixels(self) -> np.ndarray:
-        """The photo in full, uint8 (H, W, 3)."""
-        return load_image(self.file)
 
 
 @dataclass
@@ -245,12 +247,28 @@ class Visit:
 
     def whole(self, editor: "FaceEditor", portrait: np.ndarray) -> np.ndarray:
         """The photo with `portrait` in its place, in the photo's own size."""
-        return editor.paste(portrait, self.face, self.photo.pixels())
+        with at_work(self.photo.file) as pixels:
+            return editor.paste(portrait, self.face, pixels)
 
     def on_screen(self, editor: "FaceEditor", portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The photo and `whole`, both at the page's size: fast enough to follow a moving slider."""
         face = replace(self.face, quad=self.face.quad * self.photo.scale)
         return self.photo.screen, editor.paste(portrait, face, self.photo.screen)
+
+
+@contextmanager
+def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
+    """A photo's pixels, uint8 (H, W, 3), from its path or its file's contents, as long as they are needed.
+
+    Photos are decoded one by one, and one large photo at a time is worked on: each can take a gigabyte.
+
+    Raises:
+        InputError: see `load_image`.
+    """
+    with _DECODING:
+        pixels = load_image(photo)
+    with _LARGE if pixels.size > 3 * LARGE else nullcontext():
+        yield pixels
 
 
 def fingerprint(photo: np.ndarray) -> str:
