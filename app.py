@@ -3,6 +3,8 @@
 Environment variables, all optional:
     GRADIO_SERVER_NAME, GRADIO_SERVER_PORT   the address, http://127.0.0.1:7860 without them
     GRADIO_MCP_SERVER=True                   offer the API's endpoints as MCP tools (needs `gradio[mcp]`)
+    DYSTYLE_HOSTS                            the names by which visitors know the page, see SECURITY.md
+    DYSTYLE_PHOTO_URLS=1                     fetch photos that are given as public addresses of the web
     DYSTYLE_ENCODER                          fast (without it), e4e, or the path of a checkpoint
     DYSTYLE_BACKEND                          what runs the engines: auto (without it), onnx, openvino, torch
     DYSTYLE_DEVICE                           auto (without it: a GPU if there is one), cpu or cuda
@@ -18,7 +20,7 @@ import time
 from dystyle import FaceEditor
 from dystyle.errors import InputError
 from dystyle.memory import share_freed_memory
-from webapp import LAUNCH_OPTIONS, build_page, zero_gpu
+from webapp import LAUNCH_OPTIONS, build_page, serve, zero_gpu
 from webapp.visit import FULL, PREVIEW
 
 logger = logging.getLogger("app")
@@ -54,4 +56,4 @@ demo = build_page(load_editor())
 
 if __name__ == "__main__":
     address = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
-    demo.launch(server_name=os.environ.get("GRADIO_SERVER_NAME", address), **LAUNCH_OPTIONS)
+    serve(demo, server_name=os.environ.get("GRADIO_SERVER_NAME", address), **LAUNCH_OPTIONS)

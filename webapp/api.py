@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from dystyle import provenance
-from dystyle.alignment import load_image
 from dystyle.errors import InputError
 from dystyle.provenance import Credit
+from webapp.files import SCRATCH
+from webapp.visit import LARGEST_SEED, LONGEST_NAME, QUALITIES, at_work
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -27,6 +28,21 @@ class Edits(gr.JSON):
 
     def api_info(self) -> dict:
         return {"type": "object", "additionalProperties": {"type": "number"}}
+
+
+class Bounded(gr.Number):
+    """A number from 0 to `maximum`, a whole one by default. Gradio's own stumbles over infinity."""
+
+    is_template = True
+
+    def __init__(self, label: str, value: float, maximum: float, precision: int | None = 0) -> None:
+        super().__init__(value, label=label, minimum=0, maximum=maximum, precision=precision)
+
+    def preprocess(self, payload: float | None) -> float:
+        if type(payload) not in (int, float) or not 0 <= payload <= self.maximum:
+            said = f"'{self.label}' takes a number from 0 to {self.maximum:g}."
+            raise gr.Error(said, print_exception=False)
+        return super().preprocess(payload)
 
 
 def add_api(editor: "FaceEditor") -> None:
@@ -45,7 +61,8 @@ def add_api(editor: "FaceEditor") -> None:
             face: Which face, from the largest, 0, on.
         """
         with _frank():
-            values = editor.measure(editor.invert(_given(photo), "fast", int(face)).portrait)
+            with at_work(_given(photo)) as picture:
+                values = editor.measure(editor.invert(picture, "fast", int(face)).portrait)
             return {name: round(values[name], 4) for name in editor.attributes}
 
     def edit_photo(
@@ -63,12 +80,13 @@ def add_api(editor: "FaceEditor") -> None:
             mark: Whether to draw a visible "AI" mark.
         """
         with _frank():
-            picture = load_image(_given(photo))
-            inverted = editor.invert(picture, quality, int(face))
-            code = editor.edit(inverted.code, edits or {}, face=inverted)
-            portrait = editor.synthesize(code, face=inverted)
-            result = editor.paste(portrait, inverted, picture) if paste else portrait
-            encoded = provenance.encode(result, kind, Credit(edits or {}, photographed=True), mark)
+            edits = _numbers(edits)
+            with at_work(_given(photo)) as picture:
+                inverted = editor.invert(picture, quality, int(face))
+                code = editor.edit(inverted.code, edits, face=inverted)
+                portrait = editor.synthesize(code, face=inverted)
+                result = editor.paste(portrait, inverted, picture) if paste else portrait
+            encoded = provenance.encode(result, kind, Credit(edits, photographed=True), mark)
         yield from _saved(encoded, kind)
 
     def edit_person(seed: float, edits: dict, kind: str, mark: bool) -> Iterator[str]:
@@ -81,8 +99,9 @@ def add_api(editor: "FaceEditor") -> None:
             mark: Whether to draw a visible "AI" mark.
         """
         with _frank():
-            portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits or {}))
-            encoded = provenance.encode(portrait, kind, Credit(edits or {}, photographed=False), mark)
+            edits = _numbers(edits)
+            portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits))
+            encoded = provenance.encode(portrait, kind, Credit(edits, photographed=False), mark)
         yield from _saved(encoded, kind)
 
     def mix_people(
@@ -111,16 +130,16 @@ def add_api(editor: "FaceEditor") -> None:
 
     with gr.Column(visible=False):
         photo, edits = gr.File(label="photo"), Edits({}, label="edits")
-        seed, face = gr.Number(0, precision=0, label="seed"), gr.Number(0, precision=0, label="face")
-        quality = gr.Radio(["fast", "balanced", "precise"], value="balanced", label="quality")
+        seed, other = Bounded("seed", 0, LARGEST_SEED), Bounded("other", 1, LARGEST_SEED)
+        face, row = Bounded("face", 0, 99), Bounded("row", 8, 18)
+        quality = gr.Radio(list(QUALITIES), value="balanced", label="quality")
         paste, mark = gr.Checkbox(False, label="paste"), gr.Checkbox(False, label="mark")
         kind = gr.Radio(list(provenance.FORMATS), value="png", label="kind")
         values, result = gr.JSON(label="values"), gr.File(label="picture")
-        other, row = gr.Number(1, precision=0, label="other"), gr.Number(8, precision=0, label="row")
-        truncation, noise = gr.Number(1, label="truncation"), gr.Number(1, label="noise")
+        truncation, noise = Bounded("truncation", 1, 10, None), Bounded("noise", 1, 10, None)
         start = gr.Button()
     photo_inputs = [photo, edits, quality, face, paste, kind, mark]
-    start.click(attributes, None, values, api_name="attributes", queue=False)
+    start.click(attributes, None, values, api_name="attributes")
     fitting = {"concurrency_id": "fit", "concurrency_limit": 1}
     start.click(measure, [photo, face], values, api_name="measure", **fitting)
     start.click(edit_photo, photo_inputs, result, api_name="edit_photo", **fitting)
@@ -145,8 +164,18 @@ def _given(photo: str | None) -> str:
     return photo
 
 
+def _numbers(edits: object) -> dict[str, float]:
+    """Edits as a client gives them, if they are that."""
+    if edits is None:
+        return {}
+    given = edits.items() if isinstance(edits, dict) else [("", None)]
+    if not all(type(value) in (int, float) and len(name) <= LONGEST_NAME for name, value in given):
+        raise InputError('Give edits as names of attributes with numbers, for example {"age": 60}.')
+    return edits
+
+
 def _saved(encoded: bytes, kind: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
         path = Path(folder, f"edited.{'jpg' if kind == 'jpeg' else kind}")
         path.write_bytes(encoded)
         yield str(path)  # Gradio copies the file before it asks for more

@@ -18,14 +18,15 @@ import gradio as gr
 import numpy as np
 
 from dystyle import provenance
-from dystyle.alignment import crop, load_image
+from dystyle.alignment import crop
 from dystyle.errors import InputError
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
+from webapp.files import SCRATCH
 from webapp.layout import PORTRAIT, Layout
 from webapp.stage import data_url
-from webapp.visit import PREVIEW, Recipe, Visit, fingerprint
+from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -125,22 +126,26 @@ class Callbacks:
         """Open an uploaded photo and show its largest face, or that of an edit waiting for this photo."""
         if photo is None:
             return gr.skip()
-        recipe, index = (visit.waiting if visit else None), 0
+        if not isinstance(photo, dict):
+            raise InputError("This is not a photo; choose a picture file.")
+        recipe, index, path = (visit.waiting if visit else None), 0, photo["path"]
         try:
-            picture = load_image(photo["path"])
-            faces = self.editor.detect(picture)
-            if recipe and recipe.photo == fingerprint(picture):
-                index, quality = recipe.face, recipe.quality
-            else:
-                recipe = None
-            new = self._fit(picture, photo["path"], quality, index, request, progress)
+            with at_work(path) as pixels:
+                opened = Photo.of(Path(path).read_bytes(), pixels)
+                faces = self.editor.detect(pixels)
+                thumbnails = [crop(pixels, face.quad, THUMBNAIL) for face in faces]
+                if recipe and recipe.photo == opened.id:
+                    index, quality = recipe.face, recipe.quality
+                else:
+                    recipe = None
+                new = self._fit(opened, pixels, path, quality, index, request, progress)
             shown = self._restore(recipe, new) if recipe else self._begin(new)
         except (InputError, Cancelled) as error:
             # Visitors know their file by its own name, not by the one it has on the server.
             sentence = str(error) or "Cancelled; nothing has changed."
-            self.say(sentence.replace(photo["path"], photo.get("orig_name") or "The picture"))
-            return {self.layout.photo: visit.path if visit else None}
-        thumbnails = [crop(picture, face.quad, THUMBNAIL) for face in faces]
+            self.say(sentence.replace(path, photo.get("orig_name") or "The picture"))
+            kept = visit and visit.path and Path(visit.path).exists()
+            return {self.layout.photo: visit.path if kept else None}
         return shown | {
             self.layout.faces: gr.update(value=thumbnails, selected_index=index, visible=len(faces) > 1),
             self.layout.seed: None,
@@ -158,7 +163,7 @@ class Callbacks:
     ):
         """Show the face that was clicked."""
         visit = known(visit)
-        return self._begin(self._fit(visit.photo, visit.path, quality, event.index, request, progress))
+        return self._begin(self._fit_again(visit, quality, event.index, request, progress))
 
     @polite
     def change_quality(
@@ -168,7 +173,7 @@ class Callbacks:
         if visit is None or visit.photo is None:
             return gr.skip()
         try:
-            new = self._fit(visit.photo, visit.path, quality, visit.index, request, progress)
+            new = self._fit_again(visit, quality, visit.index, request, progress)
         except (InputError, Cancelled) as error:
             self.say(str(error) or "Cancelled; nothing has changed.")
             return {self.layout.quality: visit.quality}
@@ -192,13 +197,13 @@ class Callbacks:
                 self.layout.faces: gr.update(value=None, visible=False),
                 self.layout.seed: recipe.seed,
             }
-        if recipe.photo != visit.photo_id:
+        if visit.photo is None or recipe.photo != visit.photo.id:
             visit.waiting = recipe
             raise InputError(
                 "This edit belongs to another photo; choose that photo, and the edit is applied."
             )
         if (recipe.face, recipe.quality) != (visit.index, visit.quality):
-            visit = self._fit(visit.photo, visit.path, recipe.quality, recipe.face, request, progress)
+            visit = self._fit_again(visit, recipe.quality, recipe.face, request, progress)
         return self._restore(recipe, visit) | {self.layout.quality: recipe.quality}
 
     # --------------------------------------------------------------------------------------- editing
@@ -334,9 +339,19 @@ class Callbacks:
         values, locked = self._split(inputs)
         return visit.configuration(visit.targets(self.editor, values), locked)
 
+    def _fit_again(
+        self, visit: Visit, quality: str, index: int, request: gr.Request, progress: gr.Progress
+    ) -> Visit:
+        """Another face of a visit's photo, or the same in another quality."""
+        if visit.photo is None:
+            raise InputError("There is no photo on the page; choose one.")
+        with at_work(visit.photo.file) as pixels:
+            return self._fit(visit.photo, pixels, visit.path, quality, index, request, progress)
+
     def _fit(
         self,
-        picture: np.ndarray,
+        photo: Photo,
+        pixels: np.ndarray,
         path: str,
         quality: str,
         index: int,
@@ -351,9 +366,9 @@ class Callbacks:
             progress(fraction, desc=self.text.sentence(message))
 
         try:
-            return Visit.of_photo(self.editor, picture, path, quality, index, report)
+            return Visit.of_photo(self.editor, photo, pixels, path, quality, index, report)
         finally:
-            del self._fits[request.session_hash]
+            self._fits.pop(request.session_hash, None)
 
     def _meet(self, seed: int, waiting: Recipe | None = None) -> dict:
         visit = Visit.of_seed(self.editor, seed)
@@ -464,7 +479,7 @@ class Callbacks:
 
     def hand_over(self, make: Callable[[], tuple[str, bytes]]) -> Iterator[str | None]:
         """Write what `make` returns, a file's name and contents, for as long as it takes to send it."""
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
             path = None
             with self.politely("Making a file"):
                 name, contents = make()

@@ -12,11 +12,10 @@ from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
 from webapp.language import Language
 from webapp.stage import build_stage
-from webapp.visit import step
+from webapp.visit import LARGEST_SEED, LONGEST_EDIT, step
 
 HERE = Path(__file__).parent
 PORTRAIT, WHOLE = "portrait", "whole"  # the two views of a result
-LARGEST_SEED = 2**31 - 1
 IDLE_SECONDS = 3600  # a visit is forgotten this long after its last finished edit
 GROUPS = {
     "Pose": ("yaw", "pitch"),
@@ -182,6 +181,7 @@ class Layout:
             info=text("Paste a link or text here and press Apply to restore an edit on the same photo."),
             lines=2,
             max_lines=3,
+            max_length=3 * LONGEST_EDIT,  # as a link, in which most signs are three
             elem_id="recipe",
         )
         with gr.Row(elem_classes="tools"):

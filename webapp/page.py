@@ -11,22 +11,27 @@ import gradio as gr
 from webapp.api import add_api
 from webapp.callbacks import Callbacks
 from webapp.compare import WAITING, CompareCallbacks, Comparer
+from webapp.files import LARGEST_FILE
 from webapp.language import CHINESE, ENGLISH, Language
 from webapp.layout import Layout, Preset
 from webapp.mix import MixCallbacks
+from webapp.server import Studio
 from webapp.theme import THEME
+from webapp.visit import LONGEST_EDIT
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
 
 HERE = Path(__file__).parent
-FILE_SECONDS = 3600  # uploads and downloads are deleted when they are this old
-QUEUE_SIZE = 64  # more waiting requests than this are turned away
 SAVE = """(file) => {
   if (!file) return;
   Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
 }"""
-READ_LINK = "() => location.hash.startsWith('#edit=') ? decodeURIComponent(location.hash.slice(6)) : ''"
+# A link can be anything: what is too long or does not decode is handed over for the server to refuse.
+READ_LINK = f"""() => {{
+  const edit = location.hash.startsWith("#edit=") ? location.hash.slice(6, {3 * LONGEST_EDIT + 10}) : "";
+  try {{ return decodeURIComponent(edit); }} catch {{ return edit; }}
+}}"""
 COPY_LINK = """(edit) => navigator.clipboard.writeText(
   location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
 COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
@@ -38,24 +43,24 @@ LAUNCH_OPTIONS = {
     "js": (HERE / "page.js").read_text(encoding="utf-8"),
     "favicon_path": str(HERE / "icon.svg"),
     "footer_links": ["api"],
-    "max_file_size": "64mb",
+    "max_file_size": LARGEST_FILE,
     "ssr_mode": False,
-    "state_session_capacity": 200,  # the visitors who came first are forgotten beyond this number
+    "run_history": False,
+    "enable_monitoring": False,
 }
 
 
-def build_page(editor: "FaceEditor") -> gr.Blocks:
+def build_page(editor: "FaceEditor") -> Studio:
     """Build the page around an editor that all visitors share; what is a visitor's own is in a `Visit`."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # the page reports to nobody
-    with gr.Blocks(
-        title="DyStyle Studio", fill_width=True, delete_cache=(FILE_SECONDS // 4, FILE_SECONDS)
-    ) as demo:
+    with Studio(title="DyStyle Studio", fill_width=True) as demo:
         comparer = Comparer(editor)
         _add_page(demo, editor, comparer, ENGLISH)
         add_api(editor)
     with demo.route(CHINESE.name, CHINESE.code, show_in_navbar=False):
         _add_page(demo, editor, comparer, CHINESE)
-    return demo.queue(max_size=QUEUE_SIZE)
+    demo.open_queue()
+    return demo
 
 
 def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
@@ -71,9 +76,11 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     edits = [layout.visit, layout.view, *inputs]
     private = {"api_visibility": "private"}
     on_stage = {"show_progress": "full", "show_progress_on": layout.stage}
-    # Drawing waits for drawing and fitting for fitting, so a long fit never holds up a moving slider.
+    # Drawing waits for drawing, fitting for fitting and saving for saving, so neither a long fit nor a large
+    # photo's file ever holds up a moving slider.
     fitting = {"outputs": everything, "concurrency_id": "fit", "concurrency_limit": 1, **on_stage, **private}
     drawing = {"concurrency_id": "draw", "concurrency_limit": 1, **private}
+    saving = {"concurrency_id": "save", "concurrency_limit": 1, **private}
     quietly = {"show_progress": "hidden", **drawing}
     meeting = {"outputs": everything, **drawing, **on_stage}
 
@@ -88,7 +95,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     layout.faces.select(callbacks.choose_face, [layout.visit, layout.quality], **fitting)
     layout.quality.input(callbacks.change_quality, [layout.visit, layout.quality, *inputs], **fitting)
     layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **fitting)
-    layout.cancel.click(callbacks.cancel, queue=False, **private)
+    layout.cancel.click(callbacks.cancel, **private)
     demo.unload(callbacks.cancel)
 
     # A half-typed number may be out of a slider's range (preprocess=False): it is no mistake yet.
@@ -112,7 +119,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, trigger_mode="always_last", **quietly)
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
-    at_once = {"outputs": sliders, "show_progress": "hidden", "queue": False, **private}
+    at_once = {"outputs": sliders, "show_progress": "hidden", **private}
     moves = [
         button.click(None, inputs, sliders, js=_preset_script(layout, preset), **private)
         for preset, button in layout.presets
@@ -136,7 +143,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
     save = [layout.visit, layout.view, layout.kind, layout.mark, *inputs]
     film = [layout.visit, layout.sweep, layout.film_kind, layout.mark]
-    layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **drawing).success(
+    layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **saving).success(
         None, layout.file, js=SAVE
     )
     layout.animate.click(
@@ -164,7 +171,7 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
     mix = [layout.other, layout.row, layout.truncation, layout.noise, *inputs]
     given = [layout.visit, *mix]
     quietly = {"show_progress": "hidden", "concurrency_id": "draw", "api_visibility": "private"}
-    at_once = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    at_once = {"show_progress": "hidden", "api_visibility": "private"}
     gr.on(
         [layout.row.input, layout.truncation.input],
         callbacks.preview,
@@ -186,7 +193,8 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
     layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
     layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
     save = [layout.visit, layout.mix_kind, layout.mark, *mix]
-    layout.mix_download.click(callbacks.download, save, layout.file, **quietly).success(
+    saving = quietly | {"concurrency_id": "save"}
+    layout.mix_download.click(callbacks.download, save, layout.file, **saving).success(
         None, layout.file, js=SAVE
     )
 
@@ -199,7 +207,6 @@ def _wire_comparison(demo: gr.Blocks, layout: Layout, callbacks: CompareCallback
         [layout.visit, layout.compared_edit, *inputs],
         [layout.compared_edit, layout.compared],
         show_progress="hidden",
-        queue=False,
         **private,
     )
     # Those who wait for another's comparison are told so, and one too many is turned away.
@@ -212,5 +219,5 @@ def _wire_comparison(demo: gr.Blocks, layout: Layout, callbacks: CompareCallback
         show_progress_on=layout.compare_progress,
         **private,
     )
-    layout.stop.click(callbacks.cancel, queue=False, **private)
+    layout.stop.click(callbacks.cancel, **private)
     demo.unload(callbacks.cancel)

@@ -3,14 +3,17 @@
 import hashlib
 import json
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from dystyle.alignment import load_image
 from dystyle.attributes import Attribute
 from dystyle.errors import InputError
 
@@ -20,12 +23,20 @@ if TYPE_CHECKING:
 SCREEN = 1280  # pixels of a whole photo's longer side on the page; the download keeps the photo's own size
 PREVIEW, FULL = 256, 1024  # sides of the portrait while a slider moves and after its release
 THUMBNAIL = 96
+LARGE = 16_000_000  # pixels of a photo: of larger ones, one at a time is worked on
 LONGEST_HISTORY = 30
+LONGEST_EDIT = 10_000  # characters of an edit as text
+LARGEST_SEED = 2**31 - 1
+LONGEST_NAME = 40  # of an attribute
+QUALITIES = ("fast", "balanced", "precise")
 
 
 def step(attribute: Attribute) -> float:
     """The slider's step, in the attribute's unit: a whole degree or year, a hundredth of a probability."""
     return 1 if attribute.high - attribute.low > 10 else 0.01
+
+
+_DECODING, _LARGE = threading.Lock(), threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,22 +76,53 @@ class Recipe:
         """Read what `to_json` wrote.
 
         Raises:
-            InputError: it is not such an object. Attributes and values are not checked.
+            InputError: it is not such an object, or too long. Attributes and values are not checked.
         """
         try:
+            if len(text) > LONGEST_EDIT:
+                raise ValueError
             read = json.loads(text)
             seed, photo = read.get("seed"), read.get("photo")
             edits = {str(name): float(value) for name, value in read["edits"].items()}
-            fits = read["dystyle"] == 1 and (seed is None) != (photo is None)
-            if not fits or not all(map(math.isfinite, edits.values())):
-                raise ValueError
             if photo is None:
-                return cls(edits, seed=int(seed))
-            return cls(edits, None, str(photo), int(read["face"]), str(read["quality"]))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                recipe = cls(edits, seed=int(seed))
+            else:
+                recipe = cls(edits, None, str(photo), int(read["face"]), str(read["quality"]))
+            named = all(len(name) <= LONGEST_NAME for name in edits)
+            finite = all(map(math.isfinite, edits.values()))
+            whose = (seed is None) != (photo is None) and 0 <= (recipe.seed or 0) <= LARGEST_SEED
+            how = recipe.face >= 0 and recipe.quality in QUALITIES
+            if not (read["dystyle"] == 1 and named and finite and whose and how):
+                raise ValueError
+            return recipe
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise InputError(
                 "This is not an edit of this page; copy it again as a link or as JSON."
             ) from None
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A visitor's photo, held as the bytes of its file: decoded, it would be many times as large.
+
+    Attributes:
+        file: the picture file's contents.
+        screen: the photo at the page's size, uint8 (h, w, 3), both sides at most `SCREEN`.
+        scale: of `screen`, in the photo's size.
+        id: its `fingerprint`.
+    """
+
+    file: bytes = field(repr=False)
+    screen: np.ndarray = field(repr=False)
+    scale: float
+    id: str
+
+    @classmethod
+    def of(cls, file: bytes, pixels: np.ndarray) -> "Photo":
+        """The photo in a file whose pixels are uint8 (H, W, 3)."""
+        scale = min(1.0, SCREEN / max(pixels.shape[:2]))
+        screen = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return cls(file, screen, scale, fingerprint(pixels))
 
 
 @dataclass
@@ -93,10 +135,10 @@ class Visit:
             unedited picture of a random person.
         unedited: uint8 (1024, 1024, 3), the picture of `code`.
         start: the measured values of `unedited`, on the sliders' steps.
-        face, photo, path, index: what `FaceEditor.invert` returned, the photo as uint8 (H, W, 3), the
-            file it came from and which of its faces this is; unset for a random person.
+        face, photo, path, index: what `FaceEditor.invert` returned, the photo, the file that it was
+            uploaded as and which of its faces this is; unset for a random person.
         seed: the random person's seed; unset for a photo.
-        photo_id, quality: the photo's `fingerprint`, and how its face was inverted.
+        quality: how the photo's face was inverted.
         drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
@@ -109,11 +151,10 @@ class Visit:
     unedited: np.ndarray
     start: dict[str, float]
     face: Any = None
-    photo: np.ndarray | None = None
+    photo: Photo | None = None
     path: str | None = None
     index: int = 0
     seed: int | None = None
-    photo_id: str | None = None
     quality: str = "balanced"
     drawn: tuple | None = field(default=None, repr=False)
     mixed: tuple | None = field(default=None, repr=False)
@@ -127,24 +168,25 @@ class Visit:
     def of_photo(
         cls,
         editor: "FaceEditor",
-        photo: np.ndarray,
+        photo: Photo,
+        pixels: np.ndarray,
         path: str,
         refine: str,
         index: int = 0,
         progress: Callable[[float, str], None] | None = None,
     ) -> "Visit":
-        """Find the code of face number `index` in a photo, uint8 (H, W, 3), that was read from `path`.
+        """Find the code of face number `index` in a photo, whose `pixels` are uint8 (H, W, 3).
 
         Raises:
             InputError: the photo shows no such face.
         """
         began = time.perf_counter()
-        face = editor.invert(photo, refine=refine, index=index, progress=progress)
+        face = editor.invert(pixels, refine=refine, index=index, progress=progress)
         seconds = {"inversion": time.perf_counter() - began}
         unedited = editor.synthesize(face.code, size=FULL, face=face)
         start = _starting_values(editor, unedited)
         visit = cls(face.code, face.portrait, unedited, start, face, photo, path, index)
-        visit.quality, visit.seconds, visit.photo_id = refine, seconds, fingerprint(photo)
+        visit.quality, visit.seconds = refine, seconds
         return visit
 
     @classmethod
@@ -201,17 +243,32 @@ class Visit:
         """The edit as it can be passed on."""
         if self.photo is None:
             return Recipe(self.moved(targets), seed=self.seed)
-        return Recipe(self.moved(targets), None, self.photo_id, self.index, self.quality)
+        return Recipe(self.moved(targets), None, self.photo.id, self.index, self.quality)
 
     def whole(self, editor: "FaceEditor", portrait: np.ndarray) -> np.ndarray:
         """The photo with `portrait` in its place, in the photo's own size."""
-        return editor.paste(portrait, self.face, self.photo)
+        with at_work(self.photo.file) as pixels:
+            return editor.paste(portrait, self.face, pixels)
 
     def on_screen(self, editor: "FaceEditor", portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The photo and `whole`, both at the page's size: fast enough to follow a moving slider."""
-        scale = min(1.0, SCREEN / max(self.photo.shape[:2]))
-        photo = cv2.resize(self.photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return photo, editor.paste(portrait, replace(self.face, quad=self.face.quad * scale), photo)
+        face = replace(self.face, quad=self.face.quad * self.photo.scale)
+        return self.photo.screen, editor.paste(portrait, face, self.photo.screen)
+
+
+@contextmanager
+def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
+    """A photo's pixels, uint8 (H, W, 3), from its path or its file's contents, as long as they are needed.
+
+    Photos are decoded one by one, and one large photo at a time is worked on: each can take a gigabyte.
+
+    Raises:
+        InputError: see `load_image`.
+    """
+    with _DECODING:
+        pixels = load_image(photo)
+    with _LARGE if pixels.size > 3 * LARGE else nullcontext():
+        yield pixels
 
 
 def fingerprint(photo: np.ndarray) -> str:

@@ -2,9 +2,9 @@
 
 Needs Chromium and a machine with nothing else to do; starts `python app.py` by itself. First one visitor
 drags alone, then all do. As visitors bring machines of their own, only the first has a browser here; the
-others send what their browsers would send. Every visitor edits another random person; at the end resetting
-must bring back the very picture each began with. Prints milliseconds from a slider's movement to the new
-preview.
+others send what their browsers would send, each from an address of its own. Every visitor edits another
+random person; at the end resetting must bring back the very picture each began with. Prints milliseconds
+from a slider's movement to the new preview. With --hostile, all drag once more beside a hostile client.
 """
 
 import itertools
@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,7 @@ class LoadConfig:
         browsers: how many of them drag in Chromium.
         seconds: how long all of them drag.
         alone: how long one drags before.
+        hostile: drag for as long again, with `tests.browser.hostile` beside.
         json: a file for the result.
     """
 
@@ -67,6 +70,7 @@ class LoadConfig:
     browsers: int = 1
     seconds: float = 120
     alone: float = 15
+    hostile: bool = False
     json: Path | None = None
 
 
@@ -85,6 +89,24 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
     raise SystemExit("app.py ended")
 
 
+def address(seed: int) -> dict[str, str]:
+    """Where a visitor comes from, as a proxy would tell it."""
+    return {"X-Forwarded-For": f"192.0.2.{seed + 1}"}
+
+
+@contextmanager
+def attack(url: str, answers: dict) -> Iterator[None]:
+    """A hostile client that leaves the processor to the others; `answers` counts what it was answered."""
+    command = ["nice", "-n", "19", sys.executable, "-m", "tests.browser.hostile", url]
+    hostile = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield
+    finally:
+        hostile.terminate()
+        told, _ = hostile.communicate(timeout=300)
+        answers.update(json.loads(told))
+
+
 def recipe(seed: int) -> str:
     """The unedited random person number `seed`, as in the page's links."""
     return json.dumps({"dystyle": 1, "seed": seed, "edits": {}})
@@ -94,7 +116,7 @@ class InBrowser:
     """A visitor in Chromium, with random person number `seed`."""
 
     def __init__(self, browser, url: str, seed: int, faults: list[str]) -> None:
-        self.page = browser.new_context().new_page()
+        self.page = browser.new_context(extra_http_headers=address(seed)).new_page()
         self.page.set_default_timeout(120_000)
         self.page.on("console", lambda m: m.type == "error" and faults.append(m.text))
         self.page.on("pageerror", lambda error: faults.append(str(error)))
@@ -125,7 +147,9 @@ class OverHttp:
     """A visitor whose browser runs elsewhere: sends the page's events and waits for what they bring."""
 
     def __init__(self, url: str, seed: int) -> None:
-        self.http = httpx.Client(base_url=f"{url}/gradio_api", trust_env=False, timeout=120)
+        self.http = httpx.Client(
+            base_url=f"{url}/gradio_api", trust_env=False, timeout=120, headers=address(seed)
+        )
         config = httpx.get(f"{url}/config", trust_env=False).json()
         self.events = {event["api_name"]: event for event in reversed(config["dependencies"])}
         self.session, self.thread = uuid.uuid4().hex, ThreadPoolExecutor(1)
@@ -201,7 +225,7 @@ def summary(visitors: list[list[float]]) -> dict[str, float]:
 
 
 def load(config: LoadConfig) -> dict:
-    port, faults, memory = free_port(), [], []
+    port, faults, memory, hostile, answers = free_port(), [], [], {}, {}
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"GRADIO_SERVER_PORT": str(port)}
     process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment)
@@ -214,6 +238,14 @@ def load(config: LoadConfig) -> dict:
             visitors += [OverHttp(url, seed) for seed in range(config.browsers, config.clients)]
             (alone,), late_alone = drag(visitors[:1], config.alone, lambda: None)
             together, late = drag(visitors, config.seconds, lambda: memory.append(round(resident(process))))
+            if config.hostile:
+                with attack(url, answers):
+                    beside, unanswered = drag(
+                        visitors, config.seconds, lambda: memory.append(round(resident(process)))
+                    )
+                ratio = summary(beside)["p95"] / summary(together)["p95"]
+                hostile = {"ms": summary(beside), "without_picture": unanswered, "answers": answers}
+                hostile["p95_over_usual"] = round(ratio, 2)
             mixed = sum(not visitor.resets() for visitor in visitors)
             browser.close()
     finally:
@@ -233,6 +265,7 @@ def load(config: LoadConfig) -> dict:
         "console_errors": faults,
         "pictures_of_others": mixed,
         "memory_mb": memory,
+        "hostile": hostile,
     }
 
 
