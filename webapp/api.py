@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from dystyle import provenance
-from dystyle.alignment import load_image
 from dystyle.errors import InputError
+from dystyle.pictures import load_image
 from dystyle.provenance import Credit
 
 if TYPE_CHECKING:
