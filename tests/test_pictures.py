@@ -199,14 +199,14 @@ def iptc(inner: bytes) -> bytes:
     """A picture of 64 x 64 px, in IPTC's format, that holds another file."""
     fields = {(3, 60): b"\1\0", (3, 20): b"\0\x40", (3, 30): b"\0\x40", (3, 120): b"\0\5", (8, 10): inner}
     return b"".join(
-        bytes((0x1C, *tag, 132)) + struct.pack(">I", len(value)) + value for tag, value in fields.items()
+        bytes((0x1C, *tag, 132, 0)) + struct.pack(">I", len(value)) + value for tag, value in fields.items()
     )
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-@pytest.mark.parametrize("inner", [EPS, header_only_png(13_000, 13_000)])
+@pytest.mark.parametrize("inner", [EPS, header_only_png(13_000, 13_000)], ids=["EPS", "169 megapixels"])
 def test_nothing_inside_a_picture_is_opened(tmp_path, monkeypatch, inner):
     """Pillow's IPTC reader opens whatever is in its file: Ghostscript ran, or gigabytes were filled."""
     opened = []
