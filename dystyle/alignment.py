@@ -1,148 +1,21 @@
-"""From photos to FFHQ portraits and back: loading, face detection, landmarks, crop and paste.
+"""From photos to FFHQ portraits and back: face detection, landmarks, crop and paste.
 
 Photo coordinates are continuous: the picture spans 0..width and 0..height, and the centre of the first
 pixel is (0.5, 0.5). A *quad* holds the corners of a square in the photo, of shape (4, 2) as x, y: top-left,
 bottom-left, bottom-right, top-right as the face sees it, so a rolled face has a rolled quad.
 """
 
-import io
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
 
 from dystyle.errors import InputError
+from dystyle.pictures import load_image
 
-MAX_PIXELS = 64_000_000
-MAX_SIDE = 16_384
-MIN_SIDE = 64
 COARSE = 256  # resolution of masks and blurs
-
-
-# --------------------------------------------------------------------------------------------- loading
-
-
-def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
-    """Read a photo as it is meant to be seen: uint8 RGB (height, width, 3).
-
-    EXIF orientation and colour profile are applied, transparency goes over white, grey, palette, CMYK and
-    16-bit pictures become 8-bit RGB, and of an animation the first frame is taken.
-
-    Args:
-        source: a path, an open binary file, the bytes of a file, a PIL image, or a uint8 array of shape
-            (height, width) or (height, width, 1 | 3 | 4). An RGB array is returned without a copy.
-        smallest: least side in pixels.
-
-    Raises:
-        InputError: the source is missing, is not a picture, is damaged, has a side below `smallest` or above
-            16,384 px, or more than 64 megapixels. Sizes are checked before any pixel is decoded.
-    """
-    if isinstance(source, np.ndarray):
-        return _array_to_rgb(source, smallest)
-    try:
-        picture = _open_picture(source)
-        _check_size(*picture.size, smallest)
-        return _picture_to_rgb(picture)
-    except InputError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(_too_large("The picture")) from None
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise InputError("The picture is damaged or incomplete; save it again or use another one.") from error
-
-
-def _open_picture(source) -> Image.Image:
-    """Open lazily: only the header is read here."""
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        name, source = "The data", io.BytesIO(source)
-    elif isinstance(source, (str, os.PathLike)):
-        path, name = os.fspath(source), f"'{os.fspath(source)}'"
-        if os.path.isdir(path):
-            raise InputError(f"{name} is a folder; give the path of a picture.")
-        if not os.path.isfile(path):
-            raise InputError(f"There is no file {name}; check the path.")
-        if os.path.getsize(path) == 0:
-            raise InputError(f"{name} is an empty file; use another picture.")
-    elif hasattr(source, "read"):
-        name = "The file"
-    else:
-        raise InputError(f"A {type(source).__name__} is not a photo; give a path, a file, bytes or an image.")
-    try:
-        picture = Image.open(source)
-    except PermissionError:
-        raise InputError(f"{name} cannot be read; check its permissions.") from None
-    except (Image.UnidentifiedImageError, TypeError):
-        picture = None
-    # Pillow would hand PostScript to an interpreter, which has no place behind a public page.
-    if picture is None or picture.format == "EPS":
-        raise InputError(f"{name} is not a picture; use JPEG, PNG or WebP.")
-    return picture
-
-
-def _picture_to_rgb(picture: Image.Image) -> np.ndarray:
-    profile = picture.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = Image.fromarray(_to_8_bit(np.asarray(picture)))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if profile and picture.mode in ("RGB", "CMYK"):
-        picture = _to_srgb(picture, profile)
-    return np.array(picture.convert("RGB"))
-
-
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8: 16-bit numbers, or others in 0..65535, 0..255 or 0..1."""
-    top = values.max()
-    if values.dtype.itemsize == 2 or top > 255:
-        scale = 1 / 257
-    else:
-        scale = 255 if values.dtype.kind == "f" and top <= 1 else 1
-    return np.clip(np.rint(np.nan_to_num(values.astype(np.float32)) * scale), 0, 255).astype(np.uint8)
-
-
-def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Phones save Display P3 and print shops CMYK: their numbers mean other colours than sRGB's."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return picture  # a broken profile, or one for another kind of picture: the plain numbers are close
-
-
-def _array_to_rgb(array: np.ndarray, smallest: int) -> np.ndarray:
-    if array.dtype != np.uint8:
-        raise InputError(f"An image array must be uint8 with values 0..255, not {array.dtype}.")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise InputError(f"An image array must be (height, width) or (height, width, 3), not {array.shape}.")
-    _check_size(array.shape[1], array.shape[0], smallest)
-    if array.ndim == 2:
-        return np.repeat(array[:, :, None], 3, axis=2)
-    if array.shape[2] == 4:
-        return _picture_to_rgb(Image.fromarray(np.ascontiguousarray(array)))
-    return np.ascontiguousarray(array)
-
-
-def _check_size(width: int, height: int, smallest: int) -> None:
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise InputError(_too_large(f"The picture of {width} x {height} px"))
-    if min(width, height) < smallest:
-        raise InputError(f"The picture of {width} x {height} px is too small; both sides need {smallest} px.")
-
-
-def _too_large(what: str) -> str:
-    return (
-        f"{what} is too large; use one of at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} px a side."
-    )
 
 
 # ---------------------------------------------------------------------------------------- crop and paste

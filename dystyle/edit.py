@@ -10,11 +10,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from dystyle.alignment import load_image
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT
-from dystyle.pipeline import FaceEditor, save_picture
+from dystyle.pictures import load_image, save_picture
+from dystyle.pipeline import FaceEditor
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 

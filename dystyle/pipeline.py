@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, load_image, paste
+from dystyle.alignment import Face, FaceAligner, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
@@ -25,6 +24,7 @@ from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.hardware import has_gpu
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
+from dystyle.pictures import load_image
 from dystyle.weights import load, resolve
 
 if TYPE_CHECKING:
@@ -412,20 +412,3 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
         return image
     method = cv2.INTER_AREA if len(image) > size else cv2.INTER_CUBIC
     return cv2.resize(image, (size, size), interpolation=method)
-
-
-def save_picture(image: np.ndarray, path: Path) -> None:
-    """Write a uint8 RGB picture; the ending chooses the format.
-
-    Raises:
-        InputError: an ending OpenCV cannot write, or a folder that cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    except (cv2.error, OSError):
-        written = False
-    if not written:
-        raise InputError(
-            f"'{path}' could not be written; name a .png, .jpg or .webp file in a writable folder."
-        )

@@ -12,11 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from dystyle import FaceEditor, InputError, edit
-from dystyle.alignment import load_image
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save, write_rosinality
 from dystyle.generators.stylegan1 import StyleGAN1
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
-from dystyle.pipeline import save_picture
+from dystyle.pictures import load_image, save_picture
 
 # Sizes, channels and depth of two networks whose channels shrink and do not.
 SHAPES = [(32, 512, 48, 2), (16, 64, 64, 8)]

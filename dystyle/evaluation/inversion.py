@@ -13,12 +13,12 @@ import torch
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from dystyle.alignment import load_image
 from dystyle.evaluation.editing import compare, draw
 from dystyle.evaluation.judges import Judges
 from dystyle.evaluation.sheets import tile
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.pipeline import FaceEditor, InvertedFace, save_picture
+from dystyle.pictures import load_image, save_picture
+from dystyle.pipeline import FaceEditor, InvertedFace
 from dystyle.training.dataset import degraded
 from dystyle.training.losses import perceptual_loss
 

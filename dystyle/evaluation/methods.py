@@ -13,7 +13,8 @@ from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS, level, shortfall
 from dystyle.evaluation.editing import Bench, Seen, draw
 from dystyle.evaluation.sheets import tile
-from dystyle.pipeline import FaceEditor, save_picture
+from dystyle.pictures import save_picture
+from dystyle.pipeline import FaceEditor
 
 SHOWN = 4  # faces on the sheets
 SHEET_SIZE = 256

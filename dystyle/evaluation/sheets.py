@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dystyle.edit import parse_configuration
-from dystyle.pipeline import FaceEditor, save_picture
+from dystyle.pictures import save_picture
+from dystyle.pipeline import FaceEditor
 
 LINE, LETTER = 18, 9  # pixels
 

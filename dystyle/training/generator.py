@@ -27,7 +27,7 @@ from dystyle.evaluation.editing import frechet
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.pipeline import save_picture
+from dystyle.pictures import save_picture
 from dystyle.training import resume
 from dystyle.training.augment import adapt, augment
 from dystyle.training.pictures import Pictures

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from dystyle.alignment import load_image
 from dystyle.errors import InputError
+from dystyle.pictures import load_image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 READERS = 4  # threads; decoders do not hold Python's lock

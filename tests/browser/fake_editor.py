@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dystyle.alignment import load_image
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
+from dystyle.pictures import load_image
 
 LEARNT = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
 

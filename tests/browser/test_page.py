@@ -23,9 +23,9 @@ from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from dystyle.alignment import load_image
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
+from dystyle.pictures import load_image
 from tests.browser.conftest import choose, free_port
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page

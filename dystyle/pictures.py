@@ -1,0 +1,274 @@
+"""Picture files: which formats there are, reading them as they are meant to be seen, and writing them.
+
+Files come from strangers. Pillow is told which formats to open, since a file may name any of its forty
+readers, some of which open further pictures inside or start other programs; and `dystyle.picture_limits`
+refuses files that cost far more than they show.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from dystyle.errors import InputError
+from dystyle.picture_limits import check_exif, check_structure
+
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 16_384
+MIN_SIDE = 64
+MAX_BYTES = 600_000_000  # what 64 megapixels of four 16-bit numbers take uncompressed, and some more
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of picture files.
+
+    Attributes:
+        reader: Pillow's name of it.
+        endings: of file names, the usual one first.
+        media_type: its MIME type.
+        options: how it is written; None where it is only read, since it has no place for XMP metadata.
+    """
+
+    reader: str
+    endings: tuple[str, ...]
+    media_type: str
+    options: dict[str, object] | None = None
+
+
+# All that is accepted. What phones write as MPO is JPEG with more pictures behind it, and opens as that.
+FORMATS = {
+    "png": Format("PNG", (".png",), "image/png", {"compress_level": 1}),
+    "jpeg": Format(
+        "JPEG", (".jpg", ".jpeg", ".jfif", ".mpo"), "image/jpeg", {"quality": 95, "subsampling": 0}
+    ),
+    "webp": Format("WEBP", (".webp",), "image/webp", {"quality": 95}),
+    "avif": Format("AVIF", (".avif",), "image/avif", {"quality": 90}),
+    "tiff": Format("TIFF", (".tif", ".tiff"), "image/tiff", {"compression": "tiff_adobe_deflate"}),
+    "gif": Format("GIF", (".gif",), "image/gif"),
+    "bmp": Format("BMP", (".bmp",), "image/bmp"),
+    "jpeg2000": Format("JPEG2000", (".jp2", ".j2k", ".jpf", ".jpx"), "image/jp2"),
+}
+READERS = tuple(entry.reader for entry in FORMATS.values())
+ENDINGS = tuple(ending for entry in FORMATS.values() for ending in entry.endings)
+SAVED = {kind: entry for kind, entry in FORMATS.items() if entry.options is not None}
+_XMP_TAG = 700  # of TIFF
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
+    """Read a photo as it is meant to be seen: uint8 RGB (height, width, 3).
+
+    EXIF orientation and colour profile are applied, transparency goes over white, grey, palette, CMYK and
+    16-bit pictures become 8-bit RGB, and of an animation the first frame is taken.
+
+    Args:
+        source: a path, an open binary file, the bytes of a file, a PIL image (as it is: a file opened
+            elsewhere is not checked), or a uint8 array of shape (height, width) or
+            (height, width, 1 | 3 | 4). An RGB array is returned without a copy.
+        smallest: least side in pixels.
+
+    Raises:
+        InputError: the source is missing, is not a picture, is damaged, has a side below `smallest` or above
+            16,384 px, more than 64 megapixels, or takes far more to decode than it shows. All is checked
+            before any pixel is decoded.
+    """
+    if isinstance(source, np.ndarray):
+        return _array_to_rgb(source, smallest)
+    try:
+        picture = _open_picture(source)
+        _check_size(*picture.size, smallest)
+        return _picture_to_rgb(picture)
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(_too_large("The picture")) from None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise InputError("The picture is damaged or incomplete; save it again or use another one.") from error
+
+
+def _open_picture(source) -> Image.Image:
+    """Open lazily: only the structure is read here."""
+    if isinstance(source, Image.Image):
+        return source
+    name, data = _read(source)
+    check_structure(data)
+    try:
+        picture = Image.open(io.BytesIO(data), formats=READERS)
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{name} is not a picture; use JPEG, PNG or WebP.") from None
+    check_exif(_exif(picture))
+    check_structure(data, picture.width * picture.height)
+    return picture
+
+
+def _read(source) -> tuple[str, bytes]:
+    """What to call a source, and the bytes of its file."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "The data", bytes(source)
+    if isinstance(source, (str, os.PathLike)):
+        path, name = os.fspath(source), f"'{os.fspath(source)}'"
+        if os.path.isdir(path):
+            raise InputError(f"{name} is a folder; give the path of a picture.")
+        if not os.path.isfile(path):
+            raise InputError(f"There is no file {name}; check the path.")
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except PermissionError:
+            raise InputError(f"{name} cannot be read; check its permissions.") from None
+        if not data:
+            raise InputError(f"{name} is an empty file; use another picture.")
+    elif hasattr(source, "read"):
+        name = "The file"
+        source.seek(0)
+        data = source.read(MAX_BYTES + 1)
+        if not isinstance(data, bytes):
+            raise InputError(f"{name} is not a picture; open it in binary mode.")
+    else:
+        raise InputError(f"A {type(source).__name__} is not a photo; give a path, a file, bytes or an image.")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{name} is too large; use one of at most {MAX_BYTES // 10**6} MB.")
+    return name, data
+
+
+def _exif(picture: Image.Image) -> bytes:
+    """A picture's EXIF data where Pillow finds it; some old PNGs have it as text."""
+    if isinstance(text := picture.info.get("Raw profile type exif"), str):
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    return picture.info.get("exif") or b""
+
+
+def _picture_to_rgb(picture: Image.Image) -> np.ndarray:
+    profile = picture.info.get("icc_profile")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = Image.fromarray(_to_8_bit(np.asarray(picture)))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if profile and picture.mode in ("RGB", "CMYK"):
+        picture = _to_srgb(picture, profile)
+    return np.array(picture.convert("RGB"))
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8: 16-bit numbers, or others in 0..65535, 0..255 or 0..1."""
+    top = values.max()
+    if values.dtype.itemsize == 2 or top > 255:
+        scale = 1 / 257
+    else:
+        scale = 255 if values.dtype.kind == "f" and top <= 1 else 1
+    return np.clip(np.rint(np.nan_to_num(values.astype(np.float32)) * scale), 0, 255).astype(np.uint8)
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Phones save Display P3 and print shops CMYK: their numbers mean other colours than sRGB's."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return picture  # a broken profile, or one for another kind of picture: the plain numbers are close
+
+
+def _array_to_rgb(array: np.ndarray, smallest: int) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise InputError(f"An image array must be uint8 with values 0..255, not {array.dtype}.")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise InputError(f"An image array must be (height, width) or (height, width, 3), not {array.shape}.")
+    _check_size(array.shape[1], array.shape[0], smallest)
+    if array.ndim == 2:
+        return np.repeat(array[:, :, None], 3, axis=2)
+    if array.shape[2] == 4:
+        return _picture_to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+    return np.ascontiguousarray(array)
+
+
+def _check_size(width: int, height: int, smallest: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(_too_large(f"The picture of {width} x {height} px"))
+    if min(width, height) < smallest:
+        raise InputError(f"The picture of {width} x {height} px is too small; both sides need {smallest} px.")
+
+
+def _too_large(what: str) -> str:
+    return (
+        f"{what} is too large; use one of at most {MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} px a side."
+    )
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def encode_picture(image: np.ndarray, kind: str, xmp: bytes = b"") -> bytes:
+    """A picture, uint8 RGB (height, width, 3), as a file of a format of `SAVED`.
+
+    Args:
+        xmp: an XMP packet to put into it.
+
+    Raises:
+        InputError: another format.
+    """
+    if kind not in SAVED:
+        raise InputError(f"format = {kind!r} is unknown; choose from {', '.join(SAVED)}.")
+    options = dict(SAVED[kind].options)
+    if xmp and kind == "png":  # Pillow takes XMP itself only for the others
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif xmp and kind == "tiff":
+        options["tiffinfo"] = {_XMP_TAG: xmp}
+    elif xmp:
+        options["xmp"] = xmp
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, SAVED[kind].reader, **options)
+    return buffer.getvalue()
+
+
+def kind_of(path: Path) -> str:
+    """The format that a file name's ending asks for.
+
+    Raises:
+        InputError: one that is not written.
+    """
+    for kind, entry in SAVED.items():
+        if path.suffix.lower() in entry.endings:
+            return kind
+    endings = ", ".join(entry.endings[0] for entry in SAVED.values())
+    raise InputError(f"'{path}' cannot be written; name a file that ends in one of {endings}.")
+
+
+def write_picture(encoded: bytes, path: Path) -> None:
+    """Write a picture's file, complete or not at all; its folder is made.
+
+    Raises:
+        InputError: the folder cannot be written to, or its disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(encoded)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"'{path}' could not be written ({error.strerror or error}); name a file in a folder that can be "
+            "written to and has room."
+        ) from error
+
+
+def save_picture(image: np.ndarray, path: Path, xmp: bytes = b"") -> None:
+    """Write a uint8 RGB picture; the ending chooses the format. Results of an edit: `provenance.save`.
+
+    Raises:
+        InputError: an ending that is not written, or as `write_picture`.
+    """
+    write_picture(encode_picture(image, kind_of(path), xmp), path)
