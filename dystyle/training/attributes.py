@@ -9,6 +9,7 @@ all of it.
 
 import copy
 import csv
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm, trange
 
+from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
 from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
 from dystyle.training.dataset import FaceDataset, degrade
+from dystyle.training.resume import make_folder
 from dystyle.weights import save
 
+LABELLED = ("eyeglasses", "mustache", "beard", "smile", "mouth_open", "eyes_closed")  # columns; then hair
+HELD_EVERY = 5
 FOLDS = 4
 # (centre y, side) of the crop and the layer of the identity network, for the teacher's linear models.
 TEACHER_VIEWS = ((*IDENTITY_CROP, "relu_15"), (0.5, 1.0, "relu_23"), (*IDENTITY_CROP, "relu_45"))
@@ -67,15 +72,48 @@ def read_labels(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Hand labels, (n,) bool by attribute, and which faces are held out, (n,) bool: every fifth.
 
     The order of the faces is random already. Glasses are eyeglasses and sunglasses.
+
+    Raises:
+        InputError: the file is missing, lacks a column or a number, or a label is the same for all faces that
+            are learnt from, or for all that are held out.
     """
-    with open(folder / "faces.csv") as file:
-        rows = list(csv.DictReader(file))
-    labels = {
-        name: np.array([int(row[name]) > 0 for row in rows])
-        for name in ("eyeglasses", "mustache", "beard", "smile", "mouth_open", "eyes_closed")
-    }
+    path = folder / "faces.csv"
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' cannot be read; it is the table of hand labels.") from error
+    for name in (*LABELLED, "hair"):
+        if any(row.get(name) is None for row in rows[:1] or [{}]):
+            raise InputError(f"'{path}' has no column '{name}'; it takes {', '.join((*LABELLED, 'hair'))}.")
+    try:
+        labels = {name: np.array([int(row[name]) > 0 for row in rows]) for name in LABELLED}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"'{path}' takes whole numbers, 0 for no, except as hair: {error}.") from error
     labels["black_hair"] = np.array([row["hair"] == "black" for row in rows])
-    return labels, np.arange(len(rows)) % 5 == 0
+    held = np.arange(len(rows)) % HELD_EVERY == 0
+    for name, label in labels.items():
+        if min(len(np.unique(label[part])) for part in (held, ~held)) < 2:
+            raise InputError(
+                f"'{path}' holds too few faces to learn '{name}' from, or all are labelled alike."
+            )
+    return labels, held
+
+
+def read_label_codes(folder: Path) -> np.ndarray:
+    """W codes (n, 512) float32 of the faces with hand labels, in their order.
+
+    Raises:
+        InputError: the file is missing or damaged, or does not fit the labels; as `read_labels`.
+    """
+    path, (_, held) = folder / "codes.npz", read_labels(folder)
+    try:
+        codes = np.load(path)["w"]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"'{path}' cannot be read; it holds the labelled faces' codes as 'w'.") from error
+    if codes.shape != (len(held), 512):
+        raise InputError(f"'{path}' holds codes of shape {codes.shape}, and {len(held)} faces have labels.")
+    return np.float32(codes)
 
 
 def batches(pictures: np.ndarray, size: int = 20) -> Iterator[Tensor]:
@@ -101,7 +139,7 @@ def describe(data: FaceDataset) -> list[np.ndarray]:
     return [data.codes[:, 2:10].mean(1), *parts]
 
 
-class Teacher:
+class LabelTeacher:
     """Stacked logistic regressions, one for each kind of description."""
 
     def __init__(self, descriptions: list[np.ndarray], labels: np.ndarray) -> None:
@@ -129,6 +167,20 @@ class Teacher:
             for x, folds in zip(descriptions, self.models, strict=True)
         ]
         return self.stack.predict_proba(np.stack(outputs, 1))[:, 1]
+
+
+def probe_loss(
+    logits: Tensor, targets: Tensor, predicted: Tensor, codes: Tensor, mirrored: Tensor, hard: int
+) -> Tensor:
+    """Cross-entropy of hand labels and of soft ones, half each, and twice the distance of the codes.
+
+    Args:
+        logits, targets: (b, n), the first `hard` of hand labels. predicted, codes: (b, k).
+        mirrored: (b,) bool; a mirrored face has another code, which is not known.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    loss = losses[:hard].mean(0).sum() / 2 + losses[hard:].mean(0).sum() / 2
+    return loss + 2 * F.smooth_l1_loss(predicted[~mirrored], codes[~mirrored])
 
 
 def train_probe(
@@ -166,10 +218,7 @@ def train_probe(
         with torch.autocast(views.device.type, torch.bfloat16):
             features = probe.features(views)
             logits, predicted = probe.head(features).float(), codes_head(features).float()
-        losses = F.binary_cross_entropy_with_logits(logits, targets[index], reduction="none")
-        loss = losses[:hard].mean(0).sum() / 2 + losses[hard:].mean(0).sum() / 2
-        # A mirrored face has another code, which is not known.
-        loss = loss + 2 * F.smooth_l1_loss(predicted[~mirrored], codes[index][~mirrored])
+        loss = probe_loss(logits, targets[index], predicted, codes[index], mirrored, hard)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 2.0)
@@ -219,12 +268,17 @@ def zero_pitch(generator: MobileStyleGAN) -> dict[str, np.ndarray]:
 
 
 def train_attributes(config: AttributeConfig, generator: MobileStyleGAN) -> dict[str, float]:
-    """Train, write probe and calibration, and return accuracy and AUC on the held-out fifth."""
+    """Train, write probe and calibration, and return accuracy and AUC on the held-out fifth.
+
+    Raises:
+        InputError: as `read_labels`, or faces are missing.
+    """
     labels, held = read_labels(config.labels)
-    labelled, faces = FaceDataset.load(config.dataset), FaceDataset.load(config.faces)
+    make_folder(config.out)
+    labelled, faces = FaceDataset.load(config.dataset, least=len(held)), FaceDataset.load(config.faces)
     known, more = describe(labelled), describe(faces)
     train = [x[~held] for x in known]
-    soft = {name: Teacher(train, labels[name][~held])(more) for name in PROBED}
+    soft = {name: LabelTeacher(train, labels[name][~held])(more) for name in PROBED}
 
     def shrink(pictures: np.ndarray) -> Tensor:
         return torch.cat([F.interpolate(x, size=(128, 128), mode="area") for x in batches(pictures)])
