@@ -8,8 +8,6 @@ all of it.
 """
 
 import copy
-import csv
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm, trange
 
-from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
 from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
+from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.resume import make_folder
 from dystyle.weights import save
 
-LABELLED = ("eyeglasses", "mustache", "beard", "smile", "mouth_open", "eyes_closed")  # columns; then hair
-HELD_EVERY = 5
 FOLDS = 4
 # (centre y, side) of the crop and the layer of the identity network, for the teacher's linear models.
 TEACHER_VIEWS = ((*IDENTITY_CROP, "relu_15"), (0.5, 1.0, "relu_23"), (*IDENTITY_CROP, "relu_45"))
@@ -66,54 +62,6 @@ class AttributeConfig:
     batch: tuple[tuple[int, int], ...] = ((24, 16), (8, 32))
     lr: float = 2e-3
     seed: int = 0
-
-
-def read_labels(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Hand labels, (n,) bool by attribute, and which faces are held out, (n,) bool: every fifth.
-
-    The order of the faces is random already. Glasses are eyeglasses and sunglasses.
-
-    Raises:
-        InputError: the file is missing, lacks a column or a number, or a label is the same for all faces that
-            are learnt from, or for all that are held out.
-    """
-    path = folder / "faces.csv"
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"'{path}' cannot be read; it is the table of hand labels.") from error
-    for name in (*LABELLED, "hair"):
-        if any(row.get(name) is None for row in rows[:1] or [{}]):
-            raise InputError(f"'{path}' has no column '{name}'; it takes {', '.join((*LABELLED, 'hair'))}.")
-    try:
-        labels = {name: np.array([int(row[name]) > 0 for row in rows]) for name in LABELLED}
-    except (TypeError, ValueError) as error:
-        raise InputError(f"'{path}' takes whole numbers, 0 for no, except as hair: {error}.") from error
-    labels["black_hair"] = np.array([row["hair"] == "black" for row in rows])
-    held = np.arange(len(rows)) % HELD_EVERY == 0
-    for name, label in labels.items():
-        if min(len(np.unique(label[part])) for part in (held, ~held)) < 2:
-            raise InputError(
-                f"'{path}' holds too few faces to learn '{name}' from, or all are labelled alike."
-            )
-    return labels, held
-
-
-def read_label_codes(folder: Path) -> np.ndarray:
-    """W codes (n, 512) float32 of the faces with hand labels, in their order.
-
-    Raises:
-        InputError: the file is missing or damaged, or does not fit the labels; as `read_labels`.
-    """
-    path, (_, held) = folder / "codes.npz", read_labels(folder)
-    try:
-        codes = np.load(path)["w"]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{path}' cannot be read; it holds the labelled faces' codes as 'w'.") from error
-    if codes.shape != (len(held), 512):
-        raise InputError(f"'{path}' holds codes of shape {codes.shape}, and {len(held)} faces have labels.")
-    return np.float32(codes)
 
 
 def batches(pictures: np.ndarray, size: int = 20) -> Iterator[Tensor]:

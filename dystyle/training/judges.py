@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from dystyle.evaluation.judges import PROBES, Judges
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.training.attributes import read_labels
+from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder
 from dystyle.weights import save

@@ -29,8 +29,8 @@ from dystyle.editors.stylespace import (
 )
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
+from dystyle.metrics.labels import read_label_codes, read_labels
 from dystyle.pipeline import FaceEditor
-from dystyle.training.attributes import read_label_codes, read_labels
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder, whole
 
