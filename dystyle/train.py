@@ -6,14 +6,16 @@ a method the editor is compared with: linear, directions, interfacegan, ganspace
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Union
 
 import numpy as np
 import torch
 import tyro
 
+from dystyle.editors.interfacegan import PICTURE_ROWS
 from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
 from dystyle.generators.checkpoints import read_generator
@@ -21,13 +23,14 @@ from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.memory import keep_freed_memory
+from dystyle.metrics.labels import read_label_codes
 from dystyle.training.attributes import AttributeConfig, train_attributes
 from dystyle.training.dataset import FaceDataset, sample_codes
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer
-from dystyle.training.inversion import InversionConfig, train_inversion
+from dystyle.training.inversion import InverterConfig, train_inversion
 from dystyle.training.judges import train_judges
 from dystyle.training.methods import (
     DirectionsConfig,
@@ -43,10 +46,9 @@ from dystyle.training.methods import (
     fit_stylespace,
 )
 from dystyle.training.previews import PreviewConfig, train_previews
+from dystyle.training.resume import make_folder
 from dystyle.training.sequences import SequencesConfig, train_sequences
 from dystyle.weights import resolve
-
-PICTURE_ROWS = 16  # the rows of W+ that reach the picture
 
 
 @dataclass(frozen=True)
@@ -93,29 +95,15 @@ class LinearConfig:
     out: Path = Path("weights/linear.safetensors")
 
 
-def _fit_linear(config: LinearConfig, generator: MobileStyleGAN) -> dict[str, float]:
-    codes, values = Faces(config.faces, config.count).read()
-    linear = LinearEditor.fit(codes[:, :PICTURE_ROWS].mean(1), values, generator.std_w.numpy())
-    linear.save(config.out)
-    return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
-
-
-FITS = {
-    LinearConfig: _fit_linear,
-    DirectionsConfig: fit_directions,
-    InterFaceGanConfig: fit_interfacegan,
-    GanSpaceConfig: fit_ganspace,
-    StyleSpaceConfig: fit_stylespace,
-    StyleFlowConfig: fit_styleflow,
-    SequencesConfig: train_sequences,
-}
-
-
 def _generator(previews: bool = True, name: str = DEFAULT) -> MobileStyleGAN | StyleGAN2:
     if name != DEFAULT:
         return read_generator(name)
     heads = resolve("preview_heads") if previews else None
     return MobileStyleGAN.from_files(resolve("mobile_stylegan"), heads)
+
+
+def _on_device() -> MobileStyleGAN:
+    return _generator().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _render(folder: Path, codes: np.ndarray, generator: MobileStyleGAN | StyleGAN2) -> FaceDataset:
@@ -124,59 +112,69 @@ def _render(folder: Path, codes: np.ndarray, generator: MobileStyleGAN | StyleGA
     return FaceDataset.render(folder, codes, generator.cuda(), "cuda", batch=16)
 
 
-def _train(config) -> object:
-    """Run one training; returns what it reports."""
-    if isinstance(config, FacesConfig):
-        rng, generator = np.random.default_rng(config.seed), _generator(previews=False, name=config.generator)
-        codes = sample_codes(rng, config.count, generator.map, generator.mean_w.numpy())
-        return len(_render(config.out, codes, generator).codes)
-    if isinstance(config, AttributeConfig | JudgesConfig):
-        codes = np.load(config.labels / "codes.npz")["w"]
-        _render(config.dataset, np.repeat(codes[:, None], 18, axis=1), _generator(previews=False))
-    if isinstance(config, JudgesConfig):
-        return train_judges(config.labels, config.dataset, config.out, _generator(previews=False))
-    if isinstance(config, AttributeConfig):
-        if not config.faces.exists():
-            _train(FacesConfig(out=config.faces))
-        return train_attributes(config, _generator(previews=False))
-    if isinstance(config, PreviewConfig):
-        return train_previews(config, _generator(previews=config.start))
-    if isinstance(config, EncoderConfig | InversionConfig):
-        train = train_encoder if isinstance(config, EncoderConfig) else train_inversion
-        return train(config, _generator().to("cuda" if torch.cuda.is_available() else "cpu"))
-    if isinstance(config, DescentConfig):
-        return fit_descent(config)
-    if fit := FITS.get(type(config)):
-        return fit(config, _generator())
-    if isinstance(config, GeneratorConfig):
-        return str(GeneratorTrainer(config).run())
+def _faces(config: FacesConfig) -> int:
+    rng, generator = np.random.default_rng(config.seed), _generator(previews=False, name=config.generator)
+    codes = sample_codes(rng, config.count, generator.map, generator.mean_w.numpy())
+    return len(_render(config.out, codes, generator).codes)
+
+
+def _labelled_faces(labels: Path, folder: Path) -> None:
+    codes = read_label_codes(labels)
+    _render(folder, np.repeat(codes[:, None], 18, axis=1), _generator(previews=False))
+
+
+def _attributes(config: AttributeConfig) -> dict[str, float]:
+    _labelled_faces(config.labels, config.dataset)
+    if not config.faces.exists():
+        _faces(FacesConfig(out=config.faces))
+    return train_attributes(config, _generator(previews=False))
+
+
+def _judges(config: JudgesConfig) -> dict[str, float]:
+    _labelled_faces(config.labels, config.dataset)
+    return train_judges(config.labels, config.dataset, config.out, _generator(previews=False))
+
+
+def _linear(config: LinearConfig) -> dict[str, float]:
+    make_folder(config.out.parent)
+    codes, values = Faces(config.faces, config.count).read()
+    linear = LinearEditor.fit(codes[:, :PICTURE_ROWS].mean(1), values, _generator().std_w.numpy())
+    linear.save(config.out)
+    return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
+
+
+def _editor(config: EditorConfig) -> str:
     return str(EditorTrainer(config, _generator(name=config.generator)).run())
 
 
-Command = (
-    Annotated[FacesConfig, tyro.conf.subcommand("faces")]
-    | Annotated[PreviewConfig, tyro.conf.subcommand("previews")]
-    | Annotated[AttributeConfig, tyro.conf.subcommand("attributes")]
-    | Annotated[EncoderConfig, tyro.conf.subcommand("encoder")]
-    | Annotated[DescentConfig, tyro.conf.subcommand("descent")]
-    | Annotated[InversionConfig, tyro.conf.subcommand("inversion")]
-    | Annotated[EditorConfig, tyro.conf.subcommand("editor")]
-    | Annotated[SequencesConfig, tyro.conf.subcommand("sequences")]
-    | Annotated[JudgesConfig, tyro.conf.subcommand("judges")]
-    | Annotated[LinearConfig, tyro.conf.subcommand("linear")]
-    | Annotated[GeneratorConfig, tyro.conf.subcommand("generator")]
-    | Annotated[DirectionsConfig, tyro.conf.subcommand("directions")]
-    | Annotated[InterFaceGanConfig, tyro.conf.subcommand("interfacegan")]
-    | Annotated[GanSpaceConfig, tyro.conf.subcommand("ganspace")]
-    | Annotated[StyleSpaceConfig, tyro.conf.subcommand("stylespace")]
-    | Annotated[StyleFlowConfig, tyro.conf.subcommand("styleflow")]
-)
+# By the command: its settings, and what runs it and returns the report.
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "faces": (FacesConfig, _faces),
+    "previews": (PreviewConfig, lambda config: train_previews(config, _generator(previews=config.start))),
+    "attributes": (AttributeConfig, _attributes),
+    "encoder": (EncoderConfig, lambda config: train_encoder(config, _on_device())),
+    "descent": (DescentConfig, fit_descent),
+    "inversion": (InverterConfig, lambda config: train_inversion(config, _on_device())),
+    "editor": (EditorConfig, _editor),
+    "sequences": (SequencesConfig, lambda config: train_sequences(config, _generator())),
+    "judges": (JudgesConfig, _judges),
+    "linear": (LinearConfig, _linear),
+    "generator": (GeneratorConfig, lambda config: str(GeneratorTrainer(config).run())),
+    "directions": (DirectionsConfig, lambda config: fit_directions(config, _generator())),
+    "interfacegan": (InterFaceGanConfig, lambda config: fit_interfacegan(config, _generator())),
+    "ganspace": (GanSpaceConfig, lambda config: fit_ganspace(config, _generator())),
+    "stylespace": (StyleSpaceConfig, lambda config: fit_stylespace(config, _generator())),
+    "styleflow": (StyleFlowConfig, lambda config: fit_styleflow(config, _generator())),
+}
 
 
 def main() -> None:
     keep_freed_memory()
+    subcommands = (Annotated[config, tyro.conf.subcommand(name)] for name, (config, _) in COMMANDS.items())
+    runs = dict(COMMANDS.values())
     try:
-        print(json.dumps(_train(tyro.cli(Command, prog="python -m dystyle.train")), indent=2))
+        config = tyro.cli(Union[tuple(subcommands)], prog="python -m dystyle.train")  # noqa: UP007
+        print(json.dumps(runs[type(config)](config), indent=2))
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -366,7 +367,64 @@ def test_two_processes_train_one_generator(tmp_path, folder):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*launch, script, tmp_path / "run", folder], check=True, timeout=300)
     with pytest.raises(InputError, match="2 process"):
-        GeneratorTrainer(small(tmp_path / "run", folder)).run()
+        GeneratorTrainer(small(tmp_path / "run", folder, precision="bf16")).run()
+
+
+def test_a_run_goes_on_as_it_was_begun_only(tmp_path, folder):
+    run, others = small(tmp_path / "run", folder, steps=3), tmp_path / "others"
+    GeneratorTrainer(run).run()
+    shutil.copytree(folder, others)
+    (others / "00.png").write_bytes((folder / "00.png").read_bytes() + b" ")  # another picture of that name
+    for changes, name in (
+        ({"size": 16}, "size"),
+        ({"channel_max": 4}, "channel_max"),
+        ({"seed": 7}, "seed"),
+        ({"data": others}, "data"),
+        ({"start": "stylegan2"}, "start"),
+    ):
+        with pytest.raises(InputError, match=f"begun with another {name}"):
+            GeneratorTrainer(replace(run, **changes))
+    further = GeneratorTrainer(replace(run, steps=4, checkpoint_every=2))
+    further.run()
+    assert further.step == 4
+    for name in ("checkpoint.pt", "checkpoint-before.pt"):
+        assert (run.out / name).exists()
+    newest = run.out / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    again = GeneratorTrainer(replace(run, steps=4))
+    again.run()
+    assert again.step == 4 and [row["step"] for row in again.figures] == [3, 4]
+    for name in ("checkpoint.pt", "checkpoint-before.pt"):
+        (run.out / name).write_bytes(b"half")
+    with pytest.raises(InputError, match="damaged, and there is none before it"):
+        GeneratorTrainer(run).run()
+
+
+def test_too_little_is_refused_before_the_first_step(tmp_path, folder):
+    few = tmp_path / "few"
+    (few / "more").mkdir(parents=True)
+    for index in range(3):
+        shutil.copy(folder / "00.png", few / f"{index}.png")
+        with pytest.raises(InputError, match=rf"holds {index + 1} picture.* takes 4 or more"):
+            GeneratorTrainer(small(tmp_path / "run", few))
+    shutil.copy(folder / "00.png", few / "more" / "3.png")
+    GeneratorTrainer(small(tmp_path / "run", few, mirror=False, steps=1)).run()
+    for name, value in (("compared", 3), ("paths", 0), ("batch", 0), ("r1_every", 0), ("steps", 0)):
+        option = f"--{name.replace('_', '-')} {value}"
+        with pytest.raises(InputError, match=f"{option} is too little"):
+            GeneratorTrainer(small(tmp_path / "other", folder, **{name: value}))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_labels_that_are_not_used_are_mentioned(zipped, tmp_path, folder, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    for labels, mentioned in (([["00.png", 1]], True), (None, False)):
+        (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+        source = Path(shutil.make_archive(tmp_path / "data", "zip", data)) if zipped else data
+        GeneratorTrainer(small(tmp_path / f"run-{mentioned}", source))
+        assert ("labels in dataset.json are not used" in capsys.readouterr().err) == mentioned
 
 
 # ------------------------------------------------------------------------------------------------- speed

@@ -25,7 +25,7 @@ from dystyle.training.dataset import FaceDataset, bend, degrade, jpeg, occlude, 
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
 from dystyle.training.encoder import EncoderConfig, train_encoder
-from dystyle.training.inversion import InversionConfig, Inverter, train_inversion
+from dystyle.training.inversion import Inverter, InverterConfig, train_inversion
 from dystyle.training.losses import (
     attribute_loss,
     background_loss,
@@ -123,9 +123,9 @@ def encoder_run(tmp_path) -> EncoderConfig:
 
 
 @pytest.fixture
-def inversion_run(encoder_run) -> InversionConfig:
+def inversion_run(encoder_run) -> InverterConfig:
     """A run of three steps on noise."""
-    run = InversionConfig(faces=encoder_run.dataset, out=encoder_run.out, steps=2, batch=2, held=10)
+    run = InverterConfig(faces=encoder_run.dataset, out=encoder_run.out, steps=2, batch=2, held=10)
     return replace(run, full_steps=1, full_batch=1, checkpoint_every=1)
 
 
@@ -352,7 +352,7 @@ def test_descent_learns_the_way_to_the_faces_own_codes(tmp_path, faces):
 def test_training_and_inversion_take_the_same_steps(faces, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
     editor, pictures = FaceEditor.from_pretrained(), FaceDataset.load(faces).images[:3]
-    inverter = Inverter(InversionConfig(), generator(), IdentityNetwork()).eval()
+    inverter = Inverter(InverterConfig(), generator(), IdentityNetwork()).eval()
     images = torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         trained = list(inverter(images, images, size=1024))
@@ -370,7 +370,9 @@ def test_two_processes_train_one_editor(tmp_path, faces):
     assert DyStyle.load(str(tmp_path / "run" / "dystyle.safetensors")).names == ("yaw", "smile")
     # One process cannot go on where two left off.
     with pytest.raises(InputError, match="2 process"):
-        EditorTrainer(small(tmp_path / "run", faces), generator()).run()
+        EditorTrainer(small(tmp_path / "run", faces, precision="bf16"), generator()).run()
+    with pytest.raises(InputError, match="begun with another precision"):
+        EditorTrainer(small(tmp_path / "run", faces), generator())
 
 
 def test_a_new_attribute_leaves_the_experts_there_were_as_they_are(tmp_path, faces):

@@ -8,7 +8,6 @@ all of it.
 """
 
 import copy
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,9 @@ from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
 from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
+from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset, degrade
+from dystyle.training.resume import make_folder
 from dystyle.weights import save
 
 FOLDS = 4
@@ -63,21 +64,6 @@ class AttributeConfig:
     seed: int = 0
 
 
-def read_labels(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Hand labels, (n,) bool by attribute, and which faces are held out, (n,) bool: every fifth.
-
-    The order of the faces is random already. Glasses are eyeglasses and sunglasses.
-    """
-    with open(folder / "faces.csv") as file:
-        rows = list(csv.DictReader(file))
-    labels = {
-        name: np.array([int(row[name]) > 0 for row in rows])
-        for name in ("eyeglasses", "mustache", "beard", "smile", "mouth_open", "eyes_closed")
-    }
-    labels["black_hair"] = np.array([row["hair"] == "black" for row in rows])
-    return labels, np.arange(len(rows)) % 5 == 0
-
-
 def batches(pictures: np.ndarray, size: int = 20) -> Iterator[Tensor]:
     """uint8 (n, s, s, 3) -> float (b, 3, s, s) in [-1, 1], in order."""
     for start in tqdm(range(0, len(pictures), size), desc="reading faces", mininterval=10):
@@ -101,7 +87,7 @@ def describe(data: FaceDataset) -> list[np.ndarray]:
     return [data.codes[:, 2:10].mean(1), *parts]
 
 
-class Teacher:
+class LabelTeacher:
     """Stacked logistic regressions, one for each kind of description."""
 
     def __init__(self, descriptions: list[np.ndarray], labels: np.ndarray) -> None:
@@ -129,6 +115,20 @@ class Teacher:
             for x, folds in zip(descriptions, self.models, strict=True)
         ]
         return self.stack.predict_proba(np.stack(outputs, 1))[:, 1]
+
+
+def probe_loss(
+    logits: Tensor, targets: Tensor, predicted: Tensor, codes: Tensor, mirrored: Tensor, hard: int
+) -> Tensor:
+    """Cross-entropy of hand labels and of soft ones, half each, and twice the distance of the codes.
+
+    Args:
+        logits, targets: (b, n), the first `hard` of hand labels. predicted, codes: (b, k).
+        mirrored: (b,) bool; a mirrored face has another code, which is not known.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    loss = losses[:hard].mean(0).sum() / 2 + losses[hard:].mean(0).sum() / 2
+    return loss + 2 * F.smooth_l1_loss(predicted[~mirrored], codes[~mirrored])
 
 
 def train_probe(
@@ -166,10 +166,7 @@ def train_probe(
         with torch.autocast(views.device.type, torch.bfloat16):
             features = probe.features(views)
             logits, predicted = probe.head(features).float(), codes_head(features).float()
-        losses = F.binary_cross_entropy_with_logits(logits, targets[index], reduction="none")
-        loss = losses[:hard].mean(0).sum() / 2 + losses[hard:].mean(0).sum() / 2
-        # A mirrored face has another code, which is not known.
-        loss = loss + 2 * F.smooth_l1_loss(predicted[~mirrored], codes[index][~mirrored])
+        loss = probe_loss(logits, targets[index], predicted, codes[index], mirrored, hard)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 2.0)
@@ -219,12 +216,17 @@ def zero_pitch(generator: MobileStyleGAN) -> dict[str, np.ndarray]:
 
 
 def train_attributes(config: AttributeConfig, generator: MobileStyleGAN) -> dict[str, float]:
-    """Train, write probe and calibration, and return accuracy and AUC on the held-out fifth."""
+    """Train, write probe and calibration, and return accuracy and AUC on the held-out fifth.
+
+    Raises:
+        InputError: as `read_labels`, or faces are missing.
+    """
     labels, held = read_labels(config.labels)
-    labelled, faces = FaceDataset.load(config.dataset), FaceDataset.load(config.faces)
+    make_folder(config.out)
+    labelled, faces = FaceDataset.load(config.dataset, least=len(held)), FaceDataset.load(config.faces)
     known, more = describe(labelled), describe(faces)
     train = [x[~held] for x in known]
-    soft = {name: Teacher(train, labels[name][~held])(more) for name in PROBED}
+    soft = {name: LabelTeacher(train, labels[name][~held])(more) for name in PROBED}
 
     def shrink(pictures: np.ndarray) -> Tensor:
         return torch.cat([F.interpolate(x, size=(128, 128), mode="area") for x in batches(pictures)])

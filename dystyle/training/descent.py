@@ -11,6 +11,7 @@ from dystyle.encoders.descent import COLOURS, ROWS, DescentStep, describe, save_
 from dystyle.encoders.fast import FastEncoder
 from dystyle.pipeline import FaceEditor
 from dystyle.training.dataset import FaceDataset, degrade, occlude
+from dystyle.training.resume import make_folder
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
     """Write the steps to `config.out`.
 
     The codes start as the encoder's, of degraded pictures. Each step is a ridge regression from what they
-    lack of the clean picture to the way to its own code. The codes that the next one learns from took this
-    step with a map fitted to the other half of the faces.
+    lack of the clean picture to what remains to its own code. The codes that the next one learns from took
+    this step with a map fitted to the other half of the faces.
 
     Returns:
         "identity": mean cosine of the previews to the pictures, before each step and after the last.
@@ -51,6 +52,7 @@ def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
         InputError: as `FaceEditor.from_pretrained`, or weights are missing.
     """
     torch.manual_seed(config.seed)
+    make_folder(config.out.parent)
     editor, data = FaceEditor.from_pretrained(backend=config.backend), FaceDataset.load(config.faces)
     encoder = FastEncoder.load("encoder")
     wanted = np.stack([_describe(editor, picture) for picture in tqdm(data.images, desc="reading faces")])
@@ -65,11 +67,11 @@ def fit_descent(config: DescentConfig) -> dict[str, list[float]]:
         identity.append(float(cosines.mean()))
         if number == config.steps:
             break
-        way = (data.codes[index] - codes)[:, :ROWS] / encoder.std_w.numpy()
-        steps.append(_fit(lacking, way, encoder, config))
+        remaining = (data.codes[index] - codes)[:, :ROWS] / encoder.std_w.numpy()
+        steps.append(_fit(lacking, remaining, encoder, config))
         for half in (0, 1):
             moved = index % 2 == half
-            step = _fit(lacking[~moved], way[~moved], encoder, config)
+            step = _fit(lacking[~moved], remaining[~moved], encoder, config)
             codes[moved] = [step(*pair) for pair in zip(codes[moved], lacking[moved], strict=True)]
     save_steps(config.out, steps, faces=str(len(wanted)), passes=str(config.passes))
     return {"identity": identity}
@@ -90,13 +92,13 @@ def _encode(encoder: FastEncoder, pictures: np.ndarray, hide: bool) -> np.ndarra
     return np.concatenate(codes)
 
 
-def _fit(lacking: np.ndarray, way: np.ndarray, encoder: FastEncoder, config: DescentConfig) -> DescentStep:
-    """Ridge regression, cut to a low rank, of the way (n, 16, 512), in units of W's deviation, on what is
-    lacking (n, 1792)."""
-    way = way.reshape(len(way), -1)
+def _fit(lacking: np.ndarray, move: np.ndarray, encoder: FastEncoder, config: DescentConfig) -> DescentStep:
+    """Ridge regression, cut to a low rank, of the codes' move (n, 16, 512), in units of W's deviation, on
+    what is lacking (n, 1792)."""
+    move = move.reshape(len(move), -1)
     squares = lacking.T @ lacking + config.ridge * np.eye(lacking.shape[1], dtype=np.float32)
-    full = np.linalg.solve(squares, lacking.T @ way)
-    # Reduced-rank regression: the directions that most of the fitted ways lie in.
+    full = np.linalg.solve(squares, lacking.T @ move)
+    # Reduced-rank regression: the directions that most of the fitted moves lie in.
     directions = torch.svd_lowrank(torch.from_numpy(lacking @ full), config.rank)[2].numpy()
     write = directions.T * np.tile(encoder.std_w.numpy(), ROWS)
     return DescentStep(full @ directions, write)

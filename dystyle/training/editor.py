@@ -36,7 +36,7 @@ from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
 from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset, degrade
 from dystyle.training.guide import fit_guide
-from dystyle.training.inversion import InversionConfig, Inverter
+from dystyle.training.inversion import Inverter, InverterConfig
 from dystyle.training.losses import (
     attribute_loss,
     background_loss,
@@ -222,7 +222,6 @@ class EditorTrainer:
         self.device = torch.device("cpu") if cpu else self.accelerator.device
         self.generator = generator.to(self.device)
         self.reader, self.identity = FaceReader().to(self.device), IdentityNetwork().to(self.device)
-        config.out.mkdir(parents=True, exist_ok=True)
         self.data = FaceDataset.load(config.faces)
         learnt = len(self.data.codes) - config.held
         if learnt < config.starts:
@@ -230,6 +229,9 @@ class EditorTrainer:
                 f"{config.faces} holds {len(self.data.codes)} faces, too few for {config.starts} to start "
                 f"from and {config.held} held out: render more or give fewer --starts."
             )
+        with self.accelerator.main_process_first():
+            settings = resume.recipe(config, free=("checkpoint_every",))
+            resume.begin(config.out, settings | {"faces": self.data.fingerprint})
         self.codes = torch.from_numpy(self.data.codes[:learnt].copy()).to(self.device)
         self.full = self._read("full", learnt if config.warmup_steps else config.compared)
         self.starts = self._starts()
@@ -263,7 +265,9 @@ class EditorTrainer:
         path = self.config.out / f"{name}.pt"
         with self.accelerator.main_process_first():
             if not path.exists():
-                torch.save(make(), path)
+                tensors = make()
+                with resume.whole(path) as file:
+                    torch.save(tensors, file)
         return torch.load(path, weights_only=True, map_location=self.device)
 
     def _pictures(self, index: Tensor) -> Tensor:
@@ -283,7 +287,7 @@ class EditorTrainer:
     def _inverted(self, index: Tensor) -> Tensor:
         """Codes that `FaceEditor` makes of degraded pictures of the dataset, (b, 18, 512)."""
         if self.config.generator == DEFAULT:  # which the bundled descent is for
-            inverter = Inverter(InversionConfig(), self.generator, self.identity).to(self.device)
+            inverter = Inverter(InverterConfig(), self.generator, self.identity).to(self.device)
 
             def encode(faces: Tensor) -> Tensor:
                 *_, (codes, _, _) = inverter(faces, faces)
@@ -345,10 +349,12 @@ class EditorTrainer:
             return self._run()
 
     def _run(self) -> Path:
-        config, checkpoint = self.config, self.config.out / "checkpoint.pt"
+        config, checkpoint = self.config, self.config.out / resume.NEWEST
         main = self.accelerator.is_main_process
-        if checkpoint.exists():
-            self.load(checkpoint)
+        with self.accelerator.main_process_first():
+            state = resume.read(checkpoint, self.accelerator.num_processes)
+        if state is not None:
+            self.load(state)
         else:
             if config.warmup_steps:
                 self.warm_up()
@@ -605,13 +611,8 @@ class EditorTrainer:
         recipe = json.dumps(resume.recipe(self.config))
         self.average.save(path.parent / "dystyle.safetensors", steps=str(self.step), recipe=recipe)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            InputError: it was written by another number of processes.
-        """
-        state = resume.read(path, self.accelerator.num_processes)
+    def load(self, state: dict) -> None:
+        """Go on from a checkpoint's state."""
         self.editor.load_state_dict(state["editor"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -9,11 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import trange
 
+from dystyle.encoders.descent import ROWS as PICTURE_ROWS
 from dystyle.encoders.fast import ROWS, FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset, area, degrade, occlude
 from dystyle.training.losses import perceptual_loss
+
+HELD = 128  # faces for the report
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,15 @@ class EncoderConfig:
 
     Attributes:
         dataset: folder of rendered faces; out: folder of the run.
-        start: encoder weights to start from (a name or a path).
+        start: encoder weights to start from (a name or a path); their structure counts.
         steps, batch: on codes alone. image_steps, image_batch: then with previews of the predicted codes.
         full_steps, full_batch: last with full pictures, as previews flatter: on them alone, an encoder gains
             likeness that the full picture does not show.
         progressive_steps: in which offsets are allowed for one row after the other, coarse ones first (Tov
             et al. 2021, section 4.1); 0, to start from an encoder that has them.
-        offset_weight: keeps the rows close to one another, and so the codes near W.
+        code_weight: of the distance to the face's own code. offset_weight: keeps the rows close to one
+            another, and so the codes near W. image_weight, identity_weight, perceptual_weight: of what the
+            code's picture lacks of the face's.
     """
 
     dataset: Path = Path("runs/faces")
@@ -42,6 +48,7 @@ class EncoderConfig:
     full_batch: int = 4
     progressive_steps: int = 1500
     lr: float = 1e-3
+    code_weight: float = 1.0
     offset_weight: float = 0.05
     image_weight: float = 2.0
     identity_weight: float = 1.0
@@ -57,26 +64,59 @@ def _rows(config: EncoderConfig, step: int) -> int:
     return 1 + int((ROWS - 1) * step / config.progressive_steps)
 
 
+def code_losses(predicted: Tensor, codes: Tensor, std_w: Tensor) -> dict[str, Tensor]:
+    """What predicted codes lack of the faces' own, both (b, 18, 512), in units of W's deviation.
+
+    Returns:
+        "code": smooth L1 distance, in which the rows that reach the picture count alike; "offset": mean
+        square of what the rows differ from the first one (Tov et al. 2021, section 4.1).
+    """
+    distance = F.smooth_l1_loss(predicted[:, :PICTURE_ROWS] / std_w, codes[:, :PICTURE_ROWS] / std_w)
+    offsets = (predicted[:, 1:] - predicted[:, :1]) / std_w
+    return {"code": distance, "offset": offsets.square().mean()}
+
+
+def picture_losses(rendered: Tensor, images: Tensor, identity: IdentityNetwork) -> dict[str, Tensor]:
+    """What rendered pictures lack of the faces', both (b, 3, s, s) in [-1, 1].
+
+    Returns:
+        "image": smooth L1 distance of pixels; "identity": 1 - cosine of the embeddings; "perceptual": see
+        `perceptual_loss`.
+    """
+    similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
+    with torch.no_grad():
+        wanted = identity.features(images)
+    return {
+        "image": F.smooth_l1_loss(rendered, images),
+        "identity": 1 - similarity,
+        "perceptual": perceptual_loss(identity.features(rendered), wanted).mean(),
+    }
+
+
 def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str, float]:
     """Train on the generator's device, write `encoder.safetensors` into the run's folder, and return the
     held-out code error.
 
     Goes on from the run's checkpoint.
+
+    Raises:
+        InputError: there are no faces, or the run in the folder was begun otherwise, see `resume`.
     """
     torch.manual_seed(config.seed)
     device = generator.mean_w.device
-    config.out.mkdir(parents=True, exist_ok=True)
-    data, held = FaceDataset.load(config.dataset), 128
-    model = FastEncoder(mean_w=generator.mean_w, std_w=generator.std_w)
-    if config.start is not None:
-        model.load_state_dict(FastEncoder.load(config.start).state_dict())
+    data = FaceDataset.load(config.dataset, least=HELD + 1)
+    settings = resume.recipe(config, free=("checkpoint_every",))
+    resume.begin(config.out, settings | {"faces": data.fingerprint})
+    if config.start is None:
+        model = FastEncoder(mean_w=generator.mean_w, std_w=generator.std_w)
+    else:
+        model = FastEncoder.load(config.start).requires_grad_(True).train()
     model = model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.02)
     total = config.steps + config.image_steps + config.full_steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
-    identity, checkpoint, start = IdentityNetwork().to(device), config.out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+    identity, checkpoint, start = IdentityNetwork().to(device), config.out / resume.NEWEST, 0
+    if state := resume.read(checkpoint):
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -93,45 +133,32 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
         with_images, in_full = step >= config.steps, step >= config.steps + config.image_steps
         size = config.full_batch if in_full else config.image_batch if with_images else config.batch
         images, codes = batch(
-            np.random.default_rng((config.seed, step)).integers(held, len(data.codes), size)
+            np.random.default_rng((config.seed, step)).integers(HELD, len(data.codes), size)
         )
         images, small = (images if in_full else area(images, 128)), area(images, 128)
         # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
         with torch.autocast(device.type, torch.bfloat16):
             predicted = model(occlude(degrade(small)), _rows(config, step)).float()
-        # Rows above 15 reach nothing in this generator; the rest count alike.
-        loss = F.smooth_l1_loss(predicted[:, :16] / model.std_w, codes[:, :16] / model.std_w)
-        offsets = (predicted[:, 1:] - predicted[:, :1]) / model.std_w
-        logs = {"code": float(loss.detach())}
-        loss = loss + config.offset_weight * offsets.square().mean()
+        losses = code_losses(predicted, codes, model.std_w)
         if with_images:
             with torch.autocast(device.type, torch.bfloat16):
                 rendered = generator(predicted, 1024 if in_full else 128).float()
-            rendered = area(rendered, images.shape[-1])
-            similarity = (identity(rendered) * identity(images).detach()).sum(1).mean()
-            logs |= {
-                "image": float(F.mse_loss(rendered.detach(), images)),
-                "identity": float(similarity.detach()),
-            }
-            loss = loss + config.image_weight * F.smooth_l1_loss(rendered, images)
-            loss = loss + config.identity_weight * (1 - similarity)
-            with torch.no_grad():
-                wanted = identity.features(images)
-            perceptual = perceptual_loss(identity.features(rendered), wanted).mean()
-            logs["perceptual"] = float(perceptual.detach())
-            loss = loss + config.perceptual_weight * perceptual
+            losses |= picture_losses(area(rendered, images.shape[-1]), images, identity)
+        loss = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        progress.set_postfix({name: f"{value:.3f}" for name, value in logs.items()})
+        progress.set_postfix({name: f"{float(value.detach()):.3f}" for name, value in losses.items()})
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
             parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
-            torch.save({k: v.state_dict() for k, v in parts.items()} | {"step": step + 1}, checkpoint)
+            resume.write(checkpoint, {k: v.state_dict() for k, v in parts.items()} | {"step": step + 1})
     model.eval()
     with torch.no_grad():
-        images, codes = batch(np.arange(held))
-        error = float(((model(area(images, 128)) - codes)[:, :16] / model.std_w).square().mean().sqrt())
+        images, codes = batch(np.arange(HELD))
+        error = float(
+            ((model(area(images, 128)) - codes)[:, :PICTURE_ROWS] / model.std_w).square().mean().sqrt()
+        )
     model.save(config.out / "encoder.safetensors", steps=str(total), code_rmse=f"{error:.3f}")
     return {"code_rmse_in_std": error}

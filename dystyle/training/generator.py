@@ -4,9 +4,12 @@
 dystyle.train generator` in processes on CPUs: each sees pictures of its own, and the gradients are averaged.
 """
 
+import hashlib
 import json
 import math
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +41,10 @@ SMALLEST = 8  # pixels, for the discriminator's blocks and the augmentation's fi
 CLAMP, HALF_BLOCKS = 256.0, 4  # in float16
 CHUNK = 32  # pictures at once when nothing is learnt
 ADAPT_EVERY = 4  # steps between changes of the augmentation's probability
+FEWEST = 4  # pictures: either half of them has a covariance
+LEAST = {"steps": 1, "batch": 1, "compared": FEWEST, "paths": 1, "r1_every": 1, "path_every": 1}
+LEAST |= {"checkpoint_every": 1, "evaluate_every": 1}
+FREE = ("steps", "checkpoint_every", "evaluate_every")  # settings that may change while a run goes on
 WARM_UP = 0.05  # the average's half-life is at most this share of the pictures seen so far
 
 
@@ -46,8 +53,8 @@ class GeneratorConfig:
     """Training of a StyleGAN2 generator.
 
     Attributes:
-        data: folder or zip file of pictures. out: folder of the run (checkpoints, log, grids, final
-            weights); an interrupted run goes on.
+        data: folder or zip file of pictures, four or more; labels in its `dataset.json` are not used.
+        out: folder of the run (checkpoints, log, grids, final weights); an interrupted run goes on.
         size: pixels of the pictures, a power of two.
         channel_base, channel_max, mapping_layers: structure, see `StyleGAN2`.
         start, start_discriminator: files to start from, in any format that `read_generator` and
@@ -119,12 +126,29 @@ def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int) -> No
         raise InputError(f"'{name}' knows classes, and training here is without; start from another one.")
 
 
+def _describe(source: Path, names: list[str]) -> tuple[str, bool]:
+    """How many pictures a folder or zip file holds with a digest of their names and sizes; has it labels?"""
+    if source.is_dir():
+        sizes, table = [(source / name).stat().st_size for name in names], source / "dataset.json"
+        text = table.read_bytes() if table.exists() else b"{}"
+    else:
+        with zipfile.ZipFile(source) as archive:
+            sizes = [archive.getinfo(name).file_size for name in names]
+            text = archive.read("dataset.json") if "dataset.json" in archive.namelist() else b"{}"
+    digest = hashlib.sha256(repr(list(zip(names, sizes, strict=True))).encode()).hexdigest()[:16]
+    try:
+        labels = json.loads(text).get("labels")
+    except (ValueError, AttributeError):
+        labels = None
+    return f"{len(names)} pictures, {digest}", bool(labels)
+
+
 class GeneratorTrainer:
     """Everything one training run holds; `run` goes from random weights to the final ones.
 
     Raises:
-        InputError: the data is missing, the precision is not there on this machine, or a file to start from
-            does not fit.
+        InputError: the data is missing or too little, a setting is, the precision is not there on this
+            machine, a file to start from does not fit, or the run in the folder was begun otherwise.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -135,6 +159,9 @@ class GeneratorTrainer:
             raise InputError("fp16 needs a GPU; train with --precision bf16 or no.")
         if config.size < SMALLEST:
             raise InputError(f"Training needs pictures of at least {SMALLEST} px; give a larger --size.")
+        for name, least in LEAST.items():
+            if (value := getattr(config, name)) < least:
+                raise InputError(f"--{name.replace('_', '-')} {value} is too little; give {least} or more.")
         # float16 is the networks' own matter; accelerate casts to bfloat16 only.
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=cpu
@@ -142,7 +169,15 @@ class GeneratorTrainer:
         self.device = torch.device("cpu") if cpu else self.accelerator.device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.pictures = Pictures(config.data, config.size, config.mirror)
-        config.out.mkdir(parents=True, exist_ok=True)
+        if (count := len(self.pictures.names)) < FEWEST:
+            raise InputError(f"'{config.data}' holds {count} picture(s); training takes {FEWEST} or more.")
+        data, labelled = _describe(config.data, self.pictures.names)
+        if labelled and self.accelerator.is_main_process:
+            print(
+                "The labels in dataset.json are not used: this training is without classes.", file=sys.stderr
+            )
+        with self.accelerator.main_process_first():
+            resume.begin(config.out, resume.recipe(config, FREE) | {"data": data})
         self.generator, self.average, self.discriminator = self._networks()
         self.average.requires_grad_(False)
         self.g_optimiser = self._optimiser(self.generator, config.path_every)
@@ -185,15 +220,22 @@ class GeneratorTrainer:
         return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8)
 
     def run(self) -> Path:
-        """Train to the end, going on from the run's last checkpoint; returns the weights' path."""
+        """Train to the end, going on from the run's last checkpoint; returns the weights' path.
+
+        Raises:
+            InputError: the checkpoint is damaged and there is none before it, or was written by another
+                number of processes.
+        """
         with torch.device(self.device):
             return self._run()
 
     def _run(self) -> Path:
-        config, checkpoint = self.config, self.config.out / "checkpoint.pt"
+        config, checkpoint = self.config, self.config.out / resume.NEWEST
         main = self.accelerator.is_main_process
-        if checkpoint.exists():
-            self.load(checkpoint)
+        with self.accelerator.main_process_first():
+            state = resume.read(checkpoint, self.accelerator.num_processes)
+        if state is not None:
+            self.load(state)
         else:
             for network in (self.generator, self.discriminator):
                 for tensor in network.state_dict().values():
@@ -343,7 +385,8 @@ class GeneratorTrainer:
             for _ in trange(0, count, CHUNK, desc="reading pictures", mininterval=10):
                 images = torch.from_numpy(next(batches)).to(self.device)
                 embeddings.append(self._embed(images.permute(0, 3, 1, 2) / 127.5 - 1))
-            np.save(path, np.concatenate(embeddings)[:count])
+            with resume.whole(path) as file:
+                np.save(file, np.concatenate(embeddings)[:count])
         return np.load(path)
 
     @torch.no_grad()
@@ -397,13 +440,8 @@ class GeneratorTrainer:
         recipe = json.dumps(resume.recipe(self.config))
         save(self.average, path.parent / "generator.safetensors", steps=str(self.step), recipe=recipe)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            InputError: it was written by another number of processes.
-        """
-        state = resume.read(path, self.accelerator.num_processes)
+    def load(self, state: dict) -> None:
+        """Go on from a checkpoint's state."""
         for name in self._stateful():
             getattr(self, name).load_state_dict(state[name])
         for name in self._plain():

@@ -29,7 +29,7 @@ PREVIEW, FULL = 128, 1024
 
 
 @dataclass(frozen=True)
-class InversionConfig:
+class InverterConfig:
     """Training the fast encoder and its descent on bent faces.
 
     Attributes:
@@ -74,7 +74,7 @@ class Inverter(nn.Module):
         generator, identity: frozen, on the device of the work.
     """
 
-    def __init__(self, config: InversionConfig, generator: MobileStyleGAN, identity: IdentityNetwork) -> None:
+    def __init__(self, config: InverterConfig, generator: MobileStyleGAN, identity: IdentityNetwork) -> None:
         super().__init__()
         self.looks = (generator, identity)  # a tuple, whose networks are not this module's own
         self.encoder = FastEncoder.load(config.encoder).requires_grad_(True)
@@ -110,9 +110,9 @@ class Inverter(nn.Module):
                         rendered = self.looks[0](codes, 256).float()
                         embeddings = self.looks[1](rendered).float()
                 lacking = wanted - self._describe(rendered, embeddings)
-                way = (lacking.detach() @ read @ write).unflatten(1, (ROWS, -1)) * self.encoder.std_w
+                move = (lacking.detach() @ read @ write).unflatten(1, (ROWS, -1)) * self.encoder.std_w
                 codes = codes.detach()
-                codes = torch.cat((codes[:, :ROWS] + way, codes[:, ROWS:]), 1)
+                codes = torch.cat((codes[:, :ROWS] + move, codes[:, ROWS:]), 1)
 
     def _describe(self, pictures: Tensor, embeddings: Tensor) -> Tensor:
         """`describe` of pictures (b, 3, s, s): (b, 1792)."""
@@ -125,7 +125,7 @@ class Inverter(nn.Module):
         return torch.autocast(tensor.device.type, torch.bfloat16)
 
     def losses(
-        self, photos: Tensor, pictures: Tensor, own: Tensor, config: InversionConfig, size: int = PREVIEW
+        self, photos: Tensor, pictures: Tensor, own: Tensor, config: InverterConfig, size: int = PREVIEW
     ) -> tuple[Tensor, list[float]]:
         """The loss of all codes, and the mean cosine to the picture before and after each step.
 
@@ -162,7 +162,7 @@ class Inverter(nn.Module):
         save_steps(folder / "descent.safetensors", steps, **metadata)
 
 
-def train_inversion(config: InversionConfig, generator: MobileStyleGAN) -> dict[str, list[float]]:
+def train_inversion(config: InverterConfig, generator: MobileStyleGAN) -> dict[str, list[float]]:
     """Write the encoder and its steps into the run's folder; goes on from the run's checkpoint.
 
     Args:
@@ -173,11 +173,14 @@ def train_inversion(config: InversionConfig, generator: MobileStyleGAN) -> dict[
         codes and after each step.
 
     Raises:
-        InputError: as `FastEncoder.load`, `load_steps`.
+        InputError: as `FastEncoder.load`, `load_steps`, there are no faces, or the run in the folder was
+            begun otherwise, see `resume`.
     """
     device = generator.mean_w.device
-    config.out.mkdir(parents=True, exist_ok=True)
-    data, checkpoint = FaceDataset.load(config.faces), config.out / "checkpoint.pt"
+    data = FaceDataset.load(config.faces, least=config.held + max(config.batch, config.full_batch))
+    checkpoint = config.out / resume.NEWEST
+    settings = resume.recipe(config, free=("checkpoint_every",))
+    resume.begin(config.out, settings | {"faces": data.fingerprint})
     identity = IdentityNetwork().eval().requires_grad_(False).to(device)
     generator = generator.eval().requires_grad_(False)
     model = Inverter(config, generator, identity).to(device, memory_format=torch.channels_last).eval()
@@ -204,11 +207,11 @@ def train_inversion(config: InversionConfig, generator: MobileStyleGAN) -> dict[
         cosines = [model.losses(*batch(part, 0), config)[1] for part in parts]
         return np.mean(cosines, 0).round(4).tolist()
 
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+    if state := resume.read(checkpoint):
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        average, before, start = state["average"], state["before"], state["step"]
+        average = {name: values.to(device) for name, values in state["average"].items()}
+        before, start = state["before"], state["step"]
     else:
         before, start = report(), 0
     total = config.steps + config.full_steps

@@ -9,8 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from dystyle.evaluation.judges import PROBES, Judges
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.training.attributes import read_labels
+from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset
+from dystyle.training.resume import make_folder
 from dystyle.weights import save
 
 # Inverse L2 strength for features of unit length, from cross-validation within the four fifths fitted on,
@@ -28,9 +29,13 @@ def train_judges(labels: Path, dataset: Path, out: Path, generator: MobileStyleG
         labels: folder with `faces.csv`.
         dataset: folder with the labelled faces, rendered in the same order.
         out: safetensors file to write.
+
+    Raises:
+        InputError: as `read_labels`, or faces are missing.
     """
     truth, held = read_labels(labels)
-    judges, images = Judges(calibrated=False), FaceDataset.load(dataset).images
+    make_folder(out.parent)
+    judges, images = Judges(calibrated=False), FaceDataset.load(dataset, least=len(held)).images
     features = judges.features(images)
     tensors = zero_pose(judges, generator, images[~held][:300])
     scores = {"smile": features["smile"] - 0.5}

@@ -1,6 +1,7 @@
 """Fit the methods that DyStyle is compared with to rendered faces and their readings."""
 
-import csv
+import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components, save_ganspace
-from dystyle.editors.interfacegan import Latents, ZEditor
+from dystyle.editors.interfacegan import PICTURE_ROWS, Latents, ZEditor
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
 from dystyle.editors.search import Read, effect, level, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
@@ -28,10 +29,11 @@ from dystyle.editors.stylespace import (
 )
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
+from dystyle.metrics.labels import read_label_codes, read_labels
 from dystyle.pipeline import FaceEditor
 from dystyle.training.dataset import FaceDataset
+from dystyle.training.resume import make_folder, whole
 
-PICTURE_ROWS = 16  # the rows of W+ that reach the picture
 PREVIEW = 256
 TRIAL = 8.0  # deviations that a channel is moved by to see what it does
 CONDITION = 1.0  # change of a condition of the flow, likewise
@@ -50,14 +52,34 @@ class Faces:
     count: int = 3000
 
     def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Codes (n, 18, 512) and readings (n,) by attribute, in the table's units."""
-        data, file = FaceDataset.load(self.folder), self.folder / "readings.npz"
-        if not file.exists() or len(np.load(file)["values"]) < self.count:
+        """Codes (n, 18, 512) and readings (n,) by attribute, in the table's units.
+
+        Raises:
+            InputError: there are no faces, or they are damaged.
+        """
+        data, names = FaceDataset.load(self.folder), list(ATTRIBUTES)
+        codes, file = data.codes[: self.count], self.folder / "readings.npz"
+        wanted = {"names": names, "faces": data.fingerprint}
+        values = _stored(file, wanted)
+        if len(values) < len(codes):
             editor = FaceEditor.from_pretrained()
-            pictures = tqdm(data.images[: self.count], desc="reading faces", mininterval=10)
-            np.savez(file, values=np.float32([list(editor.measure(p).values()) for p in pictures]))
-        values = np.load(file)["values"][: self.count]
-        return data.codes[: len(values)], dict(zip(ATTRIBUTES, values.T, strict=True))
+            pictures = tqdm(data.images[: len(codes)], desc="reading faces", mininterval=10)
+            values = np.float32([list(editor.measure(picture).values()) for picture in pictures])
+            with whole(file) as stream:
+                np.savez(stream, values=values, of=json.dumps(wanted))
+        return codes, dict(zip(names, values[: len(codes)].T, strict=True))
+
+
+def _stored(file: Path, wanted: dict) -> np.ndarray:
+    """Readings (n, attributes) in a file, if they are of these attributes and faces; else none, (0, 0)."""
+    if file.exists():
+        try:
+            with np.load(file) as stored:
+                if json.loads(str(stored["of"])) == wanted:
+                    return stored["values"]
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            pass  # damaged, or from before it was noted what they are of
+    return np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -149,26 +171,22 @@ def _reader(editor: FaceEditor) -> Read:
 
 def fit_directions(config: DirectionsConfig, generator: MobileStyleGAN) -> dict:
     """Write both editors; returns the mean accuracy over hand labels by number of labels."""
+    x, (labels, _) = read_label_codes(config.labels), read_labels(config.labels)
+    make_folder(config.out)
     codes, values = config.faces.read()
     w, std = codes[:, :PICTURE_ROWS].mean(1), generator.std_w.numpy()
-    config.out.mkdir(parents=True, exist_ok=True)
     for name in ("mean", "logistic"):
         editor = LinearEditor.fit(w, values, std, NORMALS[name], conditional=False)
         editor.save(config.out / f"{name}.safetensors")
-    x = np.load(config.labels / "codes.npz")["w"] / std
-    with (config.labels / "faces.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    labels = {key: np.array([row[key] not in ("0", "") for row in rows]) for key in rows[0]}
-    labels = {key: value for key, value in labels.items() if key not in ("id", "hair", "eyes_closed")}
-    labels["black_hair"] = np.array([row["hair"] == "black" for row in rows])
-    return {name: accuracy_curve(x, value, config.counts) for name, value in labels.items()}
+    labels.pop("eyes_closed")  # too few for a curve
+    return {name: accuracy_curve(x / std, label, config.counts) for name, label in labels.items()}
 
 
 def fit_interfacegan(config: InterFaceGanConfig, generator: MobileStyleGAN) -> dict:
     """Write both editors; returns how well z explains the codes: mean squared error in deviations."""
+    make_folder(config.out)
     codes, values = config.faces.read()
     std = generator.std_w.numpy()
-    config.out.mkdir(parents=True, exist_ok=True)
     LinearEditor.fit(codes[:, :PICTURE_ROWS], values, std).save(config.out / "wplus.safetensors")
     some, latents = codes[: config.inverted, :PICTURE_ROWS].mean(1), Latents()
     z = latents.invert(some, config.steps)
@@ -179,6 +197,7 @@ def fit_interfacegan(config: InterFaceGanConfig, generator: MobileStyleGAN) -> d
 
 def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
     """Write the editor; returns shares of variance and of attributes' change, and the components' names."""
+    make_folder(config.out.parent)
     codes, values = config.faces.read()
     rng, count = np.random.default_rng(0), config.components
     w = generator.map(rng.standard_normal((config.samples, 512), dtype=np.float32))
@@ -193,7 +212,6 @@ def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
     shown = [editor.sample(seed) for seed in range(config.shown)]
     found = candidates(rows, values, components)
     linear, names = name_components(found, components, shown, _reader(editor), generator.std_w.numpy())
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     save_ganspace(config.out, linear, components, features)
     variance = {str(n): float(components.share[:n].sum()) for n in (20, count)}
     return {
@@ -206,6 +224,7 @@ def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
 
 def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     """Write the editor; returns by attribute the channel and what it changes."""
+    make_folder(config.out.parent)
     codes, values = config.faces.read()
     s, channels = styles(generator, np.asarray(codes)), channel_names(generator)
     deviations = s.std(0)
@@ -218,9 +237,9 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     chosen, signed, slopes, report = {}, [], [], {}
     for name, value in values.items():
         levels = level(name, value)
-        told = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
-        worth, upwards = np.abs(told) * local.get(name, 1.0), deviations * np.sign(told)
-        effects, tried = [], np.argsort(-worth)[: config.tried]
+        evidence = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
+        upwards = deviations * np.sign(evidence)
+        effects, tried = [], np.argsort(-np.abs(evidence) * local.get(name, 1.0))[: config.tried]
         for index in tried:
             one = StyleSpaceEditor({name: channels[index]}, upwards[[index]], np.ones(1), widths)
 
@@ -234,7 +253,6 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
         signed.append(upwards[index])
         slopes.append(max(changes[name] / TRIAL, 1e-3))
         report[name] = {"layer": channels[index][0], "channel": channels[index][1], "effect": changes}
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths).save(config.out)
     return report
 
@@ -268,6 +286,7 @@ def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, n
 
 def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
     """Write the editor; returns the negative log-likelihood per dimension (nats), rows, and effects."""
+    make_folder(config.out.parent)
     codes, values = config.faces.read()
     w = codes[:, :PICTURE_ROWS].mean(1)
     space = Components.of(w, config.components)
@@ -280,7 +299,6 @@ def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
     losses = flow.fit(x, conditions, config.steps, config.batch, config.lr)
     flow.eval().requires_grad_(False)
     effects = _choose_bands(editor, config.shown)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     editor.save(config.out)
     return {
         "first": float(np.mean(losses[:20])),

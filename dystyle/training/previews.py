@@ -10,6 +10,7 @@ from tqdm import trange
 
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.training.dataset import FaceDataset
+from dystyle.training.resume import make_folder
 from dystyle.weights import save
 
 
@@ -41,9 +42,13 @@ def train_previews(config: PreviewConfig, generator: MobileStyleGAN) -> dict[str
 
     Returns:
         By size: root mean squared error on the 0..255 scale.
+
+    Raises:
+        InputError: there are too few faces.
     """
     torch.manual_seed(config.seed)
-    data = FaceDataset.load(config.dataset)
+    make_folder(config.out.parent)
+    data = FaceDataset.load(config.dataset, least=config.held_out + config.batch)
     heads = generator.previews.requires_grad_(True)
     optimiser = torch.optim.Adam(heads.parameters(), lr=config.lr, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=config.steps)

@@ -209,6 +209,7 @@ def train_sequences(config: SequencesConfig, generator: MobileStyleGAN) -> dict[
             another.
     """
     torch.manual_seed(config.seed)
+    resume.make_folder(config.out.parent)
     rng = np.random.default_rng(config.seed)
 
     def codes(count: int) -> Tensor:
@@ -233,7 +234,6 @@ def train_sequences(config: SequencesConfig, generator: MobileStyleGAN) -> dict[
     with torch.device(device):
         ask = Teacher(editor, lines, config.ensemble, config.reach)
         logs = _descend(student, average, ask, codes, config)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     average.save(config.out, steps=str(config.steps), recipe=json.dumps(resume.recipe(config)))
     means = {name: float(np.mean([log[name] for log in logs[-LOGGED:]])) for name in logs[0]}
     return means | {"untaught": float(np.mean([log["sequence"] for log in logs[:LOGGED]]))}
