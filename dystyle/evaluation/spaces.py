@@ -18,8 +18,8 @@ from dystyle.editors.search import level
 from dystyle.editors.stylespace import styles
 from dystyle.engines.graphs import generator
 from dystyle.evaluation.sheets import tile
+from dystyle.metrics.drawing import sample_codes
 from dystyle.pipeline import FaceEditor, save_picture
-from dystyle.training.dataset import sample_codes
 
 SPARSITY = 0.01  # C of the L1 classifiers whose coefficients are the importances
 PREVIEW = 256

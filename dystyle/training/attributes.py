@@ -29,7 +29,8 @@ from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
 from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
-from dystyle.training.dataset import FaceDataset, degrade
+from dystyle.metrics.degradations import degrade
+from dystyle.training.dataset import FaceDataset
 from dystyle.weights import save
 
 FOLDS = 4

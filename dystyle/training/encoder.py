@@ -12,7 +12,8 @@ from tqdm import trange
 from dystyle.encoders.fast import ROWS, FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.training.dataset import FaceDataset, area, degrade, occlude
+from dystyle.metrics.degradations import degrade, occlude
+from dystyle.training.dataset import FaceDataset, area
 from dystyle.training.losses import perceptual_loss
 
 
