@@ -23,9 +23,10 @@ from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.memory import keep_freed_memory
+from dystyle.metrics.drawing import sample_codes
 from dystyle.metrics.labels import read_label_codes
 from dystyle.training.attributes import AttributeConfig, train_attributes
-from dystyle.training.dataset import FaceDataset, sample_codes
+from dystyle.training.dataset import FaceDataset
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder

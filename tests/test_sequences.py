@@ -11,7 +11,7 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
-from dystyle.training.dataset import sample_codes
+from dystyle.metrics.drawing import sample_codes
 from dystyle.training.editor import draw_targets
 from dystyle.training.sequences import (
     SequencesConfig,

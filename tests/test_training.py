@@ -21,7 +21,9 @@ from dystyle.encoders.fast import FastEncoder
 from dystyle.engines.graphs import generator, open_generator
 from dystyle.errors import InputError
 from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.training.dataset import FaceDataset, bend, degrade, jpeg, occlude, sample_codes
+from dystyle.metrics.degradations import bend, degrade, jpeg, occlude
+from dystyle.metrics.drawing import sample_codes
+from dystyle.training.dataset import FaceDataset
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import WINDOW, Curriculum, EditorConfig, EditorTrainer, sample_configuration
 from dystyle.training.encoder import EncoderConfig, train_encoder

@@ -13,7 +13,6 @@ import gradio as gr
 
 from dystyle import provenance
 from dystyle.errors import InputError
-from dystyle.pictures import load_image
 from dystyle.provenance import Credit
 from webapp.files import SCRATCH
 from webapp.visit import LARGEST_SEED, LONGEST_NAME, QUALITIES, at_work

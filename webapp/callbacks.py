@@ -20,7 +20,6 @@ import numpy as np
 from dystyle import provenance
 from dystyle.alignment import crop
 from dystyle.errors import InputError
-from dystyle.pictures import load_image
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts

@@ -18,8 +18,8 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
 from dystyle.evaluation.judges import Judges
+from dystyle.metrics.degradations import degraded
 from dystyle.pipeline import FaceEditor
-from dystyle.training.dataset import degraded
 
 # What is edited and read unless it is said otherwise: the project's ten. A beard, which
 # docs/adding-an-attribute.md adds, hardly comes without a moustache, nor a moustache without a beard.

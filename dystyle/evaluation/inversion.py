@@ -17,9 +17,9 @@ from dystyle.evaluation.editing import compare, draw
 from dystyle.evaluation.judges import Judges
 from dystyle.evaluation.sheets import tile
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.degradations import degraded
 from dystyle.pictures import load_image, save_picture
 from dystyle.pipeline import FaceEditor, InvertedFace
-from dystyle.training.dataset import degraded
 from dystyle.training.losses import perceptual_loss
 
 READ_SIZE = 256

@@ -18,9 +18,9 @@ from dystyle.editors.search import level
 from dystyle.editors.stylespace import styles
 from dystyle.engines.graphs import generator
 from dystyle.evaluation.sheets import tile
+from dystyle.metrics.drawing import sample_codes
 from dystyle.pictures import save_picture
 from dystyle.pipeline import FaceEditor
-from dystyle.training.dataset import sample_codes
 
 SPARSITY = 0.01  # C of the L1 classifiers whose coefficients are the importances
 PREVIEW = 256

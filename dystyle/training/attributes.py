@@ -28,8 +28,9 @@ from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
 from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
+from dystyle.metrics.degradations import degrade
 from dystyle.metrics.labels import read_labels
-from dystyle.training.dataset import FaceDataset, degrade
+from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder
 from dystyle.weights import save
 

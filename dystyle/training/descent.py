@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from dystyle.encoders.descent import COLOURS, ROWS, DescentStep, describe, save_steps
 from dystyle.encoders.fast import FastEncoder
+from dystyle.metrics.degradations import degrade, occlude
 from dystyle.pipeline import FaceEditor
-from dystyle.training.dataset import FaceDataset, degrade, occlude
+from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder
 
 

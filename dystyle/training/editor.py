@@ -33,8 +33,9 @@ from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
+from dystyle.metrics.degradations import degrade
 from dystyle.training import resume
-from dystyle.training.dataset import FaceDataset, degrade
+from dystyle.training.dataset import FaceDataset
 from dystyle.training.guide import fit_guide
 from dystyle.training.inversion import Inverter, InverterConfig
 from dystyle.training.losses import (

@@ -13,8 +13,9 @@ from dystyle.encoders.descent import ROWS as PICTURE_ROWS
 from dystyle.encoders.fast import ROWS, FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.degradations import degrade, occlude
 from dystyle.training import resume
-from dystyle.training.dataset import FaceDataset, area, degrade, occlude
+from dystyle.training.dataset import FaceDataset, area
 from dystyle.training.losses import perceptual_loss
 
 HELD = 128  # faces for the report

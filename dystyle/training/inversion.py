@@ -21,8 +21,9 @@ from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.refine import picture_loss
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.degradations import bend, degrade, occlude
 from dystyle.training import resume
-from dystyle.training.dataset import FaceDataset, area, bend, degrade, occlude
+from dystyle.training.dataset import FaceDataset, area
 from dystyle.training.losses import perceptual_loss
 
 PREVIEW, FULL = 128, 1024

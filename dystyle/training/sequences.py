@@ -23,9 +23,9 @@ from dystyle.editors.dystyle import DyStyle
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import draw
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.metrics.drawing import sample_codes
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
-from dystyle.training.dataset import sample_codes
 from dystyle.training.editor import draw_targets
 
 NUMERIC = tuple(name for name, row in ATTRIBUTES.items() if row.kind == "numeric")
