@@ -70,7 +70,7 @@ def find_nvcc() -> str | None:
 
 
 def library_folder(cache: Path, cuda: bool) -> Path:
-    """Where in the cache a build lives. Its name carries all that the build depends on, so builds never go stale."""
+    """Where in the cache a build lives. Its name carries all that it depends on, so builds never go stale."""
     recipe = hashlib.sha256(f"{torch.__version__} {platform.machine()} {sys.platform}".encode())
     for source in sorted(SOURCES.glob("*.*")):
         recipe.update(source.read_bytes())
