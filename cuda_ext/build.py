@@ -1,11 +1,7 @@
 """Build and load the compiled StyleGAN2 ops.
 
-The ops build themselves on first use, into the user's cache; what cannot be built is replaced by the
-PyTorch reference. `DYSTYLE_OPS=reference` turns the compiled ops off.
-
-    python -m cuda_ext.build               build ahead; print what there is
-    python -m cuda_ext.build --check-cuda  compile the kernels for every architecture, without a GPU; print
-                                           registers / static shared memory / spilled bytes of each
+What cannot be built is replaced by the PyTorch reference. `DYSTYLE_OPS=reference` turns the compiled ops off.
+`dystyle.ops` builds on first use, and has the command line.
 """
 
 import functools
@@ -22,13 +18,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from filelock import FileLock
-
-from dystyle.weights import cache_folder
 
 SOURCES = Path(__file__).resolve().parent
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -42,8 +34,11 @@ CUDA_FLAGS = ["-O3", "-DDYSTYLE_CUDA", "-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CU
 
 
 @functools.cache
-def load() -> frozenset[str]:
+def load(cache: Path) -> frozenset[str]:
     """Load the compiled ops into `torch.ops.dystyle`; the first call on a machine builds them.
+
+    Args:
+        cache: folder for builds.
 
     Returns:
         The kinds of device that have compiled ops: "cpu", "cuda". Where a kind is missing the reference
@@ -54,7 +49,7 @@ def load() -> frozenset[str]:
     gpu = torch.cuda.is_available() and find_nvcc() is not None
     for cuda in (True, False) if gpu else (False,):
         try:
-            _build_and_load(cuda)
+            _build_and_load(cache, cuda)
             return frozenset(("cpu", "cuda") if cuda else ("cpu",))
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -74,22 +69,22 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=os.pathsep.join([*places[:-1], os.environ.get("PATH", ""), places[-1]]))
 
 
-def library_folder(cuda: bool) -> Path:
-    """Where a build lives. Its name carries all that the build depends on, so builds never go stale."""
+def library_folder(cache: Path, cuda: bool) -> Path:
+    """Where in the cache a build lives. Its name carries all that it depends on, so builds never go stale."""
     recipe = hashlib.sha256(f"{torch.__version__} {platform.machine()} {sys.platform}".encode())
     for source in sorted(SOURCES.glob("*.*")):
         recipe.update(source.read_bytes())
     if cuda:
         devices = range(torch.cuda.device_count())
         recipe.update(str(sorted({torch.cuda.get_device_capability(device) for device in devices})).encode())
-    return cache_folder() / f"ops-{'cuda' if cuda else 'cpu'}-{recipe.hexdigest()[:12]}"
+    return cache / f"ops-{'cuda' if cuda else 'cpu'}-{recipe.hexdigest()[:12]}"
 
 
-def _build_and_load(cuda: bool) -> None:
+def _build_and_load(cache: Path, cuda: bool) -> None:
     # Imported here: it takes a moment, and it looks for compilers.
     from torch.utils import cpp_extension
 
-    folder = library_folder(cuda)
+    folder = library_folder(cache, cuda)
     complete = folder / "complete"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "build.lock"):
@@ -195,22 +190,3 @@ def check_cuda() -> bool:
     spilling = [k for k, row in table.items() if k.startswith(HOT) and any(n[2] for n in row.values())]
     print(f"Spilling hot kernels: {', '.join(spilling) or 'none'}.")
     return not spilling
-
-
-def main(check_cuda_only: Annotated[bool, tyro.conf.arg(name="check-cuda")] = False) -> None:
-    """Build the StyleGAN2 ops ahead of their first use.
-
-    Args:
-        check_cuda_only: compile the CUDA kernels for every architecture instead; needs nvcc but no GPU.
-    """
-    if check_cuda_only:
-        sys.exit(0 if check_cuda() else 1)
-    compiled = load()
-    for kind in ("cpu", "cuda"):
-        print(f"{kind:<5}{'compiled' if kind in compiled else 'PyTorch reference'}")
-    if compiled:
-        print(f"Cache: {library_folder('cuda' in compiled)}")
-
-
-if __name__ == "__main__":
-    tyro.cli(main, prog="python -m cuda_ext.build", config=(tyro.conf.FlagCreatePairsOff,))

@@ -19,6 +19,7 @@ from cuda_ext import build
 from dystyle import ops
 from dystyle.errors import InputError
 from dystyle.ops.bias_act import ACTIVATIONS
+from dystyle.ops.compiled import load
 
 # By type: relative tolerance (half types: one rounding, bfloat16 keeps 8 bits).
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -48,21 +49,21 @@ def compiled():
     if shutil.which(cpp_extension.get_cxx_compiler()):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert "cpu" in build.load()
-    return build.load()
+            assert "cpu" in load()
+    return load()
 
 
 @pytest.fixture
 def fresh(monkeypatch):
     """Set environment variables and load the ops anew under them; later tests get the usual ones."""
 
-    def load(**environment: str) -> frozenset[str]:
+    def load_under(**environment: str) -> frozenset[str]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         build.load.cache_clear()
-        return build.load()
+        return load()
 
-    yield load
+    yield load_under
     monkeypatch.undo()
     build.load.cache_clear()
 

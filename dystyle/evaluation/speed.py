@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from cuda_ext.build import load
 from dystyle.backend import Backend
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.hardware import PRECISIONS, runtimes
@@ -28,6 +27,7 @@ from dystyle.errors import InputError
 from dystyle.generators.facts import GeneratorFacts
 from dystyle.generators.stylegan2 import FILTER, StyledConv, StyleGAN2, ToRGB
 from dystyle.ops import bias_act, conv2d_resample, fold_style, modulated_conv2d, setup_filter, upfirdn2d
+from dystyle.ops.compiled import load
 from dystyle.training.augment import SYM6
 
 COPIED = 2**28  # bytes, more than any cache holds

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cuda_ext.build import load
 from dystyle.errors import InputError
+from dystyle.ops.compiled import load
 
 
 @dataclass(frozen=True)

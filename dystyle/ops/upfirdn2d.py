@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cuda_ext.build import load
 from dystyle.errors import InputError
 from dystyle.ops.bias_act import FLOATS
+from dystyle.ops.compiled import load
 
 SEPARABLE_FROM = 8
 

@@ -71,7 +71,8 @@ class FakeEditor:
         return other
 
     def edit(self, code, configuration, progress=None, face=None) -> np.ndarray:
-        self.calls.append(("edit", validate_configuration(configuration, self.attributes)))
+        configuration = validate_configuration(configuration, self.attributes)
+        self.calls.append(("edit", configuration))
         if self.broken:
             raise RuntimeError("the engine is out of order")
         edited = code.copy()
