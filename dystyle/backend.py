@@ -16,9 +16,18 @@ class Backend(Protocol):
     precision: str
 
     def run(
-        self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
+        self,
+        name: str,
+        x: np.ndarray,
+        weights: Mapping[str, np.ndarray] | None = None,
+        **others: np.ndarray,
     ) -> list[np.ndarray]:
-        """The outputs of a graph for a batch; `weights` stand in for the generator's, by name."""
+        """The outputs of a graph for a batch.
+
+        Args:
+            weights: stand in for the generator's, by name.
+            others: further inputs of the graph, by name.
+        """
 
     def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
         """Edited codes (b, 18, 512).

@@ -18,6 +18,7 @@ from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import Editor, styles_of
 from dystyle.editors.search import MOST_LOOKS
+from dystyle.encoders import PHOTO
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -45,8 +46,12 @@ class InvertedFace:
         quad: (4, 2) float32, the portrait's corners in the photo: top-left, bottom-left, bottom-right,
             top-right, in pixels.
         box: (4,) float32, the face's box in the photo: x0, y0, x1, y1 in pixels.
-        tuned: weights of the generator that `refine="precise"` fitted to this face, float32 by name;
-            `FaceEditor.synthesize` uses them when it is given the face.
+        tuned: weights of the generator that `refine="precise"` fitted to this face, float32 by name.
+        residual: (512, 64, 64) float16, what of the portrait the code lacks, as an offset of the generator's
+            features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
+            generator is not the bundled one.
+
+    `FaceEditor.synthesize` uses the last two when it is given the face.
     """
 
     code: np.ndarray
@@ -54,6 +59,7 @@ class InvertedFace:
     quad: np.ndarray
     box: np.ndarray
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
+    residual: np.ndarray | None = None
 
 
 class FaceEditor:
@@ -195,7 +201,20 @@ class FaceEditor:
                     else:
                         code, tuned = result
         report(1.0, "Done")
-        return InvertedFace(code, portrait, face.quad, face.box, tuned)
+        residual = None if tuned or not self._descent else self._restore(portrait, code)
+        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual)
+
+    def _restore(self, portrait: np.ndarray, code: np.ndarray) -> np.ndarray:
+        """What of a portrait its code lacks, see `InvertedFace.residual`."""
+        residual = self.backend.run("residual", _resize(portrait, PHOTO)[None], codes=code[None])[0][0]
+        return residual.astype(np.float16)
+
+    def _carry(self, face: InvertedFace, code: np.ndarray) -> np.ndarray:
+        """The residual (1, 512, 64, 64) float32 of a face for an edited code of it."""
+        residual = face.residual[None].astype(np.float32)
+        if np.array_equal(code, face.code):
+            return residual
+        return self.backend.run("carrier", residual, codes=face.code[None], edited=code[None])[0]
 
     def encode(self, portrait: np.ndarray) -> np.ndarray:
         """The code (18, 512) float32 of an aligned portrait (s, s, 3) uint8 RGB, as fast as it can be had."""
@@ -285,8 +304,7 @@ class FaceEditor:
             code: (18, 512); a `StyledCode` brings its changed channels along.
             size: one of `sizes`, with the default generator 1024 or the previews 256 and 128; None: the full
                 one.
-            face: the inverted face the code came from; one that was inverted with `refine="precise"` brings
-                weights of the generator along.
+            face: the inverted face the code came from, which brings along what of the photo no code holds.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off.
 
         Raises:
@@ -303,9 +321,11 @@ class FaceEditor:
         for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
-        return self.backend.run(self._generator.graph(size), np.asarray(_check_code(code))[None], weights)[0][
-            0
-        ]
+        code, graph = np.asarray(_check_code(code)), self._generator.graph(size)
+        if face is None or face.residual is None:
+            return self.backend.run(graph, code[None], weights)[0][0]
+        residual = self._carry(face, code)
+        return self.backend.run(f"{graph}_residual", code[None], weights, residual=residual)[0][0]
 
     @property
     def noise_layers(self) -> tuple[str, ...]:

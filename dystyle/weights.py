@@ -211,7 +211,7 @@ class Hub:
             ) from error
 
 
-EDITING = ("preview_heads", "encoder", "descent", "dystyle", "linear")
+EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "dystyle", "linear")
 KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration", "probe")
 JUDGES = (
     "face_landmark_68",

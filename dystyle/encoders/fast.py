@@ -4,28 +4,25 @@ As in encoder4editing (Tov et al. 2021) it predicts one W code and a small offse
 so that codes stay near W, where edits work.
 """
 
-import json
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dystyle.errors import InputError
+from dystyle.encoders.stored import Stored
 from dystyle.knowledge.probe import Residual
-from dystyle.weights import load, save
 
 ROWS, DIM = 18, 512
 
 
-class FastEncoder(nn.Module):
+class FastEncoder(Stored, nn.Module):
     """Portrait (b, 3, s, s) in [-1, 1] -> W+ (b, 18, 512).
 
     Args:
         channels: width of the stages; the input is averaged down to `size` px and halved once a stage.
         mean_w, std_w: (512,) statistics of W; the network predicts in these units.
     """
+
+    format = "fast_encoder"
 
     def __init__(
         self,
@@ -36,6 +33,7 @@ class FastEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.size = tuple(channels), size
+        self.structure = {"channels": self.channels, "size": size}
         self.register_buffer("mean_w", torch.zeros(DIM) if mean_w is None else mean_w.clone())
         self.register_buffer("std_w", torch.ones(DIM) if std_w is None else std_w.clone())
         widths = (3, *self.channels)
@@ -56,33 +54,3 @@ class FastEncoder(nn.Module):
         offsets = offsets * (torch.arange(1, ROWS, device=x.device) < rows)[:, None]
         codes = torch.cat((base, base + offsets), 1)
         return codes.float() * self.std_w + self.mean_w
-
-    def save(self, path: Path, **metadata: str) -> None:
-        """Write float16 weights with what `load` needs as metadata."""
-        tensors = {key: value.detach().cpu().numpy() for key, value in self.state_dict().items()}
-        tensors = {
-            key: value.astype(np.float16) if value.ndim > 1 else value
-            for key, value in tensors.items()
-            if not key.endswith("num_batches_tracked")
-        }
-        structure = json.dumps({"channels": self.channels, "size": self.size})
-        save(path, tensors, format="fast_encoder", structure=structure, **metadata)
-
-    @classmethod
-    def load(cls, name_or_path: str) -> "FastEncoder":
-        """Read an encoder written by `save`, frozen.
-
-        Raises:
-            InputError: the file is missing, damaged, or not an encoder.
-        """
-        tensors, metadata = load(name_or_path)
-        if metadata.get("format") != "fast_encoder":
-            raise InputError(f"'{name_or_path}' does not hold a fast encoder.")
-        model = cls(**json.loads(metadata["structure"]))
-        state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
-        wanted = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
-        if state.keys() != wanted:
-            wrong = sorted(state.keys() ^ wanted)[0]
-            raise InputError(f"The encoder '{name_or_path}' does not fit its structure: wrong key '{wrong}'.")
-        model.load_state_dict(state, strict=False)
-        return model.eval().requires_grad_(False)

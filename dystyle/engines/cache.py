@@ -105,7 +105,7 @@ def tuned_model(name: str, tuned: Mapping[str, np.ndarray], adjustable: bool = F
         adjustable: with inputs for styles and noise, see `build_generator_graph`.
     """
     if ":" not in name:
-        return default_generator_graph(int(name.removeprefix("generator_")), tuned, adjustable)
+        return default_generator_graph(name, tuned, adjustable)
     model = engine_model(name)  # a StyleGAN2, exported from PyTorch
     model = onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model)
     for initializer in model.graph.initializer:
@@ -138,7 +138,7 @@ def _title(name: str) -> str:
 
 def _build(name: str) -> bytes:
     if recipe(name).module == "dystyle.engines.generator_graph":
-        return default_generator_graph(int(name.removeprefix("generator_"))).SerializeToString()
+        return default_generator_graph(name).SerializeToString()
     from dystyle.engines.graphs import export
 
     _say(f"Building the engine {name} ...")

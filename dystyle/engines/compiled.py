@@ -47,7 +47,11 @@ class CompiledBackend(ABC):
         return_freed_memory()
 
     def run(
-        self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
+        self,
+        name: str,
+        x: np.ndarray,
+        weights: Mapping[str, np.ndarray] | None = None,
+        **others: np.ndarray,
     ) -> list[np.ndarray]:
         """The outputs of a graph (see `dystyle.engines.graphs`) for a batch.
 
@@ -55,9 +59,11 @@ class CompiledBackend(ABC):
             weights: of the default generator, by their names in it: those tuned to one face, which are
                 compiled into an engine of its own, and styles and noise, either all or none of them, which
                 are inputs of one engine.
+            others: see `Backend.run`.
         """
+        feeds = {"input": x, **others}
         if not weights:
-            return self.graphs.get(name, lambda: self.compile(name, engine_model(name)))({"input": x})
+            return self.graphs.get(name, lambda: self.compile(name, engine_model(name)))(feeds)
         inputs = {k: w for k, w in weights.items() if ":" not in name and k.endswith(ADJUSTABLE)}
         tuned = {k: w for k, w in weights.items() if k not in inputs}
 
@@ -71,7 +77,7 @@ class CompiledBackend(ABC):
             return lambda feeds: run({key: feeds[key] for key in used})
 
         key = _digest(f"{name}, adjustable" if inputs else name, tuned)
-        return self.tuned.get(key, open)({"input": x, **inputs})
+        return self.tuned.get(key, open)({**feeds, **inputs})
 
     def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
         """See `Backend.edit`."""

@@ -27,19 +27,26 @@ LARGEST_HALF = 65504.0
 # Tensors that can be inputs of the graph: noise images and the offsets of styles.
 ADJUSTABLE = (".noise", ".modulation.bias", ".up.bias")
 
+WITH_RESIDUAL = "blocks.3.conv2"  # the layer whose output, the features at 64 px, a residual is added to
+
 
 def default_generator_graph(
-    size: int, tuned: Mapping[str, np.ndarray] | None = None, adjustable: bool = False
+    name: str, tuned: Mapping[str, np.ndarray] | None = None, adjustable: bool = False
 ) -> ModelProto:
-    """The default generator's graph, see `build_generator_graph`; `tuned` replace weights of it, by name."""
+    """The default generator's graph "generator_SIZE" or "generator_SIZE_residual".
+
+    Args:
+        tuned: replace weights of it, by name. adjustable: see `build_generator_graph`.
+    """
     tensors = load("mobile_stylegan")[0]
     tensors |= {f"previews.{key}": value for key, value in load("preview_heads")[0].items()}
     tensors = {key: np.asarray(value, np.float32) for key, value in (tensors | dict(tuned or {})).items()}
-    return build_generator_graph(tensors, size, adjustable)
+    _, size, *residual = name.split("_")
+    return build_generator_graph(tensors, int(size), adjustable, bool(residual))
 
 
 def build_generator_graph(
-    tensors: Mapping[str, np.ndarray], size: int, adjustable: bool = False
+    tensors: Mapping[str, np.ndarray], size: int, adjustable: bool = False, residual: bool = False
 ) -> ModelProto:
     """The graph for pictures of one size.
 
@@ -48,17 +55,20 @@ def build_generator_graph(
         size: 1024, 256 or 128.
         adjustable: whether the `ADJUSTABLE` tensors are inputs, by their names, instead of constants; those
             of layers that this size does without, and of preview heads, are not.
+        residual: whether `residual` (b, 512, 64, 64), which is added to the features, is an input.
 
     Returns:
         A model with input `input` (b, 18, 512) and output `output0` (b, size, size, 3) uint8 RGB.
     """
-    return _Generator(tensors, size, adjustable).build()
+    return _Generator(tensors, size, adjustable, residual).build()
 
 
 class _Generator(Graph):
-    def __init__(self, tensors: Mapping[str, np.ndarray], size: int, adjustable: bool) -> None:
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], size: int, adjustable: bool, residual: bool
+    ) -> None:
         super().__init__()
-        self.tensors, self.size, self.adjustable = tensors, size, adjustable
+        self.tensors, self.size, self.adjustable, self.residual = tensors, size, adjustable, residual
         self.rows: dict[int, str] = {}
         self.inputs: dict[str, list] = {"input": ["batch", 18, 512]}
 
@@ -132,7 +142,12 @@ class _Generator(Graph):
         x = self.node("Clip", x, self.constant(-LARGEST_HALF), self.constant(LARGEST_HALF))
         noise = f"{name}.noise"
         x = self.node("Add", x, noise if self.given(noise) else self.constant(self.tensors[noise]))
-        return self.node("Mul", self.node("LeakyRelu", x, alpha=0.2), self.channels(following))
+        x = self.node("LeakyRelu", x, alpha=0.2)
+        if self.residual and name == WITH_RESIDUAL:
+            self.inputs["residual"] = ["batch", *self.tensors[f"{name}.bias"].shape, *2 * (64,)]
+            order = _by_bands(len(bias)) if bands else np.arange(len(bias))
+            x = self.node("Add", x, self.node("Gather", "residual", self.constant(order, np.int64), axis=1))
+        return self.node("Mul", x, self.channels(following))
 
     def inverse_haar(self, x: str) -> str:
         """(b, 4c, h, w) by bands, halved before -> (b, c, 2h, 2w)."""

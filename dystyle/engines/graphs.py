@@ -6,12 +6,15 @@ reference backend, not to run engines.
 | graph | input | output |
 |---|---|---|
 | `generator_1024`, `_256`, `_128` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
+| `generator_1024_residual`, ... | likewise, and `residual` (b, 512, 64, 64) float32 | likewise |
 | `generator_SIZE:PATH` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
 | `encoder`, `encoder:NAME_OR_PATH` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
 | `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(ATTRIBUTES)) float32 |
 | `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
 | `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
+| `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512) | residuals (b, 512, 64, 64) float32 |
+| `carrier` | residuals (b, 512, 64, 64) of `codes`, and `edited`, both (b, 18, 512) | residuals of `edited` |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -21,18 +24,23 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
+from dystyle.encoders import PHOTO, RENDER, SIZE
+from dystyle.encoders.carrier import Carrier
 from dystyle.encoders.fast import FastEncoder
+from dystyle.encoders.features import FeatureEncoder
 from dystyle.encoders.psp import PspEncoder
+from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
@@ -72,14 +80,43 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 class Synthesis(nn.Module):
-    """Codes to pictures of one size."""
+    """Codes, and with the default generator residuals of their features, to pictures of one size."""
 
     def __init__(self, size: int, file: str | None = None) -> None:
         super().__init__()
         self.generator, self.size = generator(file), size
 
-    def forward(self, codes: Tensor) -> Tensor:
-        return to_uint8(self.generator(codes, self.size))
+    def forward(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
+        if residual is None:
+            return to_uint8(self.generator(codes, self.size))
+        return to_uint8(
+            self.generator.decode(self.generator.features(codes, SIZE) + residual, codes, self.size)
+        )
+
+
+class Restoring(nn.Module):
+    """Portraits and their codes to residuals of the features, by the bundled feature encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.encoder = generator(), FeatureEncoder.load("features")
+
+    def forward(self, portraits: Tensor, codes: Tensor) -> Tensor:
+        features = self.generator.features(codes, SIZE)
+        renders = F.avg_pool2d(self.generator.decode(features, codes, 1024), 1024 // RENDER)
+        return self.encoder(to_float(portraits), renders, features, codes)
+
+
+class Carrying(nn.Module):
+    """Residuals of codes' features to those of the edited codes', by the bundled carrier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.carrier = generator(), Carrier.load("carrier")
+
+    def forward(self, residuals: Tensor, codes: Tensor, edited: Tensor) -> Tensor:
+        features = (self.generator.features(x, SIZE) for x in (codes, edited))
+        return self.carrier(residuals, *features)
 
 
 class Encoding(nn.Module):
@@ -117,45 +154,70 @@ class Embedding(nn.Module):
         return self.identity(to_float(portraits))
 
 
-GRAPHS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...], torch.dtype]] = {
-    **{f"generator_{s}": (lambda s=s: Synthesis(s), (18, 512), torch.float32) for s in (1024, 256, 128)},
-    "encoder": (Encoding, (256, 256, 3), torch.uint8),
-    "reader": (Measuring, (256, 256, 3), torch.uint8),
-    "identity": (Embedding, (256, 256, 3), torch.uint8),
-    "detector": (lambda: load_network("blazeface"), (3, 256, 256), torch.float32),
-    "mesh": (lambda: load_network("facemesh"), (3, 192, 192), torch.float32),
+class Graph(NamedTuple):
+    """A graph: what makes its module, the shape (without the batch) and type of its input, and those of
+    further inputs by name."""
+
+    load: Callable[..., nn.Module]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    others: Mapping[str, tuple[int, ...]] = {}
+
+
+CODES, RESIDUALS = (18, 512), (512, SIZE, SIZE)
+GRAPHS: dict[str, Graph] = {
+    **{f"generator_{s}": Graph(lambda s=s: Synthesis(s), CODES, torch.float32) for s in SIZES},
+    **{
+        f"generator_{s}_residual": Graph(
+            lambda s=s: Synthesis(s), CODES, torch.float32, {"residual": RESIDUALS}
+        )
+        for s in SIZES
+    },
+    "encoder": Graph(Encoding, (256, 256, 3), torch.uint8),
+    "reader": Graph(Measuring, (256, 256, 3), torch.uint8),
+    "identity": Graph(Embedding, (256, 256, 3), torch.uint8),
+    "detector": Graph(lambda: load_network("blazeface"), (3, 256, 256), torch.float32),
+    "mesh": Graph(lambda: load_network("facemesh"), (3, 192, 192), torch.float32),
+    "residual": Graph(Restoring, (PHOTO, PHOTO, 3), torch.uint8, {"codes": CODES}),
+    "carrier": Graph(Carrying, RESIDUALS, torch.float32, {"codes": CODES, "edited": CODES}),
 }
+
+
+def graph(name: str) -> Graph:
+    """The graph behind an engine's name."""
+    base, *choice = name.split(":", 1)
+    if choice and base.startswith("generator_"):
+        return Graph(partial(Synthesis, int(base.removeprefix("generator_"))), CODES, torch.float32)
+    return GRAPHS[base]
 
 
 @cache
 def module(name: str) -> nn.Module:
     """The PyTorch module behind a graph's name."""
-    graph, *choice = name.split(":", 1)
-    if choice and graph.startswith("generator_"):
-        return Synthesis(int(graph.removeprefix("generator_")), *choice).eval()
-    return GRAPHS[graph][0](*choice).eval().requires_grad_(False)
+    return graph(name).load(*name.split(":", 1)[1:]).eval().requires_grad_(False)
 
 
 def export(name: str, destination: BinaryIO) -> None:
     """Write a graph as ONNX with a dynamic batch axis."""
-    is_generator = name.startswith("generator_")
-    _, shape, dtype = GRAPHS["generator_1024" if is_generator else name.split(":")[0]]
-    example = torch.zeros((2, *shape), dtype=dtype)
-    outputs = module(name)(example)
+    made = graph(name)
+    examples = [torch.zeros((2, *made.shape), dtype=made.dtype)]
+    examples += [torch.zeros((2, *shape)) for shape in made.others.values()]
+    outputs = module(name)(*examples)
+    inputs = ["input", *made.others]
     labels = [f"output{i}" for i in range(len(outputs) if isinstance(outputs, tuple) else 1)]
     with warnings.catch_warnings():
         # The tracing exporter's notices about Python numbers concern shapes that are fixed here.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module(name),
-            (example,),
+            tuple(examples),
             destination,
-            input_names=["input"],
+            input_names=inputs,
             output_names=labels,
-            dynamic_axes={label: {0: "batch"} for label in ("input", *labels)},
+            dynamic_axes={label: {0: "batch"} for label in (*inputs, *labels)},
             opset_version=17,
             # Weights tuned to a face are put in by name, so what depends on a generator's is folded later.
-            do_constant_folding=not is_generator,
+            do_constant_folding=not name.startswith("generator_"),
             dynamo=False,
         )
 
@@ -184,13 +246,18 @@ class TorchBackend:
 
     @torch.no_grad()
     def run(
-        self, name: str, x: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
+        self,
+        name: str,
+        x: np.ndarray,
+        weights: Mapping[str, np.ndarray] | None = None,
+        **others: np.ndarray,
     ) -> list[np.ndarray]:
-        """The outputs of a graph for a batch; `weights` stand in for the generator's, by name."""
-        graph, x = _on(self.device, module, name), torch.from_numpy(x).to(self.device)
+        """See `Backend.run`."""
+        network, inputs = _on(self.device, module, name), (x, *(others[key] for key in graph(name).others))
+        inputs = tuple(torch.from_numpy(array).to(self.device) for array in inputs)
         own = {f"generator.{k}": torch.from_numpy(w).to(self.device) for k, w in (weights or {}).items()}
         with _running:
-            outputs = torch.func.functional_call(graph, own, (x,))
+            outputs = torch.func.functional_call(network, own, inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return [output.cpu().numpy() for output in outputs]
 

@@ -51,6 +51,8 @@ _WEIGHTS = {
     "identity": ("knowledge/faceres",),
     "detector": ("knowledge/blazeface",),
     "mesh": ("knowledge/facemesh",),
+    "residual": ("mobile_stylegan", "preview_heads", "features"),
+    "carrier": ("mobile_stylegan", "preview_heads", "carrier"),
 }
 
 

@@ -235,6 +235,15 @@ class MobileStyleGAN(nn.Module):
         if size not in SIZES:
             raise InputError(f"The generator gives images of {', '.join(map(str, SIZES))} px, not {size}.")
         w_plus = codes[:, None].expand(-1, ROWS, -1) if codes.ndim == 2 else codes
-        if size == 1024:
-            return self.blocks[6].to_img(self.features(w_plus, 512), w_plus[:, 15])
-        return self.previews[str(size)](self.features(w_plus, size // 2), w_plus)
+        return self.decode(self.features(w_plus, 64), w_plus, size)
+
+    def decode(self, features: Tensor, w_plus: Tensor, size: int = 1024) -> Tensor:
+        """Pictures (b, 3, size, size) of activations at 64 px, (b, 512, 64, 64), and codes (b, 18, 512)."""
+        x = features
+        for index in range(4, 7):
+            if 8 << index > size // 2:
+                break
+            x = self.blocks[index](x, w_plus[:, 2 * index + 1], w_plus[:, 2 * index + 2])
+        return (
+            self.blocks[6].to_img(x, w_plus[:, 15]) if size == 1024 else self.previews[str(size)](x, w_plus)
+        )

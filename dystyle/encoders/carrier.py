@@ -1,0 +1,111 @@
+"""The carrier: what of a photo's residual stays, moves with the head, or gives way when its code is edited.
+
+A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped by
+a flow, then gated and completed channel by channel: D' = (1 - c g) o warp(D) + c a, where c in 0..1 is how
+much the features change beyond the flow. What the edit leaves alone keeps its residual (c = 0), what it
+replaces loses it. The gates see both features, as the selective transfer unit's do (STGAN, Liu et al. 2019).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dystyle.encoders import CHANNELS
+from dystyle.encoders.features import Residual
+from dystyle.encoders.stored import Stored
+
+CHANGE = 0.3  # standard deviations of the features, a change that counts by 1 - 1/e
+
+
+class FlowNetwork(nn.Module):
+    """Features before and after an edit -> where each place of the edited picture comes from.
+
+    Args:
+        width: channels at 32 px.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(2 * 32, width, 3, stride=2, padding=1)
+        self.deeper = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.inner = nn.Sequential(*(Residual(width) for _ in range(3)))
+        self.deepest = nn.Sequential(
+            nn.Conv2d(width, width, 3, stride=2, padding=1), Residual(width), Residual(width)
+        )
+        self.join = nn.Conv2d(2 * width, width, 1)
+        self.out = nn.Conv2d(2 * width, 2, 3, padding=1)
+        with torch.no_grad():
+            self.out.weight *= 0.1
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Reduced features (b, 32, 64, 64) twice -> flow (b, 2, 32, 32) in half pictures, x first."""
+        x = self.down(torch.cat((before, after), 1))
+        y = self.inner(self.deeper(F.silu(x)))
+        z = F.interpolate(self.deepest(F.silu(y)), scale_factor=2, mode="bilinear")
+        y = self.join(torch.cat((y, z), 1))
+        y = F.interpolate(F.silu(y), scale_factor=2, mode="bilinear")
+        return self.out(torch.cat((F.silu(x), y), 1))
+
+
+class Carrier(Stored, nn.Module):
+    """Residual of one code's features -> that of an edited code's.
+
+    Args:
+        width: channels of the gates' trunk. scale: (512,), the features' standard deviation by channel.
+    """
+
+    format = "carrier"
+
+    def __init__(self, width: int = 96, scale: Tensor | None = None) -> None:
+        super().__init__()
+        self.structure = {"width": width}
+        self.register_buffer("scale", torch.ones(CHANNELS) if scale is None else scale.clone())
+        self.reduce = nn.Conv2d(CHANNELS, 32, 1)
+        self.flow = FlowNetwork()
+        self.feel = nn.Conv2d(CHANNELS, width, 1)
+        self.change = nn.Conv2d(CHANNELS, width, 1)
+        self.lack = nn.Conv2d(CHANNELS, width, 1)
+        self.trunk = nn.Sequential(*(Residual(width) for _ in range(2)))
+        self.gate = nn.Conv2d(width, CHANNELS, 1)
+        self.add = nn.Conv2d(width, CHANNELS, 1)
+        with torch.no_grad():
+            self.gate.weight *= 0.1
+            self.add.weight *= 0.1
+        nn.init.zeros_(self.gate.bias)
+        nn.init.zeros_(self.add.bias)
+
+    def moved(self, before: Tensor, after: Tensor) -> Tensor:
+        """Flow (b, 2, 32, 32) from features (b, 512, 64, 64) before and after; 0 where nothing is edited."""
+        before, after = (self.reduce(x / self.scale[:, None, None]) for x in (before, after))
+        return self.flow(before, after) - self.flow(before, before)
+
+    def forward(self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None) -> Tensor:
+        """The residual (b, 512, 64, 64) of the edited features.
+
+        Args:
+            residual: (b, 512, 64, 64), of `before`. before, after: the features of both codes, likewise.
+            flow: (b, 2, 32, 32), instead of the network's own.
+        """
+        flow = self.moved(before, after) if flow is None else flow
+        scale = self.scale[:, None, None]
+        joined = warp(torch.cat((residual, before), 1), flow)
+        lacking, expected = joined[:, :CHANNELS] / scale, joined[:, CHANNELS:] / scale
+        difference = after / scale - expected
+        change = F.avg_pool2d(difference.abs().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+        change = 1 - torch.exp(-change / CHANGE)
+        x = self.feel(expected) + self.change(difference) + self.lack(lacking)
+        x = F.silu(self.trunk(x))
+        kept = lacking * (1 - change * torch.sigmoid(self.gate(x))) + change * self.add(x)
+        return kept * scale
+
+
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Maps (b, c, h, w), each place taken from where the flow (b, 2, 32, 32), in half pictures, says."""
+    height, width = x.shape[-2:]
+    flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+    rows = (torch.arange(height, device=x.device) + 0.5) * 2 / height - 1
+    columns = (torch.arange(width, device=x.device) + 0.5) * 2 / width - 1
+    base = torch.stack((columns.expand(height, width), rows[:, None].expand(height, width)))
+    grid = (base + flow).permute(0, 2, 3, 1)
+    return F.grid_sample(x, grid.to(x.dtype), padding_mode="border", align_corners=False)
