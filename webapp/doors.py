@@ -44,7 +44,7 @@ READ = re.compile(
     r"|heartbeat/[\w-]{1,64}|call/(v2/)?\w+/[0-9a-f]{32}|file=(?!https?:).+)",
     re.IGNORECASE,
 )
-CALL = re.compile(rf"{API}/(queue/join|call/(v2/)?\w+/?)")
+CALL = re.compile(rf"{API}/(queue/join|call/(v2/)?(?P<name>\w+)/?)")
 TOLD = re.compile(rf"{API}/(cancel|reset/?)")  # about events that have been sent
 EVENT = re.compile(rf"{API}/(queue|call|cancel|reset|heartbeat|upload_progress|startup-events)")
 FILE = re.compile(rf"/(svelte|static|assets|favicon|pwa_icon|robots|theme)|{API}/(file=|theme)")
@@ -158,12 +158,14 @@ class Doors:
     Attributes:
         app: Gradio's.
         pages: paths of the page in its languages.
+        endpoints: names of the API's.
         hosts, uploads, visits: who may ask, for which files, and what is noted of them.
         mcp: whether the API's endpoints are MCP tools, too.
     """
 
     app: ASGIApp
     pages: frozenset[str]
+    endpoints: frozenset[str]
     hosts: Hosts
     uploads: Uploads
     visits: Visits
@@ -226,9 +228,11 @@ class Doors:
             return await self.app(scope, receive, send)
         if method == "POST" and path == UPLOAD:
             return await self._upload(scope, receive, send)
-        if method == "POST" and (CALL.fullmatch(path) or TOLD.fullmatch(path)):
+        call = CALL.fullmatch(path)
+        known = call and (call["name"] is None or call["name"] in self.endpoints)
+        if method == "POST" and (known or TOLD.fullmatch(path)):
             body = await self._body(scope, receive, JSON_BYTES)
-            if CALL.fullmatch(path):
+            if call:
                 body = await self._call(scope, _json(body))
                 headers = MutableHeaders(scope=scope)
                 headers["content-length"], headers["content-type"] = str(len(body)), "application/json"
