@@ -19,7 +19,6 @@ from webapp.fair_queue import FairQueue
 from webapp.files import SWEEP_SECONDS, Uploads, remove_all, sweep
 from webapp.visits import Visits
 
-
 logger = logging.getLogger(__name__)
 
 
