@@ -32,6 +32,7 @@ BURST, PATIENCE = 5, 30  # seconds of its share that an address may use at once,
 # About what an answer takes, in seconds of a processor; uploads count by their bytes.
 PAGE_COST, REFUSAL_COST, FILE_COST, BYTE_COST = 0.05, 0.005, 0.002, 1e-8
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+NO_NAMES = frozenset({"", "0.0.0.0", "::"})
 JSON_BYTES = 2**18  # of an event: sliders, names, an edit as text
 MCP_BYTES = 2**25  # of a tool's call, which may hold a photo
 BODY_SECONDS = 30  # in which an event has to arrive
@@ -82,7 +83,7 @@ class Hosts:
         local = server_name in LOOPBACK or server_name.startswith("127.")
         on_spaces = "SPACE_ID" in os.environ
         return cls(
-            frozenset({server_name.lower(), *(name.strip() for name in names)} - {"", "0.0.0.0", "::"}),
+            frozenset({server_name.lower(), *(name.strip() for name in names)} - LOOPBACK - NO_NAMES),
             not local,
             ("https://huggingface.co",) if on_spaces else (),
         )
@@ -289,7 +290,7 @@ class Doors:
         request = Request(scope, receive)
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or int(length) > LARGEST_FILE + JSON_BYTES:
-            raise Refused(413, f"A file may have {LARGEST_FILE // 2**20} MB.")
+            raise Refused(413, f"An upload says its length, which may be {LARGEST_FILE // 2**20} MB.")
         upload_id = request.query_params.get("upload_id", "")
         if not re.fullmatch(r"[\w.-]{0,64}", upload_id):
             raise Refused(400, "This is not the name of an upload.")
