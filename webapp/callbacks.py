@@ -126,7 +126,7 @@ class Callbacks:
         """Open an uploaded photo and show its largest face, or that of an edit waiting for this photo."""
         if photo is None:
             return gr.skip()
-        if not isinstance(photo, dict):
+        if not photo.get("path"):
             raise InputError("This is not a photo; choose a picture file.")
         recipe, index, path = (visit.waiting if visit else None), 0, photo["path"]
         try:

@@ -32,6 +32,7 @@ BURST, PATIENCE = 5, 30  # seconds of its share that an address may use at once,
 # About what an answer takes, in seconds of a processor; uploads count by their bytes.
 PAGE_COST, REFUSAL_COST, FILE_COST, BYTE_COST = 0.05, 0.005, 0.002, 1e-8
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+NO_NAMES = frozenset({"", "0.0.0.0", "::"})
 JSON_BYTES = 2**18  # of an event: sliders, names, an edit as text
 MCP_BYTES = 2**25  # of a tool's call, which may hold a photo
 BODY_SECONDS = 30  # in which an event has to arrive
@@ -44,7 +45,7 @@ READ = re.compile(
     r"|heartbeat/[\w-]{1,64}|call/(v2/)?\w+/[0-9a-f]{32}|file=(?!https?:).+)",
     re.IGNORECASE,
 )
-CALL = re.compile(rf"{API}/(queue/join|call/(v2/)?\w+/?)")
+CALL = re.compile(rf"{API}/(queue/join|call/(v2/)?(?P<name>\w+)/?)")
 TOLD = re.compile(rf"{API}/(cancel|reset/?)")  # about events that have been sent
 EVENT = re.compile(rf"{API}/(queue|call|cancel|reset|heartbeat|upload_progress|startup-events)")
 FILE = re.compile(rf"/(svelte|static|assets|favicon|pwa_icon|robots|theme)|{API}/(file=|theme)")
@@ -82,7 +83,7 @@ class Hosts:
         local = server_name in LOOPBACK or server_name.startswith("127.")
         on_spaces = "SPACE_ID" in os.environ
         return cls(
-            frozenset({server_name.lower(), *(name.strip() for name in names)} - {"", "0.0.0.0", "::"}),
+            frozenset({server_name.lower(), *(name.strip() for name in names)} - LOOPBACK - NO_NAMES),
             not local,
             ("https://huggingface.co",) if on_spaces else (),
         )
@@ -158,12 +159,14 @@ class Doors:
     Attributes:
         app: Gradio's.
         pages: paths of the page in its languages.
+        endpoints: names of the API's.
         hosts, uploads, visits: who may ask, for which files, and what is noted of them.
         mcp: whether the API's endpoints are MCP tools, too.
     """
 
     app: ASGIApp
     pages: frozenset[str]
+    endpoints: frozenset[str]
     hosts: Hosts
     uploads: Uploads
     visits: Visits
@@ -226,9 +229,11 @@ class Doors:
             return await self.app(scope, receive, send)
         if method == "POST" and path == UPLOAD:
             return await self._upload(scope, receive, send)
-        if method == "POST" and (CALL.fullmatch(path) or TOLD.fullmatch(path)):
+        call = CALL.fullmatch(path)
+        known = call and (call["name"] is None or call["name"] in self.endpoints)
+        if method == "POST" and (known or TOLD.fullmatch(path)):
             body = await self._body(scope, receive, JSON_BYTES)
-            if CALL.fullmatch(path):
+            if call:
                 body = await self._call(scope, _json(body))
                 headers = MutableHeaders(scope=scope)
                 headers["content-length"], headers["content-type"] = str(len(body)), "application/json"
@@ -285,7 +290,7 @@ class Doors:
         request = Request(scope, receive)
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or int(length) > LARGEST_FILE + JSON_BYTES:
-            raise Refused(413, f"A file may have {LARGEST_FILE // 2**20} MB.")
+            raise Refused(413, f"An upload says its length, which may be {LARGEST_FILE // 2**20} MB.")
         upload_id = request.query_params.get("upload_id", "")
         if not re.fullmatch(r"[\w.-]{0,64}", upload_id):
             raise Refused(400, "This is not the name of an upload.")

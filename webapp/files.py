@@ -30,8 +30,7 @@ LARGEST_FILE = 64 * 2**20  # bytes of an upload
 UPLOAD_BYTES = 2**31  # of all uploads together; what came first goes first
 ADDRESS_BYTES = 2**28  # of the uploads from one address
 DISK_BYTES = 2**32  # of everything in the folder
-URL_SECONDS = 20
-REDIRECTS = 3
+URL_SECONDS, REDIRECTS, FETCHES = 20, 3, 4  # of a photo from the web; so many are fetched at once
 
 FOLDER = Path(tempfile.mkdtemp(prefix=PREFIX))
 CACHE = FOLDER / "cache"  # what Gradio serves
@@ -122,6 +121,7 @@ class Uploads:
     own: frozenset[str] = frozenset()
     urls: bool = False
     _uploads: dict[str, Upload] = field(default_factory=dict)
+    _fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES))
 
     def place(self) -> Path:
         """A new folder that nobody can guess, for one upload."""
@@ -178,7 +178,8 @@ class Uploads:
         folder = self.place()
         path = str(folder / "photo")
         try:
-            await asyncio.wait_for(_download(url, path), URL_SECONDS)
+            async with self._fetching:
+                await asyncio.wait_for(_download(url, path), URL_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, asyncio.TimeoutError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             logger.info("A photo from the web was refused: %s", error)

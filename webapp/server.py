@@ -1,6 +1,7 @@
 """Gradio's server behind the page's own doors."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -9,12 +10,16 @@ from contextlib import asynccontextmanager, suppress
 
 import gradio as gr
 from gradio.routes import App, ORJSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from webapp.doors import Doors, Hosts
 from webapp.fair_queue import FairQueue
 from webapp.files import SWEEP_SECONDS, Uploads, remove_all, sweep
 from webapp.visits import Visits
+
+logger = logging.getLogger(__name__)
 
 
 class Studio(gr.Blocks):
@@ -54,15 +59,27 @@ class Studio(gr.Blocks):
 
 class _App(App):
     def __init__(self, blocks: Studio, hosts: Hosts, uploads: Uploads, visits: Visits) -> None:
-        super().__init__(default_response_class=ORJSONResponse, openapi_url=None)
+        super().__init__(
+            default_response_class=ORJSONResponse,
+            openapi_url=None,
+            exception_handlers={TypeError: _other_inputs},
+        )
         self._behind = blocks, hosts, uploads, visits
         self.state_holder = visits
 
     def build_middleware_stack(self) -> ASGIApp:
         blocks, hosts, uploads, visits = self._behind
         pages = frozenset(path for name, *_ in blocks.pages for path in (f"/{name}", f"/{name}/"))
+        events = blocks.fns.values()
+        endpoints = frozenset(event.api_name for event in events if event.api_visibility == "public")
         mcp = blocks.mcp_server_obj is not None
-        return Doors(super().build_middleware_stack(), pages, hosts, uploads, visits, mcp)
+        return Doors(super().build_middleware_stack(), pages, endpoints, hosts, uploads, visits, mcp)
+
+
+def _other_inputs(_: Request, error: TypeError) -> JSONResponse:
+    """Of Gradio's routes, those that take an endpoint's inputs by their names stumble over wrong ones."""
+    logger.info("A request was not understood: %s", error)
+    return JSONResponse({"detail": "This endpoint takes other inputs."}, 422)
 
 
 async def _tidy(uploads: Uploads, visits: Visits) -> None:
