@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from dystyle.errors import InputError
 from dystyle.knowledge.probe import Residual
-from dystyle.weights import load, save
+from dystyle.torch_files import misfit
+from dystyle.weights import load, load_header, read_structure, save
 
 ROWS, DIM = 18, 512
 
@@ -75,14 +76,20 @@ class FastEncoder(nn.Module):
         Raises:
             InputError: the file is missing, damaged, or not an encoder.
         """
-        tensors, metadata = load(name_or_path)
+        shapes, metadata = load_header(name_or_path)
         if metadata.get("format") != "fast_encoder":
             raise InputError(f"'{name_or_path}' does not hold a fast encoder.")
-        model = cls(**json.loads(metadata["structure"]))
+        structure = read_structure(name_or_path, metadata)
+        try:
+            with torch.device("meta"):  # sizes are checked before anything takes memory
+                outline = cls(**structure)
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"'{name_or_path}' is damaged: there is no encoder as it describes.") from error
+        wanted = {k: v for k, v in outline.state_dict().items() if not k.endswith("num_batches_tracked")}
+        given = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        if wrong := misfit(given, wanted):
+            raise InputError(f"The encoder '{name_or_path}' does not fit its structure: {wrong}.")
+        model, (tensors, _) = cls(**structure), load(name_or_path)
         state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
-        wanted = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
-        if state.keys() != wanted:
-            wrong = sorted(state.keys() ^ wanted)[0]
-            raise InputError(f"The encoder '{name_or_path}' does not fit its structure: wrong key '{wrong}'.")
         model.load_state_dict(state, strict=False)
         return model.eval().requires_grad_(False)
