@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from dystyle.errors import InputError
-from dystyle.picture_limits import check_exif, check_structure
+from dystyle.picture_limits import JPEG2000_STARTS, TIFF_STARTS, check_exif, check_structure
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 16_384
@@ -55,6 +55,8 @@ FORMATS = {
 READERS = tuple(entry.reader for entry in FORMATS.values())
 ENDINGS = tuple(ending for entry in FORMATS.values() for ending in entry.endings)
 SAVED = {kind: entry for kind, entry in FORMATS.items() if entry.options is not None}
+# How files begin, but for those that are found by their container's kind.
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", *TIFF_STARTS, *JPEG2000_STARTS)
 _XMP_TAG = 700  # of TIFF
 
 
@@ -90,6 +92,15 @@ def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
         raise InputError(_too_large("The picture")) from None
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise InputError("The picture is damaged or incomplete; save it again or use another one.") from error
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (12 or more) may be of an accepted format."""
+    return (
+        start.startswith(_STARTS)
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"msf1"))
+    )
 
 
 def _open_picture(source) -> Image.Image:
