@@ -38,9 +38,11 @@ class Editor(ABC):
 
     Attributes:
         names: the attributes it can change.
+        title: what to call it.
     """
 
     names: tuple[str, ...]
+    title: str
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,7 @@ from dystyle.weights import cache_folder, load, load_header, make_once, read_str
 
 DEFAULT = "mobile_stylegan"
 PREVIEWS = (256, 128)
+NAMES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN"}  # by our files' format
 SIZES = tuple(4 << i for i in range(9))  # of pictures that a StyleGAN2 may give
 MAPPING_LR = 0.01  # of StyleGAN2, as in `dystyle.generators.stylegan2`
 
@@ -24,12 +25,14 @@ class GeneratorFacts:
         sizes: of its pictures: the full one, then previews.
         mapping: weight (n, 512) and bias (512,) of every layer, as they act.
         mean_w: (512,).
+        name: what to call the generator.
     """
 
     file: Path | None
     sizes: tuple[int, ...]
     mapping: list[tuple[np.ndarray, np.ndarray]]
     mean_w: np.ndarray
+    name: str = "MobileStyleGAN FFHQ"
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str] = DEFAULT) -> "GeneratorFacts":
@@ -43,7 +46,7 @@ class GeneratorFacts:
             return cls(None, (1024, *PREVIEWS), *_mapping(load(DEFAULT)[0], rate=None))
         file = converted(name_or_path)
         shapes, metadata = load_header(file)
-        if metadata.get("format") not in ("stylegan2", "stylegan1"):
+        if metadata.get("format") not in NAMES:
             raise InputError(f"'{name_or_path}' holds no StyleGAN2 generator.")
         structure = read_structure(name_or_path, metadata)
         size, classes, layers = (structure.get(name) for name in ("size", "c_dim", "mapping_layers"))
@@ -62,7 +65,8 @@ class GeneratorFacts:
             )
         tensors, _ = load(file)
         sizes = (size, *(preview for preview in PREVIEWS if preview < size))
-        return cls(file, sizes, *_mapping(tensors, MAPPING_LR))
+        name = f"{NAMES[metadata['format']]} ({Path(name_or_path).name})"
+        return cls(file, sizes, *_mapping(tensors, MAPPING_LR), name)
 
     def graph(self, size: int) -> str:
         """The engine's name (see `dystyle.engines.graphs`) for pictures of this size."""

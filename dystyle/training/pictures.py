@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from dystyle.errors import InputError
-from dystyle.pictures import ENDINGS, is_picture, load_image
+from dystyle.pictures import is_named_like_a_picture, is_picture, load_image
 
 READERS = 4  # threads; decoders do not hold Python's lock
 AHEAD = 2  # batches read before they are asked for
@@ -52,7 +52,7 @@ class Pictures:
             self._files = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
         else:
             raise InputError(f"'{source}' is neither a folder nor a zip file; give one that holds pictures.")
-        names = sorted(name for name in self._files if _named_like_a_picture(name))
+        names = sorted(name for name in self._files if is_named_like_a_picture(name))
         reasons = {name: reason for name in names if (reason := self._unusable(name))}
         self.names = [name for name in names if name not in reasons]
         if reasons:
@@ -149,12 +149,6 @@ class Pictures:
 @lru_cache(2)
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(length)
-
-
-def _named_like_a_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in ENDINGS and not hidden
 
 
 def _say(message: str) -> None:
