@@ -1,7 +1,7 @@
 """Edit portraits: python -m dystyle.edit photo.jpg --set age=60 smile=1 --out out.png."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +10,13 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from dystyle import provenance
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT
-from dystyle.pictures import load_image, save_picture
+from dystyle.pictures import ENDINGS, check_writable, is_named_like_a_picture, load_image
 from dystyle.pipeline import FaceEditor
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+from dystyle.provenance import Credit
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class EditConfig:
     Attributes:
         photo: a picture, or a folder of pictures.
         set: target values, for example `age=60 smile=1`; nothing gives the unedited reconstruction.
-        out: the picture to write (.png, .jpg, .webp); for a folder, the folder to write to.
+        out: the picture to write (.png, .jpg, .webp, .avif, .tif), or a folder to write it to; for a folder,
+            the folder to write to.
+        recursive: take a folder's subfolders, too.
+        overwrite: let a result take the place of a photo that it was made from.
         sample: a random person of this seed instead of a photo.
         paste: write the whole photo with the edited face instead of the portrait.
         face: which face of the photo, 0 is the largest.
@@ -40,6 +43,8 @@ class EditConfig:
     photo: Annotated[Path | None, tyro.conf.Positional] = None
     set: tuple[str, ...] = ()
     out: Path = Path("out.png")
+    recursive: bool = False
+    overwrite: bool = False
     sample: int | None = None
     paste: bool = False
     face: int = 0
@@ -63,16 +68,38 @@ def parse_configuration(pairs: tuple[str, ...]) -> dict[str, str]:
     return configuration
 
 
-def _jobs(config: EditConfig) -> Iterator[tuple[Path | None, Path]]:
-    """(photo, output) for everything that was asked for."""
+def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
+    """(photo, output) for everything that was asked for.
+
+    Raises:
+        InputError: there are no pictures, or a result would replace a photo or cannot be written.
+    """
     if config.photo is None or not config.photo.is_dir():
-        yield config.photo, config.out
-        return
-    photos = sorted(p for p in config.photo.iterdir() if p.suffix.lower() in PICTURES)
-    if not photos:
-        raise InputError(f"The folder '{config.photo}' holds no pictures ({', '.join(sorted(PICTURES))}).")
-    for photo in photos:
-        yield photo, config.out / f"{photo.stem}.png"
+        name = "person" if config.photo is None else config.photo.stem
+        jobs = [(config.photo, config.out / f"{name}.png" if config.out.is_dir() else config.out)]
+    else:
+        files = config.photo.rglob("*") if config.recursive else config.photo.iterdir()
+        names = sorted(file.relative_to(config.photo) for file in files if file.is_file())
+        photos = [name for name in names if is_named_like_a_picture(name)]
+        if not photos:
+            raise InputError(f"The folder '{config.photo}' holds no pictures ({', '.join(sorted(ENDINGS))}).")
+        if left_out := [str(name) for name in names if not is_named_like_a_picture(name)]:
+            print(f"Not pictures, left out: {', '.join(left_out)}", file=sys.stderr)
+        shared = Counter(photo.with_suffix("") for photo in photos)
+        jobs = []
+        for photo in photos:
+            # anna.jpg and anna.png become anna.jpg.png and anna.png.png.
+            clash = shared[photo.with_suffix("")] > 1
+            out = config.out / photo.with_name(f"{photo.name if clash else photo.stem}.png")
+            jobs.append((config.photo / photo, out))
+    originals = {photo.resolve() for photo, _ in jobs if photo}
+    for _, out in jobs:
+        if out.resolve() in originals and not config.overwrite:
+            raise InputError(
+                f"'{out}' is one of the photos; give another --out, or --overwrite to replace it."
+            )
+        check_writable(out)
+    return jobs
 
 
 def run(config: EditConfig) -> list[str]:
@@ -85,14 +112,16 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("Give either a photo (or a folder of photos) or --sample SEED.")
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
+    jobs = _jobs(config)
     editor = FaceEditor.from_pretrained(
         config.device, config.backend, config.method, config.encoder, config.generator
     )
     target = validate_configuration(parse_configuration(config.set), editor.attributes)
+    credit = Credit(target, photographed=config.photo is not None, model=editor.model)
     failures = []
-    for photo, out in list(_jobs(config)):
+    for photo, out in jobs:
         try:
-            save_picture(_edit_one(editor, config, photo, target), out)
+            provenance.save(_edit_one(editor, config, photo, target), out, credit)
             print(out)
         except InputError as error:
             if photo == config.photo:

@@ -26,7 +26,15 @@ MAX_PRECINCTS = 100_000  # each takes a kilobyte
 MIN_BLOCK = 16  # px, of code blocks
 MAX_TILED = 128_000_000  # pixels of all tiles of a TIFF, with what lies beyond the picture's border
 
-_TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # also the wrong ones that Pillow takes
+TIFF_STARTS = (
+    b"II*\0",
+    b"MM\0*",
+    b"II\0*",
+    b"MM*\0",
+    b"II+\0",
+    b"MM\0+",
+)
+JPEG2000_STARTS = (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")  # the code stream, and in boxes
 # Types of TIFF's values: bytes each.
 _SIZES = dict(enumerate((0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)))
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -59,7 +67,7 @@ def check_exif(block: bytes) -> None:
     """
     while block.startswith(b"Exif\0\0"):
         block = block[6:]
-    if block.startswith(_TIFF):
+    if block.startswith(TIFF_STARTS):
         _read_directories(block)
 
 
@@ -286,7 +294,6 @@ _CHECKS = {
     b"\x89PNG": _check_png,
     b"GIF8": _check_gif,
     b"BM": _check_bmp,
-    **dict.fromkeys(_TIFF, _check_tiff),
-    b"\xff\x4f\xff\x51": _check_jpeg2000,
-    b"\x00\x00\x00\x0cjP  ": _check_jpeg2000_boxes,
+    **dict.fromkeys(TIFF_STARTS, _check_tiff),
+    **dict(zip(JPEG2000_STARTS, (_check_jpeg2000, _check_jpeg2000_boxes), strict=True)),
 }

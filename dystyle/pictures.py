@@ -7,14 +7,15 @@ refuses files that cost far more than they show.
 
 import io
 import os
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from dystyle.errors import InputError
-from dystyle.picture_limits import check_exif, check_structure
+from dystyle.picture_limits import JPEG2000_STARTS, TIFF_STARTS, check_exif, check_structure
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 16_384
@@ -55,6 +56,8 @@ FORMATS = {
 READERS = tuple(entry.reader for entry in FORMATS.values())
 ENDINGS = tuple(ending for entry in FORMATS.values() for ending in entry.endings)
 SAVED = {kind: entry for kind, entry in FORMATS.items() if entry.options is not None}
+# How files begin, but for those that are found by their container's kind.
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", *TIFF_STARTS, *JPEG2000_STARTS)
 _XMP_TAG = 700  # of TIFF
 
 
@@ -90,6 +93,22 @@ def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
         raise InputError(_too_large("The picture")) from None
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise InputError("The picture is damaged or incomplete; save it again or use another one.") from error
+
+
+def is_named_like_a_picture(name: str | os.PathLike[str]) -> bool:
+    """Whether a file is taken for a picture: by its ending; hidden ones and macOS's own are none."""
+    path = PurePath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in ENDINGS and not hidden
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (12 or more) may be of an accepted format."""
+    return (
+        start.startswith(_STARTS)
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+        or (start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"msf1"))
+    )
 
 
 def _open_picture(source) -> Image.Image:
@@ -244,6 +263,28 @@ def kind_of(path: Path) -> str:
     raise InputError(f"'{path}' cannot be written; name a file that ends in one of {endings}.")
 
 
+def check_writable(path: Path) -> None:
+    """Find out before the work whether a picture can be written there; its folder is made.
+
+    Raises:
+        InputError: an ending that is not written, or a folder that cannot be made or written to.
+    """
+    kind_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"'{path}' could not be written ({error.strerror or error}); name a file in a folder that can be "
+        "written to and has room."
+    )
+
+
 def write_picture(encoded: bytes, path: Path) -> None:
     """Write a picture's file, complete or not at all; its folder is made.
 
@@ -259,10 +300,7 @@ def write_picture(encoded: bytes, path: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"'{path}' could not be written ({error.strerror or error}); name a file in a folder that can be "
-            "written to and has room."
-        ) from error
+        raise _not_written(path, error) from error
 
 
 def save_picture(image: np.ndarray, path: Path, xmp: bytes = b"") -> None:

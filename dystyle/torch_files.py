@@ -20,12 +20,17 @@ def read_torch(path: Path, what: str) -> dict[str, object]:
         what: which checkpoint it should be, for the message.
 
     Raises:
-        InputError: the file is damaged, holds anything else, or is no dictionary with names.
+        InputError: the file is damaged, holds anything else, is no dictionary with names, or would expand.
     """
     try:
         packed = zipfile.is_zipfile(path)
         if packed:  # torch ignores the archive's checksums
             with zipfile.ZipFile(path) as archive:
+                parts = archive.infolist()
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                    raise zipfile.BadZipFile("packed parts, which PyTorch does not write")
+                if sum(part.file_size for part in parts) > path.stat().st_size:
+                    raise zipfile.BadZipFile("parts on top of each other")
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         with torch.serialization.safe_globals([argparse.Namespace]):

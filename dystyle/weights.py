@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -27,12 +28,14 @@ from typing import Annotated, Protocol
 import numpy as np
 import tyro
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dystyle.errors import InputError
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
 MANIFEST = "SHA256SUMS"
+TYPES = {"F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of safetensors
 
 
 def cache_folder() -> Path:
@@ -180,28 +183,51 @@ class Converted:
 
 @dataclass(frozen=True)
 class Hub:
-    """A file of a Hugging Face model repository, kept in that library's cache, which resumes downloads."""
+    """A file of a Hugging Face model repository, kept in that library's cache, which resumes downloads.
+
+    The first download is trusted: its commit and SHA-256 are written down in the cache folder. Later ones
+    ask for that commit, and a file of another hash is refused and deleted.
+
+    Attributes:
+        revision: a commit to ask for from the first time on.
+        sha256: of the file, in hex, where it is known beforehand.
+    """
 
     repo: str
     filename: str
-    revision: str = "main"
+    revision: str | None = None
+    sha256: str | None = None
 
     @property
     def origin(self) -> str:
         return f"Hugging Face: {self.repo}"
 
+    @property
+    def _record(self) -> Path:
+        return cache_folder() / "hub" / f"{self.repo.replace('/', '--')}--{self.filename}.json"
+
+    @property
+    def _pinned(self) -> dict[str, str]:
+        """Revision and SHA-256, as far as they are known."""
+        recorded = json.loads(self._record.read_text()) if self._record.is_file() else {}
+        known = {"revision": self.revision, "sha256": self.sha256}
+        return recorded | {name: value for name, value in known.items() if value}
+
     def find(self) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repo, self.filename, revision=self.revision)
+        revision = self._pinned.get("revision", "main")
+        found = try_to_load_from_cache(self.repo, self.filename, revision=revision)
         return Path(found) if isinstance(found, str) else None
 
     def fetch(self) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
+        pinned = self._pinned
         try:
-            return Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
+            revision = pinned.get("revision", "main")
+            path = Path(hf_hub_download(self.repo, self.filename, revision=revision))
         except (OSError, ValueError) as error:
             offline = isinstance(error, LocalEntryNotFoundError)
             reason = "it does not answer" if offline else _first_line(error)
@@ -209,6 +235,24 @@ class Hub:
                 f"Cannot download {self.filename} from {self.repo} on the Hugging Face hub ({reason}); "
                 "check the connection, or pass the path of a local copy."
             ) from error
+        digest = sha256(path)
+        if pinned.get("sha256", digest) != digest:
+            for file in (path.resolve(), path):
+                file.unlink(missing_ok=True)
+            raise InputError(
+                f"The {self.filename} that {self.repo} gives now is not the expected file (its SHA-256 "
+                f"differs) and was deleted; if the change is wanted, delete '{self._record}', too."
+            )
+        # The library keeps files under the commit they are from.
+        record = {"revision": path.parent.name, "sha256": digest}
+        if record != pinned:
+            make_once(self._record, lambda partial: _written(partial / "record.json", json.dumps(record)))
+        return path
+
+
+def _written(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file
 
 
 EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "dystyle", "linear")
@@ -268,19 +312,55 @@ def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     """Read a safetensors file: (tensors by name, the file's metadata).
 
     Raises:
-        InputError: as `resolve`, and for a file that is not intact safetensors.
+        InputError: as `resolve`, and for a file that is not intact safetensors or holds numbers of a type
+            that NumPy has not.
     """
-    from safetensors import SafetensorError, safe_open
+    with _opened(name_or_path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
 
+
+def load_header(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """What `load` would read, with the tensors' shapes instead of their numbers: of any size in no time.
+
+    Raises:
+        InputError: as `load`.
+    """
+    with _opened(name_or_path) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, file.metadata() or {}
+
+
+@contextmanager
+def _opened(name_or_path: str | os.PathLike[str]) -> Iterator[safe_open]:
+    """A safetensors file whose header has been checked: it fits the file's size, and NumPy has its types."""
     path = resolve(name_or_path)
     try:
         with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            for key in file.keys():
+                if (kind := file.get_slice(key).get_dtype()) not in TYPES:
+                    raise InputError(
+                        f"The weight file {path} holds '{key}' in {kind}; save it in float32 or float16."
+                    )
+            yield file
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"The weight file {path} is damaged or not in safetensors format ({_first_line(error)}); "
             "delete it and fetch it again."
         ) from error
+
+
+def read_structure(name_or_path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, object]:
+    """How the network of one of our own files is built: the JSON object in its metadata.
+
+    Raises:
+        InputError: there is none, or it is no such object.
+    """
+    try:
+        structure = json.loads(metadata["structure"])
+        if not isinstance(structure, dict):
+            raise TypeError("no object")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"'{name_or_path}' is damaged: it does not say how its network is built.") from error
+    return structure
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], **metadata: str) -> None:

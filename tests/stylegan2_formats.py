@@ -7,6 +7,8 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -354,8 +356,9 @@ class Persistent:
         return function, ({**meta, "state": self.state},)
 
 
-def nvidia_pickle(networks: dict[str, dict[str, Tensor]], clamp: float, source: str, protocol: int) -> bytes:
-    """A pickle of `G_ema` and `D`, whose classes' source is `source`."""
+@contextmanager
+def nvidia_modules() -> Iterator[type]:
+    """While it lasts, the names in NVIDIA's pickles can be pickled; gives their class of dictionaries."""
 
     def _reconstruct_persistent_obj(meta):
         raise AssertionError("only the name is pickled")
@@ -373,13 +376,19 @@ def nvidia_pickle(networks: dict[str, dict[str, Tensor]], clamp: float, source: 
         setattr(modules[module], thing.__name__, thing)
     sys.modules.update(modules)
     try:
+        yield EasyDict
+    finally:
+        for module in modules:
+            del sys.modules[module]
+
+
+def nvidia_pickle(networks: dict[str, dict[str, Tensor]], clamp: float, source: str, protocol: int) -> bytes:
+    """A pickle of `G_ema` and `D`, whose classes' source is `source`."""
+    with nvidia_modules() as easy_dict:
         classes = {"D": "Discriminator"}
         contents = {
             key: Persistent(classes.get(key, "Generator"), tensors, clamp, source)
             for key, tensors in networks.items()
         }
-        contents |= {"training_set_kwargs": EasyDict(path="faces.zip"), "augment_pipe": None}
+        contents |= {"training_set_kwargs": easy_dict(path="faces.zip"), "augment_pipe": None}
         return pickle.dumps(contents, protocol=protocol)
-    finally:
-        for module in modules:
-            del sys.modules[module]

@@ -108,14 +108,44 @@ def test_bad_data_is_refused_with_a_sentence(tmp_path):
         Pictures(tmp_path, SIZE)
     Image.fromarray(np.zeros((99, 99, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    (tmp_path / "c.jpg").write_text("words")
-    pictures = Pictures(tmp_path, SIZE)
-    for index, message in ((1, "'b.png'.*damaged"), (2, "'c.jpg'.*not a picture")):
-        with pytest.raises(InputError, match=message) as caught:
-            pictures[index]
-        assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="cannot be read"):  # through the reading threads, too
-        next(pictures.batches(3, seed=0))
+    with pytest.raises(InputError, match="'b.png'.*damaged") as caught:
+        Pictures(tmp_path, SIZE)[1]
+    assert "\n" not in str(caught.value)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match="All pictures in .* are damaged"):  # from the reading threads
+        next(Pictures(tmp_path, SIZE).batches(3, seed=0))
+
+
+def test_a_zip_with_all_that_goes_wrong_is_trained_from(folder, tmp_path, capsys):
+    """As macOS packs folders; an encrypted picture, one that unpacks to 120 MB, a text, half a picture."""
+    archive, good = tmp_path / "pictures.zip", sorted(folder.rglob("*.png"))
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in good:
+            file.write(path, path.name)
+            file.writestr(f"__MACOSX/._{path.name}", b"\0\5\x16\7")
+        file.writestr("._2.png", b"\0\5\x16\7")
+        file.writestr("bomb.bmp", b"BM" + bytes(120_000_000))
+        file.writestr("half.png", good[0].read_bytes()[:60])
+        file.writestr("secret.png", good[0].read_bytes())
+        file.writestr("words.jpg", "words")
+    assert archive.stat().st_size < 200_000
+    blob = bytearray(archive.read_bytes())
+    for signature, flags, name in ((b"PK\3\4", 6, 30), (b"PK\1\2", 8, 46)):
+        at = blob.index(b"secret.png") if signature[2] == 3 else blob.rindex(b"secret.png")
+        assert blob[at - name :][:4] == signature
+        blob[at - name + flags] |= 1  # encrypted
+    archive.write_bytes(blob)
+    pictures = Pictures(archive, SIZE)
+    assert pictures.names == sorted([*(path.name for path in good), "half.png"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left out 3 of 10: bomb.bmp (120 MB), secret.png (encrypted), words.jpg (not a picture)" in line
+    half = pictures.names.index("half.png")
+    batches = pictures.batches(7, seed=0)
+    taken = [next(batches) for _ in range(3)]  # three epochs
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'half.png'" in line and "damaged" in line
+    instead = pictures[(half + 1) % 7]
+    assert all((batch == instead).all(axis=(1, 2, 3)).sum() == 2 for batch in taken)
 
 
 # ------------------------------------------------------------------------------------------ augmentation

@@ -1,5 +1,6 @@
 """Content credentials: what other programs read in saved pictures."""
 
+import errno
 import io
 import json
 from datetime import datetime, timedelta, timezone
@@ -14,7 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from dystyle.errors import InputError
-from dystyle.provenance import FORMATS, Credit, encode
+from dystyle.pictures import SAVED
+from dystyle.provenance import FORMATS, Credit, encode, save
 
 CREDIT = Credit({"age": 60.0, "smile": 1.0}, photographed=True)
 
@@ -34,18 +36,40 @@ def picture(astronaut) -> np.ndarray:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_metadata_says_edited_by_ai_with_which_attributes_and_model(picture, kind):
     image = Image.open(io.BytesIO(encode(picture, kind, CREDIT)))
-    assert image.format.lower() == kind
+    assert image.format == SAVED[kind].reader
     said, line = said_in(image)
     assert said["DigitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
     assert "MobileStyleGAN" in said["AISystemUsed"]
     assert "Edited by AI" in line and "age = 60" in line and "smile = 1" in line
     difference = np.abs(np.asarray(image.convert("RGB")).astype(int) - picture)
-    assert difference.max() == 0 if kind == "png" else difference.mean() < 3
+    assert difference.max() == 0 if kind in ("png", "tiff") else difference.mean() < 3
 
 
 def test_a_person_who_does_not_exist_is_called_generated(picture):
     image = Image.open(io.BytesIO(encode(picture, "png", Credit({}, photographed=False))))
     assert said_in(image)[0]["DigitalSourceType"].endswith("/trainedAlgorithmicMedia")
+
+
+def test_the_model_is_the_one_that_was_used(picture, tmp_path):
+    credit = Credit({}, photographed=True, steps=("mixed",), model="StyleFlow on StyleGAN2 (my & own.pt)")
+    save(picture, tmp_path / "new" / "a.JPG", credit)
+    said, line = said_in(Image.open(tmp_path / "new" / "a.JPG"))
+    assert said["AISystemUsed"] == credit.model and credit.model in line and "mixed" in line
+
+
+def test_a_file_is_written_in_whole_or_not_at_all(picture, tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    save(picture, path, CREDIT)
+    before = path.read_bytes()
+
+    def full(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(InputError, match="could not be written .No space left on device"):
+        save(picture[:64], path, CREDIT)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_visible_mark_changes_one_corner_only(picture):
@@ -123,11 +147,19 @@ def test_configured_certificate_signs_a_manifest_that_breaks_when_the_picture_is
         manifest = store["manifests"][store["active_manifest"]]
         assertions = {a["label"]: a["data"] for a in manifest["assertions"]}
         assert assertions["org.dystyle.edit"]["attributes"] == {"age": 60, "smile": 1}
-        action = assertions["c2pa.actions.v2"]["actions"][0]
+        opened, action = assertions["c2pa.actions.v2"]["actions"]
+        assert opened["action"] == "c2pa.opened" and action["action"] == "c2pa.edited"
         assert action["digitalSourceType"] == CREDIT.source_type
         assert found <= {"signingCredential.untrusted"}  # nobody trusts the test's authority
         changed = signed.replace(b":AISystemUsed=", b":AISystemUsee=")
-        assert "assertion.dataHash.mismatch" in problems(changed, kind)[1]
+        assert any("Hash.mismatch" in code for code in problems(changed, kind)[1])
+
+    store, found = problems(encode(picture, "png", Credit({}, photographed=False)), "png")
+    (assertion,) = (
+        a for a in store["manifests"][store["active_manifest"]]["assertions"] if "actions" in a["label"]
+    )
+    assert [a["action"] for a in assertion["data"]["actions"]] == ["c2pa.created"]
+    assert found <= {"signingCredential.untrusted"}
 
     monkeypatch.setenv("DYSTYLE_C2PA_KEY", str(tmp_path / "missing.pem"))
     with pytest.raises(InputError, match="could not sign"):

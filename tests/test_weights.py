@@ -196,6 +196,59 @@ def test_bundled_file_is_loaded_and_a_damaged_one_refused(bundled):
         weights.load("tiny")
 
 
+@pytest.fixture
+def hub(cache, tmp_path, monkeypatch):
+    """A hub without a network: contents by commit, of which the last is `main`; notes what was asked."""
+    commits, asked = {}, []
+
+    def place(commit: str) -> Path:
+        return tmp_path / "hub" / "snapshots" / commit / "model.pt"
+
+    def download(repo, filename, revision):
+        asked.append(revision)
+        commit = list(commits)[-1] if revision == "main" else revision
+        place(commit).parent.mkdir(parents=True, exist_ok=True)
+        place(commit).write_bytes(commits[commit])
+        return str(place(commit))
+
+    def look(repo, filename, revision):
+        commit = list(commits)[-1] if revision == "main" else revision
+        return str(place(commit)) if place(commit).is_file() else None
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    monkeypatch.setitem(weights.WEIGHTS, "hubby", weights.Hub("somebody/model", "model.pt"))
+    return commits, asked, place
+
+
+def test_what_the_hub_gave_first_is_what_it_has_to_give_later(hub, cache):
+    commits, asked, place = hub
+    commits["a" * 40] = b"weights"
+    assert weights.resolve("hubby").read_bytes() == b"weights"
+    place("a" * 40).unlink()
+    commits["b" * 40] = b"other weights"  # somebody moves the branch
+    assert weights.resolve("hubby").read_bytes() == b"weights"
+    assert asked == ["main", "a" * 40]
+    place("a" * 40).unlink()
+    commits["a" * 40] = b"weights!"  # somebody rewrites history
+    for _ in range(2):
+        with pytest.raises(InputError, match="SHA-256 differs.* and was deleted") as error:
+            weights.resolve("hubby")
+        assert "\n" not in str(error.value) and not place("a" * 40).exists()
+
+
+def test_a_known_revision_and_hash_count_from_the_first_download_on(hub, monkeypatch):
+    commits, asked, place = hub
+    commits |= {"a" * 40: b"weights", "b" * 40: b"other weights"}
+    known = weights.Hub("somebody/model", "model.pt", "a" * 40, sha256(b"weights").hexdigest())
+    monkeypatch.setitem(weights.WEIGHTS, "hubby", known)
+    assert weights.resolve("hubby").read_bytes() == b"weights" and asked == ["a" * 40]
+    place("a" * 40).unlink()
+    commits["a" * 40] = b"weights!"
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        weights.resolve("hubby")
+
+
 def test_path_and_unknown_name(tmp_path):
     file = tmp_path / "own.safetensors"
     save_file({"x": np.ones(2, np.float32)}, file)

@@ -43,4 +43,6 @@ def open_method(name: str, backend: Backend) -> Editor:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(f"The method '{name}' needs a package; pip install {error.name}.") from error
-    return getattr(imported, cls).open(method.weights, backend)
+    editor = getattr(imported, cls).open(method.weights, backend)
+    editor.title = method.title
+    return editor

@@ -40,9 +40,11 @@ class Editor(ABC):
 
     Attributes:
         names: the attributes it can change.
+        title: what to call it.
     """
 
     names: tuple[str, ...]
+    title: str
 
     @classmethod
     @abstractmethod

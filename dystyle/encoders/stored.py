@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from dystyle.errors import InputError
-from dystyle.weights import load, save
+from dystyle.torch_files import misfit
+from dystyle.weights import load, load_header, read_structure, save
 
 Network = TypeVar("Network", bound="Stored")
 
@@ -36,13 +37,22 @@ class Stored:
         Raises:
             InputError: the file is missing, damaged, or holds something else.
         """
-        tensors, metadata = load(name_or_path)
+        shapes, metadata = load_header(name_or_path)
         if metadata.get("format") != cls.format:
             raise InputError(f"'{name_or_path}' does not hold {cls.format.replace('_', ' ')} weights.")
-        model = cls(**json.loads(metadata["structure"]))
+        structure = read_structure(name_or_path, metadata)
+        try:
+            with torch.device("meta"):  # sizes are checked before anything takes memory
+                outline = cls(**structure)
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"'{name_or_path}' is damaged: there is no {cls.format.replace('_', ' ')} as it describes."
+            ) from error
+        given = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        if wrong := misfit(given, _state(outline)):
+            raise InputError(f"'{name_or_path}' does not fit its structure: {wrong}.")
+        model, (tensors, _) = cls(**structure), load(name_or_path)
         state = {name: torch.from_numpy(np.asarray(value)).float() for name, value in tensors.items()}
-        if wrong := sorted(state.keys() ^ _state(model).keys()):
-            raise InputError(f"'{name_or_path}' does not fit its structure: wrong key '{wrong[0]}'.")
         model.load_state_dict(state, strict=False)
         return model.eval().requires_grad_(False)
 

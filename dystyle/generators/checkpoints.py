@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dystyle.errors import InputError
 from dystyle.generators.foreign_names import (
@@ -21,16 +21,14 @@ from dystyle.generators.foreign_names import (
     rosinality_discriminator,
     rosinality_generator,
 )
-from dystyle.generators.nvidia_pickle import read_pickle
+from dystyle.generators.nvidia_pickle import TORCH_MAGIC, read_pickle
 from dystyle.generators.stylegan1 import StyleGAN1
 from dystyle.generators.stylegan2 import DIM, Discriminator, StyleGAN2
 from dystyle.torch_files import is_named, misfit, read_torch
-from dystyle.weights import load, resolve
+from dystyle.weights import load, load_header, read_structure, resolve
 from dystyle.weights import save as save_tensors
 
 FORMATS = {StyleGAN2: "stylegan2", StyleGAN1: "stylegan1", Discriminator: "stylegan2_discriminator"}
-# How a PyTorch checkpoint without an archive around it begins; NVIDIA's pickles are plain ones.
-_TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 _WHAT = "StyleGAN2, pSp or encoder4editing"
 
 
@@ -115,35 +113,57 @@ def write_rosinality(
 
 
 def _read_own(path: Path, wanted: type) -> StyleGAN2 | Discriminator:
-    arrays, metadata = load(path)
+    shapes, metadata = load_header(path)
     kind = next((kind for kind, name in FORMATS.items() if name == metadata.get("format")), None)
     if kind is None or not issubclass(kind, wanted):
         raise InputError(f"'{path}' holds no {wanted.__name__} (its format is {metadata.get('format')}).")
-    try:
-        model = kind(**json.loads(metadata["structure"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' is damaged: it does not say how its network is built.") from error
-    state = {key: torch.from_numpy(array) for key, array in arrays.items()}
-    if wrong := misfit(state, model.state_dict()):
+    structure = read_structure(path, metadata)
+    expected = _outline(path, kind, structure, len(shapes)).state_dict()
+    given = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    if wrong := misfit(given, expected):
         raise InputError(f"The {kind.__name__} in '{path}' does not fit: {wrong}.")
-    model.load_state_dict(state)
+    model = kind(**structure)
+    model.load_state_dict({key: torch.from_numpy(array) for key, array in load(path)[0].items()})
     return model.eval().requires_grad_(False)
+
+
+def _outline(path: Path, kind: type, structure: Mapping[str, object], tensors: int) -> nn.Module:
+    """A network of this structure without memory for its tensors, of which there are so many in the file.
+
+    Raises:
+        InputError: there is no network of such a structure.
+    """
+    layers, clamp, group = (structure.get(name) for name in ("mapping_layers", "clamp", "group"))
+    try:
+        if not all(value is None or isinstance(value, (int, float)) for value in (layers, clamp, group)):
+            raise TypeError("a text where a number belongs")
+        if layers is not None and not 0 <= layers <= tensors:
+            raise ValueError(f"{layers} layers from {tensors} tensors")
+        with torch.device("meta"):
+            return kind(**structure)
+    except InputError as error:
+        raise InputError(f"The {kind.__name__} in '{path}' does not fit: {error}") from error
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"'{path}' is damaged: there is no {kind.__name__} as it describes.") from error
 
 
 def _build(path: Path, kind: type, structure: dict, state: Mapping[str, Tensor], table: Callable):
     """A network of this structure with the tensors of a foreign format, all of which have to fit."""
-    model = kind(**structure)
-    names: Names = table(model)
+    names: Names = table(_outline(path, kind, structure, len(state)))
     wanted = {there: torch.empty(entry.shape, device="meta") for there, entry in names.entries.items()}
     given = {key: tensor for key, tensor in state.items() if key not in names.filters}
     if wrong := misfit(given, wanted):
         raise InputError(f"The {kind.__name__} in '{path}' does not fit: {wrong}.")
+    # Tensors can repeat a number, or share their numbers, without end.
+    if sum(tensor.numel() * tensor.element_size() for tensor in given.values()) > path.stat().st_size:
+        raise InputError(f"The {kind.__name__} in '{path}' is larger than its file, which is damaged.")
     for key, expected in names.filters.items():
         actual = state.get(key, expected)
         if misfit({key: actual}, {key: expected}) or not torch.allclose(actual.float(), expected):
             raise InputError(
                 f"The {kind.__name__} in '{path}' does not fit: '{key}' is not the filter 1 3 3 1."
             )
+    model = kind(**structure)
     loaded = model.state_dict()
     for there, entry in names.entries.items():
         tensor = given[there].float().reshape(loaded[entry.key].shape)
@@ -155,8 +175,8 @@ def _build(path: Path, kind: type, structure: dict, state: Mapping[str, Tensor],
 def _is_nvidia(path: Path) -> bool:
     """Whether a file is a plain pickle, and not what PyTorch writes."""
     with path.open("rb") as file:
-        start = file.read(len(_TORCH_MAGIC))
-    return start[:1] == b"\x80" and start != _TORCH_MAGIC
+        start = file.read(len(TORCH_MAGIC))
+    return start[:1] == b"\x80" and start != TORCH_MAGIC
 
 
 def _one_of(path: Path, entries: Mapping[str, object], key: str):
@@ -196,7 +216,8 @@ def _shape(path: Path, state: Mapping[str, object], key: str, ndim: int) -> torc
 
 
 def _numbers(state: Mapping[str, object], pattern: str) -> list[int]:
-    """The numbers in the keys of this pattern."""
+    """The numbers in the keys of this pattern, in which # stands for a number."""
+    pattern = re.escape(pattern).replace(r"\#", r"(\d{1,4})")
     return [int(match[1]) for key in state if (match := re.fullmatch(pattern, key))]
 
 
@@ -206,15 +227,15 @@ def _channels(size: int, first: int, last: int) -> dict[str, int]:
 
 
 def _rosinality_structure(path: Path, state: Mapping[str, Tensor]) -> dict:
-    doublings = len(_numbers(state, r"to_rgbs\.(\d+)\.bias"))
+    doublings = min(9, len(_numbers(state, "to_rgbs.#.bias")))  # 9: too large
     last = f"to_rgbs.{doublings - 1}" if doublings else "to_rgb1"
     first, last = _shape(path, state, "input.input", 4)[1], _shape(path, state, f"{last}.conv.weight", 5)[2]
-    layers = len(_numbers(state, r"style\.(\d+)\.weight"))
+    layers = len(_numbers(state, "style.#.weight"))
     return {**_channels(4 << doublings, first, last), "mapping_layers": layers}
 
 
 def _nvidia_structure(path: Path, state: Mapping[str, Tensor], options: Mapping[str, object]) -> dict:
-    size = max(_numbers(state, r"synthesis\.b(\d+)\.conv1\.weight"), default=4)
+    size = max(_numbers(state, "synthesis.b#.conv1.weight"), default=4)
     first = _shape(path, state, "synthesis.b4.const", 3)[0]
     last = _shape(path, state, f"synthesis.b{size}.torgb.weight", 4)[1]
     return {
@@ -227,16 +248,19 @@ def _nvidia_structure(path: Path, state: Mapping[str, Tensor], options: Mapping[
 def _labels(path: Path, state: Mapping[str, Tensor]) -> dict[str, int]:
     """Classes and depth of NVIDIA's mapping network."""
     classes = _shape(path, state, "mapping.embed.weight", 2)[1] if "mapping.embed.weight" in state else 0
-    return {"c_dim": classes, "mapping_layers": len(_numbers(state, r"mapping\.fc(\d+)\.weight"))}
+    return {"c_dim": classes, "mapping_layers": len(_numbers(state, "mapping.fc#.weight"))}
 
 
 def _discriminator_structure(path: Path, state: Mapping[str, Tensor], options: Mapping[str, object]) -> dict:
     if "b4.conv.weight" not in state:
-        size = 4 << len(_numbers(state, r"convs\.(\d+)\.skip\.1\.weight"))
+        size = 4 << min(9, len(_numbers(state, "convs.#.skip.1.weight")))
         first = _shape(path, state, "final_conv.0.weight", 4)[0]
         return _channels(size, first, _shape(path, state, "convs.0.0.weight", 4)[0])
-    size = max(_numbers(state, r"b(\d+)\.conv0\.weight"), default=4)
-    first, last = state["b4.conv.weight"].shape[0], _shape(path, state, f"b{size}.fromrgb.weight", 4)[0]
+    size = max(_numbers(state, "b#.conv0.weight"), default=4)
+    first, last = (
+        _shape(path, state, "b4.conv.weight", 4)[0],
+        _shape(path, state, f"b{size}.fromrgb.weight", 4)[0],
+    )
     return {
         **_channels(size, first, last),
         **_labels(path, state),

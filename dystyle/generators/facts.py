@@ -1,6 +1,5 @@
 """What editing needs to know about a generator, without torch: its mapping network, mean W and sizes."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from dystyle.errors import InputError
-from dystyle.weights import cache_folder, load, make_once, resolve, sha256
+from dystyle.weights import cache_folder, load, load_header, make_once, read_structure, resolve, sha256
 
 DEFAULT = "mobile_stylegan"
 PREVIEWS = (256, 128)
+NAMES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN"}  # by our files' format
+SIZES = tuple(4 << i for i in range(9))  # of pictures that a StyleGAN2 may give
 MAPPING_LR = 0.01  # of StyleGAN2, as in `dystyle.generators.stylegan2`
 
 
@@ -24,34 +25,48 @@ class GeneratorFacts:
         sizes: of its pictures: the full one, then previews.
         mapping: weight (n, 512) and bias (512,) of every layer, as they act.
         mean_w: (512,).
+        name: what to call the generator.
     """
 
     file: Path | None
     sizes: tuple[int, ...]
     mapping: list[tuple[np.ndarray, np.ndarray]]
     mean_w: np.ndarray
+    name: str = "MobileStyleGAN FFHQ"
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str] = DEFAULT) -> "GeneratorFacts":
         """Facts of the default generator, or of a StyleGAN2 in any format that can be read.
 
         Raises:
-            InputError: no such file, one that holds no StyleGAN2, or one with class labels.
+            InputError: no such file, one that holds no StyleGAN2, one that is damaged, or one with class
+                labels.
         """
         if name_or_path == DEFAULT:
             return cls(None, (1024, *PREVIEWS), *_mapping(load(DEFAULT)[0], rate=None))
         file = converted(name_or_path)
-        tensors, metadata = load(file)
-        if metadata.get("format") not in ("stylegan2", "stylegan1"):
+        shapes, metadata = load_header(file)
+        if metadata.get("format") not in NAMES:
             raise InputError(f"'{name_or_path}' holds no StyleGAN2 generator.")
-        structure = json.loads(metadata["structure"])
-        if structure["c_dim"]:
+        structure = read_structure(name_or_path, metadata)
+        size, classes, layers = (structure.get(name) for name in ("size", "c_dim", "mapping_layers"))
+        if size not in SIZES or not isinstance(classes, int) or not isinstance(layers, int):
+            raise InputError(f"'{name_or_path}' is damaged: there is no StyleGAN2 as it describes.")
+        if classes:
             raise InputError(
-                f"'{name_or_path}' is a generator of {structure['c_dim']} classes; editing needs one without."
+                f"'{name_or_path}' is a generator of {classes} classes; editing needs one without."
             )
-        size = structure["size"]
+        wanted = {"mean_w": (512,)}
+        for index in range(min(layers, len(shapes))):
+            wanted |= {f"mapping.layers.{index}.weight": (512, 512), f"mapping.layers.{index}.bias": (512,)}
+        if wrong := [key for key, shape in wanted.items() if shapes.get(key) != shape]:
+            raise InputError(
+                f"The StyleGAN2 in '{name_or_path}' lacks '{wrong[0]}', or it has another shape."
+            )
+        tensors, _ = load(file)
         sizes = (size, *(preview for preview in PREVIEWS if preview < size))
-        return cls(file, sizes, *_mapping(tensors, MAPPING_LR))
+        name = f"{NAMES[metadata['format']]} ({Path(name_or_path).name})"
+        return cls(file, sizes, *_mapping(tensors, MAPPING_LR), name)
 
     def graph(self, size: int) -> str:
         """The engine's name (see `dystyle.engines.graphs`) for pictures of this size."""

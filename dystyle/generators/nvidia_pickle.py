@@ -7,6 +7,7 @@ inert; a file that names anything else is refused before it is called.
 
 import io
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from torch import Tensor
 from dystyle.errors import InputError
 
 _PLAIN = (bool, int, float, str, type(None))
+# How a PyTorch file without an archive around it begins; tensors in a pickle are of that kind.
+TORCH_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+_MOST = 10_000  # tensors or attributes of a network, of which StyleGAN2 has some hundreds
 
 
 class Network:
@@ -38,6 +42,8 @@ class Network:
         for name, module in state["_modules"].items():
             self.tensors |= {f"{name}.{key}": tensor for key, tensor in module.tensors.items()}
             self.options |= {f"{name}.{key}": value for key, value in module.options.items()}
+            if max(len(self.tensors), len(self.options)) > _MOST:  # modules that hold each other twice
+                raise pickle.UnpicklingError(f"more than {_MOST} tensors or attributes")
 
 
 def _vocabulary() -> dict[str, Callable]:
@@ -63,6 +69,8 @@ def _vocabulary() -> dict[str, Callable]:
         return np.frombuffer(data, np.dtype(kind.code).newbyteorder(order), 1)[0].item()
 
     def storage(data: bytes) -> torch.TypedStorage:
+        if not data.startswith(TORCH_MAGIC):  # an archive could be packed
+            raise pickle.UnpicklingError("a storage of another kind")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def tensor(stored: torch.TypedStorage, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
@@ -100,6 +108,13 @@ class _Unpickler(pickle.Unpickler):
         return self._known[f"{module}.{name}"]
 
 
+def _check_memo(file: io.BufferedIOBase) -> None:
+    """Python makes room for every object up to the highest number that a pickle gives one."""
+    for count, (operation, number, _) in enumerate(pickletools.genops(file)):
+        if "PUT" in operation.name and number > count:
+            raise pickle.UnpicklingError(f"object number {number} of {count}")
+
+
 def read_pickle(path: Path) -> dict[str, Network]:
     """The networks of a pickle by name: "G", "D", "G_ema".
 
@@ -108,6 +123,8 @@ def read_pickle(path: Path) -> dict[str, Network]:
     """
     try:
         with path.open("rb") as file:
+            _check_memo(file)
+            file.seek(0)
             contents = _Unpickler(file).load()
         networks = {key: value for key, value in contents.items() if isinstance(value, Network)}
     except InputError as error:

@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+
+from dystyle.weights import save
 
 _SAMPLES_FOR_MEAN = 65_536
 
@@ -85,8 +86,4 @@ def convert_mobile_stylegan(folder: Path, destination: Path) -> None:
     tensors = mapping_tensors(read_constants(folder / "MappingNetwork"))
     tensors |= _statistics_of_w(tensors)
     tensors |= synthesis_tensors(read_constants(folder / "SynthesisNetwork"))
-    save_file(
-        {key: np.ascontiguousarray(value) for key, value in tensors.items()},
-        destination,
-        metadata={"format": "mobile_stylegan", "source": "random-face 2021.7.21.1 (Apache-2.0)"},
-    )
+    save(destination, tensors, format="mobile_stylegan", source="random-face 2021.7.21.1 (Apache-2.0)")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.errors import InputError
+from dystyle.generators.facts import SIZES
 from dystyle.ops import bias_act, conv2d_resample, modulated_conv2d, setup_filter, upsample2d
 from dystyle.ops.bias_act import ACTIVATIONS
 
@@ -35,10 +36,9 @@ def channel_table(size: int, base: int, most: int) -> dict[int, int]:
     Raises:
         InputError: a size that is no power of two from 4 to 1024.
     """
-    sizes = [4 << i for i in range(9)]
-    if size not in sizes:
-        raise InputError(f"StyleGAN2 gives images of {', '.join(map(str, sizes))} px, not {size}.")
-    return {s: min(base // s, most) for s in sizes if s <= size}
+    if size not in SIZES:
+        raise InputError(f"StyleGAN2 gives images of {', '.join(map(str, SIZES))} px, not {size}.")
+    return {s: min(base // s, most) for s in SIZES if s <= size}
 
 
 class Linear(nn.Module):

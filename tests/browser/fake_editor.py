@@ -30,6 +30,7 @@ class FakeEditor:
     """
 
     attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in LEARNT}
+    model = "DyStyle on a cartoon"
     noise_layers = ("conv1", "blocks.0.conv1", "blocks.0.conv2")
 
     def __init__(self) -> None:
