@@ -358,6 +358,104 @@ def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, folder, monkeypatch
     assert cv2.imread(str(tmp_path / "straight" / "samples-000006.png")).shape == (48, 80, 3)
 
 
+def taught(folder: Path, out: Path, steps: int = 12, **changes) -> GeneratorTrainer:
+    """A trainer after some steps on the same pictures, by the terms that are asked for besides the scores."""
+    plain = {"augment": False, "r1": 0.0, "path_length": 0.0, "r1_every": 1, "path_every": 1, "lr": 0.01}
+    trainer = GeneratorTrainer(small(out, folder, **plain | changes))
+    torch.manual_seed(1)
+    for trainer.step in range(steps):
+        trainer.train_step(reals(folder))
+    return trainer
+
+
+def reals(folder: Path) -> torch.Tensor:
+    pictures = Pictures(folder, 8)
+    images = np.stack([pictures[index] for index in range(8)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def scores(trainer: GeneratorTrainer, folder: Path) -> tuple[float, float]:
+    """Mean logits of real pictures and of the generator's, the same codes every time."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        return tuple(trainer._judge(x).mean().item() for x in (reals(folder), trainer._fakes(64)))
+
+
+def test_both_networks_learn_their_side_of_the_game(tmp_path, folder):
+    """Each alone, the other standing still: the sign of either loss, and that it reaches its network."""
+    before = scores(taught(folder, tmp_path / "none", steps=0), folder)
+    gains = {}
+    for network, still in (("generator", "d_optimiser"), ("discriminator", "g_optimiser")):
+        trainer = GeneratorTrainer(
+            small(tmp_path / network, folder, augment=False, r1=0, path_length=0, lr=0.01)
+        )
+        getattr(trainer, still).param_groups[0]["lr"] = 0.0
+        torch.manual_seed(1)
+        for trainer.step in range(12):
+            trainer.train_step(reals(folder))
+        real, fake = scores(trainer, folder)
+        gains[network] = real - before[0], fake - before[1]
+    assert gains["generator"][0] == 0 and gains["generator"][1] > 0.1
+    assert gains["discriminator"][0] - gains["discriminator"][1] > 0.1
+
+
+def test_r1_flattens_the_discriminator_at_real_pictures(tmp_path, folder):
+    def steepness(trainer: GeneratorTrainer) -> float:
+        images = reals(folder).requires_grad_(True)
+        return r1_penalty(trainer.discriminator(images), images).mean().item()
+
+    off, on = (steepness(taught(folder, tmp_path / f"{r1}", r1=r1)) for r1 in (0.0, 1000.0))
+    assert on < 0.5 * off
+    standard = GeneratorTrainer(small(tmp_path / "standard", folder, r1=None))
+    assert standard.r1 == pytest.approx(0.0002 * 8**2 / 4)
+
+
+def test_path_length_is_drawn_to_its_running_mean(tmp_path, folder):
+    def missed(trainer: GeneratorTrainer) -> float:
+        """Root mean square distance of |J^T y| from the mean that the run begins with, which is 0."""
+        torch.manual_seed(2)
+        codes = trainer._codes(64)
+        images = trainer.generator(codes, noise="random")
+        return path_lengths(images, codes, torch.randn_like(images)).square().mean().sqrt().item()
+
+    off, on = (missed(taught(folder, tmp_path / f"{w}", path_length=w)) for w in (0.0, 100.0))
+    assert on < 0.7 * off
+
+
+def test_lazy_regularisation_keeps_its_strength(tmp_path, folder, monkeypatch):
+    """Every fourth step, four times as strong (section 3.1); nothing moves here, so the losses compare."""
+    losses = {}
+    for every in (1, 4):
+        changes = {"r1": 3.0, "path_length": 2.0, "r1_every": every, "path_every": every, "lr": 0.0}
+        trainer = GeneratorTrainer(small(tmp_path / f"{every}", folder, augment=False, **changes))
+        descended = losses[every] = []
+        monkeypatch.setattr(trainer, "_descend", lambda loss, *_, to=descended: to.append(loss.item()))
+        torch.manual_seed(1)
+        logs = trainer.train_step(reals(folder))
+        assert descended[3] == pytest.approx(every * 3.0 / 2 * logs["r1"])
+        trainer.step = 1
+        trainer.train_step(reals(folder))
+        assert len(descended) == (8 if every == 1 else 6)
+    for part, factor in enumerate((1, 4, 1, 4)):
+        assert losses[4][part] == pytest.approx(factor * losses[1][part], rel=1e-4), part
+
+
+def test_augmentation_follows_what_the_discriminator_makes_of_real_pictures(tmp_path, folder):
+    for bias, expected in ((100.0, 0.5 + 4 * 4 / 40), (-100.0, 0.5 - 4 * 4 / 40)):
+        trainer = GeneratorTrainer(small(tmp_path / f"{bias}", folder, lr=0.0))
+        trainer.p = 0.5
+        trainer.discriminator.out.bias.data.fill_(bias)
+        for trainer.step in range(4):
+            trainer.train_step(reals(folder)[:4])
+        assert trainer.p == pytest.approx(expected)
+
+
+def test_as_many_pictures_as_asked_for_are_made_of_two_codes(tmp_path, folder):
+    for mixing in (0.0, 0.5):
+        codes = GeneratorTrainer(small(tmp_path / f"{mixing}", folder, mixing=mixing))._codes(400)
+        assert abs((codes != codes[:, :1]).any(2).any(1).float().mean().item() - mixing) < 0.1
+
+
 def test_average_follows_with_the_half_life(tmp_path, folder):
     trainer = GeneratorTrainer(small(tmp_path, folder, half_life=8))
     trainer.step = 10**6  # long after the warm-up
