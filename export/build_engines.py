@@ -254,12 +254,19 @@ def build(config: BuildConfig) -> bool:
         "engines": entries,
     }
     file = cache_folder() / "engines" / f"manifest-{config.backend}-{precision}.json"
-    file.write_text(json.dumps(manifest, indent=2) + "\n")
+    _write(file, json.dumps(manifest, indent=2) + "\n")
     print(f"The manifest is {file}")
     if config.report:
-        config.report.parent.mkdir(parents=True, exist_ok=True)
-        config.report.write_text(table(manifest))
+        _write(config.report, table(manifest))
     return all(entry.get("parity", {}).get("passed", True) for entry in entries.values())
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    except OSError as error:
+        raise InputError(f"'{file}' cannot be written ({error.strerror}); free some space there.") from error
 
 
 def main() -> None:
