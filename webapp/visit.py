@@ -23,11 +23,6 @@ THUMBNAIL = 96
 LONGEST_HISTORY = 30
 
 
-def step(attribute: Attribute) -> float:
-    """The slider's step, in the attribute's unit: a whole degree or year, a hundredth of a probability."""
-    return 1 if attribute.high - attribute.low > 10 else 0.01
-
-
 @dataclass(frozen=True)
 class Step:
     """One entry of the history: the sliders' values and a small picture, uint8 (96, 96, 3)."""
@@ -228,5 +223,4 @@ def _on_slider(value: float, attribute: Attribute) -> float:
     """The nearest value a slider can show; the middle where nothing could be measured."""
     if not math.isfinite(value):
         value = attribute.denormalise(0.0)
-    value = min(max(value, attribute.low), attribute.high)
-    return round(round(value / step(attribute)) * step(attribute), 2)
+    return round(round(float(attribute.clamp(value)) / attribute.step) * attribute.step, 2)

@@ -15,7 +15,7 @@ from dystyle.editors.search import Read
 from dystyle.generators.mobile_stylegan import MappingNetwork
 from dystyle.weights import load
 
-STEPS, RATE = 120, 0.1
+INVERSION_STEPS, RATE = 120, 0.1
 PICTURE_ROWS = 16  # the rows of W+ that reach the picture
 
 
@@ -35,7 +35,7 @@ class Latents:
         """(n, 512) -> W codes (n, 512)."""
         return self.mapping(torch.from_numpy(np.float32(z))).numpy()
 
-    def invert(self, w: np.ndarray, steps: int = STEPS) -> np.ndarray:
+    def invert(self, w: np.ndarray, steps: int = INVERSION_STEPS) -> np.ndarray:
         """z (n, 512), of length sqrt(512), whose W codes lie nearest to w (n, 512) in units of deviation."""
         target = torch.from_numpy(np.float32(w))
         start = np.random.default_rng(0).standard_normal(w.shape, dtype=np.float32)

@@ -14,12 +14,12 @@ from torchdiffeq import odeint
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.base import StrengthEditor
-from dystyle.editors.search import Read, level
+from dystyle.editors.search import Read
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
 FARTHEST = 3.0  # a condition may be changed at most so far, on the common scale of [-1, 1]
-STEPS = 6  # of the fixed-step solver
+SOLVER_STEPS = 6  # of the fixed-step solver
 PICTURE_ROWS = 16  # rows of W+ that reach the picture
 
 
@@ -60,7 +60,7 @@ class Flow(nn.Module):
 
     def transport(self, x: Tensor, conditions: Tensor, start: float, end: float) -> Tensor:
         """x (b, dim) carried from time `start` to `end`; 1 is where codes live, 0 the normal variable."""
-        times = torch.linspace(start, end, STEPS + 1)
+        times = torch.linspace(start, end, SOLVER_STEPS + 1)
         return odeint(lambda t, y: self.velocity(t, y, conditions), x, times, method="rk4")[-1]
 
     def log_density(self, x: Tensor, conditions: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -84,7 +84,7 @@ class Flow(nn.Module):
                     trace = (product * noise).sum(1)
             return speed, trace
 
-        times = torch.linspace(1.0, 0.0, STEPS + 1)
+        times = torch.linspace(1.0, 0.0, SOLVER_STEPS + 1)
         z, change = (s[-1] for s in odeint(rate, (x, torch.zeros(len(x))), times, method="rk4"))
         normal = -0.5 * (z.square().sum(1) + self.dim * np.log(2 * np.pi))
         return normal + change
@@ -148,11 +148,15 @@ class StyleFlowEditor(StrengthEditor):
         """Coordinates (n, k) -> W codes (n, 512)."""
         return (x.numpy() * self.deviations) @ self.basis + self.mean
 
+    def _levels(self, values: Mapping[str, float]) -> Tensor:
+        """The flow's attributes on the common scale, (1, n)."""
+        return torch.tensor([[float(ATTRIBUTES[name].value_to_level(values[name])) for name in self.names]])
+
     def mover(
         self, code: np.ndarray, names: tuple[str, ...], read: Read
     ) -> Callable[[np.ndarray], np.ndarray]:
         values = read(code)
-        known = torch.tensor([[float(level(name, values[name])) for name in self.names]])
+        known = self._levels(values)
         x = self.encode(code[None, :PICTURE_ROWS].mean(1))
         z = self.flow.transport(x, known, 1.0, 0.0)
         start = self.flow.transport(z, known, 0.0, 1.0)
@@ -180,7 +184,7 @@ class StyleFlowEditor(StrengthEditor):
         """
         if missing := [name for name in self.names if name not in values]:
             raise InputError(f"Give a value for '{missing[0]}', too: the flow takes all attributes.")
-        wanted = torch.tensor([[float(level(name, values[name])) for name in self.names]])
+        wanted = self._levels(values)
         z = torch.randn(1, self.flow.dim, generator=torch.Generator().manual_seed(seed))
         w = self.decode(self.flow.transport(z, wanted, 0.0, 1.0))
         return np.repeat(np.float32(w), 18, axis=0)

@@ -8,7 +8,6 @@ all of it.
 """
 
 import copy
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,9 @@ from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
-from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
+from dystyle.knowledge.readings import IDENTITY_CROP, PREDICTORS, FaceReader, crop
 from dystyle.metrics.degradations import degrade
+from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset
 from dystyle.weights import save
 
@@ -64,21 +64,6 @@ class AttributeConfig:
     seed: int = 0
 
 
-def read_labels(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Hand labels, (n,) bool by attribute, and which faces are held out, (n,) bool: every fifth.
-
-    The order of the faces is random already. Glasses are eyeglasses and sunglasses.
-    """
-    with open(folder / "faces.csv") as file:
-        rows = list(csv.DictReader(file))
-    labels = {
-        name: np.array([int(row[name]) > 0 for row in rows])
-        for name in ("eyeglasses", "mustache", "beard", "smile", "mouth_open", "eyes_closed")
-    }
-    labels["black_hair"] = np.array([row["hair"] == "black" for row in rows])
-    return labels, np.arange(len(rows)) % 5 == 0
-
-
 def batches(pictures: np.ndarray, size: int = 20) -> Iterator[Tensor]:
     """uint8 (n, s, s, 3) -> float (b, 3, s, s) in [-1, 1], in order."""
     for start in tqdm(range(0, len(pictures), size), desc="reading faces", mininterval=10):
@@ -93,7 +78,7 @@ def describe(data: FaceDataset) -> list[np.ndarray]:
     network = Graph(network.operations, layers, dict(network.named_buffers()))
     views, signals = [[] for _ in TEACHER_VIEWS], []
     for images in batches(data.images):
-        signals.append(reader.signals(images)[:, 4:])
+        signals.append(reader.signals(images)[:, len(PREDICTORS) :])
         for index, (centre, side, _) in enumerate(TEACHER_VIEWS):
             geometry = (images.new_full((1,), value) for value in (0.5, centre, side))
             maps = network((crop(images, 160, *geometry) + 1) * 127.5)[index]
@@ -190,15 +175,15 @@ def joined(probe: FaceProbe, pictures: Tensor, targets: Tensor) -> Tensor:
 
 
 def fit_calibration(signals: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logistic regressions from signals (n, 10) to what the published networks can tell of the labels.
+    """Logistic regressions from signals (n, 6) to what the published networks can tell of the labels.
 
     The few closed eyes count thrice: with their bare number 0.5 lies beyond most of them, and with equal
     weight of both classes at eyes that laugh.
     """
-    eyes = signals[:, 8:10]
+    eyes = signals[:, 4:6]
     inputs = {
-        "smile": signals[:, 4:7],
-        "mouth_open": signals[:, 7:8],
+        "smile": signals[:, :3],
+        "mouth_open": signals[:, 3:4],
         "eyes_closed": np.stack((eyes.mean(1), eyes.max(1)), 1),
     }
     tensors = {}
@@ -249,6 +234,7 @@ def train_attributes(config: AttributeConfig, generator: MobileStyleGAN) -> dict
     reader = FaceReader(calibrated=False)
     with torch.no_grad():
         signals = torch.cat([reader.signals(x) for x in batches(labelled.images)]).numpy()
+    signals = signals[:, len(PREDICTORS) :]
     calibration = fit_calibration(signals[~held], {name: y[~held] for name, y in labels.items()})
     calibration |= zero_pitch(generator)
     probe.save(config.out / "probe.safetensors")

@@ -28,12 +28,13 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import compare, draw, reached_text
 from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
-from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork
+from dystyle.metrics.comparison import compare, reached_text
 from dystyle.metrics.degradations import degrade
+from dystyle.metrics.drawing import draw_edit
 from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.guide import fit_guide
@@ -49,8 +50,6 @@ from dystyle.training.losses import (
     preservation_loss,
 )
 
-# Targets are drawn where faces can follow; the table's full ranges are what the slider shows.
-TARGET_RANGES = {"yaw": (-32, 32), "pitch": (-18, 18), "age": (6, 75)}
 # Share of numeric targets that are the face's own value: an edit to what is there already changes nothing.
 STAY = 0.1
 IDENTITY_DIMENSIONS = 48
@@ -123,7 +122,7 @@ def draw_targets(name: str, batch: int) -> Tensor:
     row, uniform = ATTRIBUTES[name], torch.rand(batch)
     if row.kind == "binary":
         return torch.where(torch.rand(batch) < 2 / 3, uniform.round(), uniform)
-    low, high = TARGET_RANGES.get(name, (row.low, row.high))
+    low, high = row.trained
     return low + uniform * (high - low)
 
 
@@ -143,7 +142,7 @@ def sample_configuration(
         targets = configuration[name] = draw_targets(name, batch)
         if row.kind == "binary":
             continue
-        stay = current[name].sigmoid() if name == "gender" else current[name].clamp(row.low, row.high)
+        stay = row.score_to_value(current[name])
         configuration[name] = torch.where(torch.rand(batch) < STAY, stay, targets)
     return configuration
 
@@ -386,9 +385,9 @@ class EditorTrainer:
         """Faces in rows, unedited and with each attribute at the far end of its range: (3, h, w), 0..1."""
         codes, columns = self.codes[:faces], [self.codes[:faces]]
         for name in self.average.names:
-            low, high = TARGET_RANGES.get(name, (ATTRIBUTES[name].low, ATTRIBUTES[name].high))
-            middle = 0 if high == 1 else (low + high) / 2  # scores of probabilities are logits
-            beyond = self.full.scores[name][: len(codes)] > middle
+            row = ATTRIBUTES[name]
+            low, high = row.trained
+            beyond = self.full.scores[name][: len(codes)] > row.value_to_score((low + high) / 2)
             targets = torch.where(beyond, float(low), float(high))
             columns.append(self.average(codes, {name: targets}))
         images = torch.cat([self.generator(column, 128) for column in columns], 3)
@@ -399,14 +398,14 @@ class EditorTrainer:
         """The averaged editor on the held-out faces, by its own teachers on the last stage's pictures.
 
         Returns:
-            By attribute edited alone, and by "N at once", what `dystyle.evaluation.editing.compare` says.
+            By attribute edited alone, and by "N at once", what `dystyle.metrics.comparison.compare` says.
         """
         rng, names = np.random.default_rng(self.config.seed), self.average.names
         codes = torch.from_numpy(self.data.codes[-self.config.held :].copy()).to(self.device)
         before = self._values(codes)
         sizes = [size for size in (2, 3, 5) if size <= min(len(names), self.config.most)]
-        plans = {name: [draw(rng, [name]) for _ in codes] for name in names} | {
-            f"{size} at once": [draw(rng, rng.choice(names, size, replace=False)) for _ in codes]
+        plans = {name: [draw_edit(rng, [name]) for _ in codes] for name in names} | {
+            f"{size} at once": [draw_edit(rng, rng.choice(names, size, replace=False)) for _ in codes]
             for size in sizes
         }
         figures = {}
@@ -419,8 +418,9 @@ class EditorTrainer:
     def _values(self, codes: Tensor) -> list[dict[str, float]]:
         """Attribute values of codes (b, 18, 512)."""
         scores = [self.reader(self.generator(chunk, self.size)) for chunk in codes.split(8)]
-        joined = values(self.corrected({name: torch.cat([s[name] for s in scores]) for name in scores[0]}))
-        return [{name: float(value[i]) for name, value in joined.items()} for i in range(len(codes))]
+        joined = self.corrected({name: torch.cat([s[name] for s in scores]) for name in scores[0]})
+        values = {name: ATTRIBUTES[name].score_to_value(score) for name, score in joined.items()}
+        return [{name: float(value[i]) for name, value in values.items()} for i in range(len(codes))]
 
     def write_report(self) -> None:
         """`report.json`, and `dystyle.md`: a card for the weights."""
@@ -506,7 +506,10 @@ class EditorTrainer:
         images, mirrored = self._view(pictures)
         shift, scale = torch.randn(batch, 2) * 0.012, 1 + torch.randn(batch) * 0.03
         scores = self.reader(images, shift, scale)
-        scores["yaw"] = torch.where(mirrored, -scores["yaw"], scores["yaw"])
+        scores = {
+            name: torch.where(mirrored, ATTRIBUTES[name].mirror_sign * score, score)
+            for name, score in scores.items()
+        }
         scores = self.corrected(scores)
         logs: dict[str, Tensor] = {}
         self._attribute_terms(edits, scores, logs)
@@ -545,8 +548,8 @@ class EditorTrainer:
             before = self.before[chunk].scores
             preservation.append(preservation_loss(part, before, configuration))
             logs |= {f"attribute/{name}": value.mean() for name, value in losses.items()}
-            read = values(part)
-            logs |= {f"error/{name}": (read[name] - v).abs().mean() for name, v in configuration.items()}
+            for name, target in configuration.items():
+                logs[f"error/{name}"] = (ATTRIBUTES[name].score_to_value(part[name]) - target).abs().mean()
         logs["loss/attributes"] = torch.stack(attribute).mean()
         logs["loss/preservation"] = torch.stack(preservation).mean()
 
