@@ -18,7 +18,7 @@ from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.attention import attention
 from dystyle.editors.base import Editor, styles_of
-from dystyle.editors.search import MOST_PICTURES
+from dystyle.editors.search import MOST_LOOKS
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.runtime import (
@@ -242,7 +242,7 @@ class FaceEditor:
 
         def read(seen: np.ndarray) -> dict[str, float]:
             if progress:
-                progress(min(next(looks) / MOST_PICTURES, 1.0), "Looking for the strength")
+                progress(min(next(looks) / MOST_LOOKS, 1.0), "Looking for the strength")
             return self.measure(self.synthesize(seen))
 
         return self._method.edit(code, configuration, read)

@@ -15,7 +15,7 @@ import numpy as np
 
 from dystyle.attributes import Attribute
 from dystyle.editors import METHODS
-from dystyle.editors.search import NEAR, SIDE, shortfall
+from dystyle.editors.search import REACHED_PROBABILITY, REACHED_WITHIN, shortfall
 from dystyle.errors import InputError
 from webapp.callbacks import PROGRESS, Callbacks, Cancelled, duration, known
 from webapp.layout import PRESETS
@@ -180,8 +180,8 @@ class CompareCallbacks:
         cards += [_card(text(METHODS[name].title), '<div class="to-come"></div>') for name in left]
         near = text(
             "within {near:.0%} of the attribute's range, or a probability of {side:.0%}.",
-            near=NEAR,
-            side=SIDE,
+            near=REACHED_WITHIN,
+            side=REACHED_PROBABILITY,
         )
         scale = text("1 is the same picture; strangers have about 0.4, pictures of one person above 0.6.")
         return (

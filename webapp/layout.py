@@ -10,7 +10,7 @@ import gradio as gr
 
 from dystyle.attributes import Attribute, Group
 from dystyle.editors import METHODS
-from dystyle.editors.search import MOST_PICTURES
+from dystyle.editors.search import MOST_LOOKS
 from webapp.language import Language
 from webapp.stage import build_stage
 
@@ -300,7 +300,7 @@ class Layout:
                         info=text(
                             "DyStyle takes the values as they are. All others search for the strength that "
                             "reaches them and look at up to {n} pictures.",
-                            n=MOST_PICTURES,
+                            n=MOST_LOOKS,
                         ),
                         elem_id="methods",
                     )

@@ -6,9 +6,9 @@ import numpy as np
 
 from dystyle.attributes import ATTRIBUTES
 
-MOST_PICTURES = 16  # looked at in one search
-NEAR = 0.03  # share of the range within which a number counts as reached
-SIDE = 0.95  # what a binary attribute's probability has to reach
+MOST_LOOKS = 16  # pictures looked at, at most
+REACHED_WITHIN = 0.03  # share of the range within which a number counts as reached
+REACHED_PROBABILITY = 0.95  # what a binary attribute's probability has to reach
 FIRST, WIDEST, NARROWEST = 2.0, 6.0, 0.1  # bounds of the length of one step
 DAMPING = 0.02
 LEAST_CHANGE = 0.05  # changes of levels that are below what readings resolve
@@ -22,10 +22,10 @@ def shortfall(name: str, target: float, value: float) -> float:
     """Signed distance to a target on the common scale; 0 where it is reached."""
     row = ATTRIBUTES[name]
     if row.kind == "binary":
-        target = SIDE if target > 0.5 else 1 - SIDE
+        target = REACHED_PROBABILITY if target > 0.5 else 1 - REACHED_PROBABILITY
         if (value >= target) if target > 0.5 else (value <= target):
             return 0.0
-    elif abs(target - value) <= NEAR * row.width:
+    elif abs(target - value) <= REACHED_WITHIN * row.width:
         return 0.0
     return float(row.value_to_level(target) - row.value_to_level(value))
 
@@ -67,13 +67,13 @@ def most_selective(name: str, effects: Sequence[Mapping[str, float]]) -> int:
     """
     strongest = max(changes[name] for changes in effects)
 
-    def worth(changes: Mapping[str, float]) -> float:
+    def selectivity(changes: Mapping[str, float]) -> float:
         if changes[name] < strongest / 2:
             return -np.inf
         others = sum(abs(change) for other, change in changes.items() if other != name)
         return changes[name] / (LEAST_CHANGE + others)
 
-    return int(np.argmax([worth(changes) for changes in effects]))
+    return int(np.argmax([selectivity(changes) for changes in effects]))
 
 
 def search(
@@ -82,7 +82,7 @@ def search(
     read: Read,
     slopes: np.ndarray,
     farthest: float,
-    steps: int = MOST_PICTURES,
+    steps: int = MOST_LOOKS,
 ) -> np.ndarray:
     """The code, of all that were tried, whose picture comes nearest to the targets.
 
@@ -110,12 +110,12 @@ def search(
             jacobian += np.outer(surprise, moved) / (moved @ moved)
             # Readings that do not answer yet, as saturated ones, must not stop the search.
             np.fill_diagonal(jacobian, np.maximum(jacobian.diagonal(), floor))
-        worth = np.abs(misses).sum()
-        if worth < least:
+        missed = np.abs(misses).sum()
+        if missed < least:
             result = code
-        if worth <= least:
+        if missed <= least:
             radius = radius if known is None else min(radius * 1.5, WIDEST)
-            best, known, least, left = strengths, levels, worth, misses
+            best, known, least, left = strengths, levels, missed, misses
         else:
             radius /= 2
         if least == 0 or radius < NARROWEST:

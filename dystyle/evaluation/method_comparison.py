@@ -10,7 +10,7 @@ import numpy as np
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors import METHODS
-from dystyle.editors.search import MOST_PICTURES, level_changes, shortfall
+from dystyle.editors.search import MOST_LOOKS, level_changes, shortfall
 from dystyle.evaluation.bench import Bench, Seen
 from dystyle.evaluation.sheets import tile
 from dystyle.metrics.drawing import draw_edit
@@ -193,7 +193,7 @@ def table(result: dict) -> str:
     """The result as Markdown."""
     words = {key: " ".join(map(str, result[key])) for key in ("methods", "joint")}
     lines = [
-        HEADING.format(**result | words, steps=MOST_PICTURES),
+        HEADING.format(**result | words, steps=MOST_LOOKS),
         "| edit | method | reached | error | judges: error | moved | judges: sides | dependency | identity "
         "| judges: distance | Frechet | seconds |",
         "|" + "---|" * 12,

@@ -217,9 +217,9 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     chosen, signed, slopes, report = {}, [], [], {}
     for name, value in values.items():
         levels = ATTRIBUTES[name].value_to_level(value)
-        told = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
-        worth, upwards = np.abs(told) * local.get(name, 1.0), deviations * np.sign(told)
-        effects, tried = [], np.argsort(-worth)[: config.tried]
+        evidence = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
+        upwards = deviations * np.sign(evidence)
+        effects, tried = [], np.argsort(-np.abs(evidence) * local.get(name, 1.0))[: config.tried]
         for index in tried:
             one = StyleSpaceEditor({name: channels[index]}, upwards[[index]], np.ones(1), widths)
 
