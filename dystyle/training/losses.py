@@ -118,9 +118,9 @@ def backgrounds(images: Tensor) -> Tensor:
     return torch.cat((small[..., :4], small[..., -4:]), 3)
 
 
-def background_loss(images: Tensor, before: Tensor) -> Tensor:
-    """Mean absolute change beside the head, (b,); see `backgrounds`."""
-    return (backgrounds(images) - before).abs().mean((1, 2, 3))
+def background_loss(after: Tensor, before: Tensor) -> Tensor:
+    """Mean absolute change of `backgrounds` (b, 3, 24, 8), (b,)."""
+    return (after - before).abs().mean((1, 2, 3))
 
 
 def norm_loss(edited: Tensor, codes: Tensor, std_w: Tensor) -> Tensor:

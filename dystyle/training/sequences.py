@@ -25,7 +25,7 @@ from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.metrics.drawing import draw_edit, sample_codes
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
-from dystyle.training.editor import draw_targets
+from dystyle.training.curriculum import draw_targets
 
 GROUPS = 4  # parts of a batch, each with attributes of its own
 AGAIN = 0.25  # share of the sequences whose last edit changes an attribute that was edited before
