@@ -1,24 +1,66 @@
-"""The attribute table: every attribute the project knows, with its kind, unit and range.
+"""The attribute table: all that the project knows about an attribute, whoever asks.
 
 A *configuration* is a mapping from attribute names to target values that holds only the attributes to
-be edited. Adding an attribute takes a row here, a reading in `dystyle.knowledge.readings` and a
-training run.
+be edited. Adding an attribute takes a row here, its predictor in `dystyle.knowledge.readings` and a
+training run (docs/adding-an-attribute.md).
+
+What is read of a face comes as one of three numbers, and a row turns one into another:
+
+- *score*: what a predictor gives; the value itself, or the logit of a probability
+- *value*: what users and configurations speak of, in the attribute's unit and within its range
+- *level*: the common scale of [-1, 1], on which attributes can be compared
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from dystyle.errors import InputError
+
+Group = Literal["Pose", "Age", "Expression", "Looks", "More"]
+"""The groups of the page, in its order."""
+
+LOGIT_SCALE = 4.0  # logits are divided by it on the common scale, so that they do not saturate
+LEAST_PROBABILITY = 1e-5  # probabilities of 0 and 1 would have infinite logits
+
+# Hulls of face mesh points.
+MOUTH = (61, 291, 0, 17, 13, 14, 37, 267, 84, 314)
+UPPER_LIP = (2, 98, 327, 61, 291, 0)
+JAW = (61, 291, 152, 148, 377, 172, 397, 17)
+EYES = (33, 133, 159, 145, 263, 362, 386, 374)
+AROUND_THE_EYES = (*EYES, 70, 300, 117, 346, 168)
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One row of the table. Values run from `low` to `high`, both included, in `unit`.
+    """One row of the table. Numbers are in `unit` where nothing else is said; functions take floats, arrays
+    and tensors.
 
-    `carries` names binary attributes that go along when this one is taken away (a target below 0.5), because
-    faces do so: who stops smiling closes the mouth.
+    Attributes:
+        name: in configurations and files. label: on the page.
+        kind: "numeric" ones have targets anywhere in their range, "binary" ones mostly at its ends.
+        low, high: range of values, both included; a probability's is 0 to 1.
+        scale: "linear", or "probability" where scores are logits.
+        trained, evaluated: ranges from which numeric targets are drawn, where faces can follow; all of the
+            range where nothing is said.
+        tolerance: a numeric edit that comes so near to its target is right; a tenth of the range where
+            nothing is said.
+        error_bounds: mean absolute errors that the project allows itself, alone and among three attributes.
+        identity_cost: cosine of identity embeddings that a change over half of the range may cost.
+        changes_person: whether recognition may well take the edited face for somebody else.
+        mirror_sign: -1 where a mirrored face reads the opposite.
+        carries: binary attributes that go along when this one is taken away (a target below 0.5), because
+            faces do so: who stops smiling closes the mouth.
+        benchmarked: whether `python -m dystyle.evaluate editing` edits and reads it unless told otherwise.
+        group: where it stands on the page.
+        region: face mesh points whose hull holds what it changes; none if that is all of the face.
+
+    Raises:
+        ValueError: a probability with another range than 0 to 1, or a binary attribute that is none.
     """
 
     name: str
@@ -27,31 +69,157 @@ class Attribute:
     high: float
     unit: str
     label: str
+    scale: Literal["linear", "probability"] = "probability"
+    trained: tuple[float, float] = ()
+    evaluated: tuple[float, float] = ()
+    tolerance: float = math.nan
+    error_bounds: tuple[float, float] | None = None
+    identity_cost: float = 0.0
+    changes_person: bool = False
+    mirror_sign: Literal[1, -1] = 1
     carries: tuple[str, ...] = ()
+    benchmarked: bool = True
+    group: Group = "More"
+    region: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scale == "probability" and (self.low, self.high) != (0, 1):
+            raise ValueError(f"{self.name}: a probability runs from 0 to 1; other numbers are linear.")
+        if self.kind == "binary" and self.scale != "probability":
+            raise ValueError(f"{self.name}: a binary attribute is read as a probability.")
+        whole = (self.low, self.high)
+        object.__setattr__(self, "trained", self.trained or whole)
+        object.__setattr__(self, "evaluated", self.evaluated or whole)
+        if math.isnan(self.tolerance):
+            object.__setattr__(self, "tolerance", 0.1 * self.width)
+
+    @property
+    def width(self) -> float:
+        """Length of the range."""
+        return self.high - self.low
+
+    @property
+    def step(self) -> float:
+        """The least change that means anything to a person: a whole unit, a hundredth of a probability."""
+        return 0.01 if self.scale == "probability" else 1
 
     def normalise(self, value):
-        """Map [low, high] linearly to [-1, 1]; works on floats, arrays and tensors."""
-        return (2 * value - self.low - self.high) / (self.high - self.low)
+        """Map [low, high] linearly to [-1, 1]."""
+        return (2 * value - self.low - self.high) / self.width
 
     def denormalise(self, value):
         """Inverse of `normalise`."""
-        return (value * (self.high - self.low) + self.low + self.high) / 2
+        return (value * self.width + self.low + self.high) / 2
+
+    def clamp(self, value):
+        """The nearest value within the range."""
+        return value.clamp(self.low, self.high) if _is_tensor(value) else np.clip(value, self.low, self.high)
+
+    def score_to_value(self, score):
+        """A logit's probability; any other number is kept within the range."""
+        if self.scale == "linear":
+            return self.clamp(score)
+        return score.sigmoid() if _is_tensor(score) else 1 / (1 + np.exp(-score))
+
+    def value_to_score(self, value, margin: float = LEAST_PROBABILITY):
+        """Inverse of `score_to_value`; probabilities within `margin` of 0 and 1 count as that."""
+        if self.scale == "linear":
+            return value
+        if _is_tensor(value):
+            return value.clamp(margin, 1 - margin).logit()
+        value = np.clip(value, margin, 1 - margin)
+        return np.log(value / (1 - value))
+
+    def score_to_level(self, score):
+        """A score on the common scale: the range is mapped to [-1, 1], logits are softly bounded to it."""
+        if self.scale == "linear":
+            return self.normalise(score)
+        scaled = score / LOGIT_SCALE
+        return scaled.tanh() if _is_tensor(score) else np.tanh(scaled)
+
+    def value_to_level(self, value):
+        """A value on the common scale."""
+        return self.score_to_level(self.value_to_score(value))
+
+
+def _is_tensor(x) -> bool:
+    """Whether x is PyTorch's, which need not be imported to read the table."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
 
 
 ATTRIBUTES: dict[str, Attribute] = {
     row.name: row
     for row in (
-        Attribute("yaw", "numeric", -40, 40, "degrees", "Head yaw"),
-        Attribute("pitch", "numeric", -25, 25, "degrees", "Head pitch"),
-        Attribute("age", "numeric", 5, 80, "years", "Age"),
-        Attribute("gender", "numeric", 0, 1, "", "Gender"),
-        Attribute("smile", "binary", 0, 1, "", "Smile", carries=("mouth_open",)),
-        Attribute("mouth_open", "binary", 0, 1, "", "Open mouth"),
-        Attribute("eyes_closed", "binary", 0, 1, "", "Closed eyes"),
-        Attribute("eyeglasses", "binary", 0, 1, "", "Eyeglasses"),
-        Attribute("black_hair", "binary", 0, 1, "", "Black hair"),
-        Attribute("mustache", "binary", 0, 1, "", "Moustache"),
-        Attribute("beard", "binary", 0, 1, "", "Beard"),
+        Attribute(
+            "yaw",
+            "numeric",
+            -40,
+            40,
+            "degrees",
+            "Head yaw",
+            scale="linear",
+            trained=(-32, 32),
+            evaluated=(-25, 25),
+            tolerance=5,
+            error_bounds=(3, 4),
+            identity_cost=0.3,
+            mirror_sign=-1,
+            group="Pose",
+        ),
+        Attribute(
+            "pitch",
+            "numeric",
+            -25,
+            25,
+            "degrees",
+            "Head pitch",
+            scale="linear",
+            trained=(-18, 18),
+            evaluated=(-15, 15),
+            tolerance=5,
+            error_bounds=(3, 4),
+            identity_cost=0.2,
+            group="Pose",
+        ),
+        Attribute(
+            "age",
+            "numeric",
+            5,
+            80,
+            "years",
+            "Age",
+            scale="linear",
+            trained=(6, 75),
+            evaluated=(10, 70),
+            tolerance=8,
+            error_bounds=(5, 6.5),
+            identity_cost=0.15,
+            changes_person=True,
+            group="Age",
+        ),
+        Attribute(
+            "gender",
+            "numeric",
+            0,
+            1,
+            "",
+            "Gender",
+            tolerance=0.2,
+            identity_cost=0.2,
+            changes_person=True,
+            group="Looks",
+        ),
+        Attribute(
+            "smile", "binary", 0, 1, "", "Smile", carries=("mouth_open",), group="Expression", region=MOUTH
+        ),
+        Attribute("mouth_open", "binary", 0, 1, "", "Open mouth", group="Expression", region=MOUTH),
+        Attribute("eyes_closed", "binary", 0, 1, "", "Closed eyes", group="Expression", region=EYES),
+        Attribute("eyeglasses", "binary", 0, 1, "", "Eyeglasses", group="Looks", region=AROUND_THE_EYES),
+        Attribute("black_hair", "binary", 0, 1, "", "Black hair", group="Looks"),
+        Attribute("mustache", "binary", 0, 1, "", "Moustache", group="Looks", region=UPPER_LIP),
+        # Hardly comes without a moustache, nor a moustache without a beard.
+        Attribute("beard", "binary", 0, 1, "", "Beard", benchmarked=False, group="Looks", region=JAW),
     )
 }
 

@@ -69,7 +69,7 @@ class FacesConfig:
 
 @dataclass(frozen=True)
 class JudgesConfig:
-    """Fitting the independent judges of `dystyle.evaluation.judges` to the hand labels.
+    """Fitting the independent judges of `dystyle.metrics.independent_judges` to the hand labels.
 
     Attributes:
         labels: folder with `codes.npz` (w) and `faces.csv`.

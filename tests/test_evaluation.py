@@ -6,7 +6,9 @@ import pytest
 from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import EditingConfig, compare, evaluate_editing, frechet
+from dystyle.evaluation.editing import EditingConfig, evaluate_editing
+from dystyle.metrics.comparison import compare
+from dystyle.metrics.distances import frechet
 
 
 def test_comparison_counts_what_was_asked_for_and_what_was_not():

@@ -9,8 +9,8 @@ import torch
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.errors import InputError
-from dystyle.evaluation.judges import PROBES, Judges
 from dystyle.knowledge.networks import AGE_GENDER_MEAN, load_network
+from dystyle.metrics.independent_judges import PROBES, Judges
 from dystyle.weights import resolve
 
 NAMES = (

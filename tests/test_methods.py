@@ -8,17 +8,18 @@ import torch
 
 from dystyle import FaceEditor
 from dystyle import editors as registry
+from dystyle.attributes import ATTRIBUTES
 from dystyle.editors import METHODS, Method
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.ganspace import Components, candidates, explained
 from dystyle.editors.interfacegan import Latents
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
-from dystyle.editors.search import effect, level, most_selective
+from dystyle.editors.search import effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import affine_layers, by_examples, region_energy, styles
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
-from dystyle.evaluation.methods import attribute_dependency
+from dystyle.evaluation.method_comparison import attribute_dependency
 from dystyle.evaluation.spaces import dci, separability, slerp
 
 
@@ -239,12 +240,12 @@ def test_every_method_moves_the_real_generator_as_asked(editor, name):
     def read(seen):
         return editor.measure(editor.synthesize(seen, 256))
 
-    before = level(attribute, read(code)[attribute])
+    before = ATTRIBUTES[attribute].value_to_level(read(code)[attribute])
     strength = min(0.5 / method.slopes[index], method.farthest)
     sign = 1 if before < 0 else -1
     moved = method.mover(code, (attribute,), read)(np.array([sign * strength]))
     assert moved.shape == (18, 512) and moved.dtype == np.float32
-    assert sign * (level(attribute, read(moved)[attribute]) - before) > 0.05
+    assert sign * (ATTRIBUTES[attribute].value_to_level(read(moved)[attribute]) - before) > 0.05
 
 
 def test_styleflow_draws_people_as_asked(editor):

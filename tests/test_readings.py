@@ -15,8 +15,8 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.engines.graphs import TorchBackend, generator
 from dystyle.errors import InputError
 from dystyle.knowledge.probe import FaceProbe
-from dystyle.knowledge.readings import FaceReader, IdentityNetwork, crop, values
-from dystyle.training.attributes import read_labels
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork, crop
+from dystyle.metrics.labels import read_labels
 
 LABELS = Path(__file__).parents[1] / "data" / "labels"
 # Least accuracy and AUC against the hand labels that were held out of training.
@@ -61,7 +61,8 @@ def test_crop_of_everything_is_the_picture(faces):
 
 def test_the_astronaut_is_a_smiling_adult_with_open_eyes(reader, faces):
     with torch.no_grad():
-        read = {name: float(value[0]) for name, value in values(reader(faces)).items()}
+        scores = reader(faces)
+    read = {name: float(row.score_to_value(scores[name][0])) for name, row in ATTRIBUTES.items()}
     assert abs(read["yaw"]) < 20 and abs(read["pitch"]) < 15 and 20 < read["age"] < 50
     assert read["gender"] < 0.5 and read["smile"] > 0.9
     assert read["mouth_open"] > 0.5 and read["eyes_closed"] < 0.5

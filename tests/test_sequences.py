@@ -12,7 +12,7 @@ from dystyle.editors.dystyle import DyStyle
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
 from dystyle.metrics.drawing import sample_codes
-from dystyle.training.editor import draw_targets
+from dystyle.training.curriculum import draw_targets
 from dystyle.training.sequences import (
     SequencesConfig,
     Teacher,

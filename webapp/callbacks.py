@@ -300,7 +300,7 @@ class Callbacks:
                 share = (1 - np.cos(np.pi * i / (FRAMES - 1))) / 2  # slow at both ends
                 if sweep:
                     row = self.editor.attributes[sweep]
-                    asked = configuration | {sweep: float(row.low + share * (row.high - row.low))}
+                    asked = configuration | {sweep: float(row.low + share * row.width)}
                 else:
                     asked = {n: float(_mix(seen.start[n], v, share)) for n, v in configuration.items()}
                 frame = seen.portrait(self.editor, asked)

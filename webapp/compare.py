@@ -20,7 +20,7 @@ from dystyle.errors import InputError
 from webapp.callbacks import PROGRESS, Callbacks, Cancelled, duration, known
 from webapp.layout import PRESETS
 from webapp.stage import data_url
-from webapp.visit import Visit, step
+from webapp.visit import Visit
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -208,7 +208,7 @@ class CompareCallbacks:
             text(row.label)
             for name, row in rows.items()
             if name not in configuration
-            and abs(result.readings[name] - visit.start[name]) > ASIDE * (row.high - row.low)
+            and abs(result.readings[name] - visit.start[name]) > ASIDE * row.width
         ]
         for label, value in (
             ("Identity kept", f"{result.identity:.2f}"),
@@ -233,4 +233,4 @@ def _shrunk(picture: np.ndarray) -> np.ndarray:
 
 def _number(value: float, row: Attribute) -> str:
     """A reading, as finely as its slider has it."""
-    return f"{round(value / step(row)) * step(row):g}"
+    return f"{round(value / row.step) * row.step:g}"

@@ -4,25 +4,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import gradio as gr
 
-from dystyle.attributes import Attribute
+from dystyle.attributes import Attribute, Group
 from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
 from webapp.language import Language
 from webapp.stage import build_stage
-from webapp.visit import LARGEST_SEED, LONGEST_EDIT, step
+from webapp.visit import LARGEST_SEED, LONGEST_EDIT
 
 HERE = Path(__file__).parent
 PORTRAIT, WHOLE = "portrait", "whole"  # the two views of a result
 IDLE_SECONDS = 3600  # a visit is forgotten this long after its last finished edit
-GROUPS = {
-    "Pose": ("yaw", "pitch"),
-    "Age": ("age",),
-    "Expression": ("smile", "mouth_open", "eyes_closed"),
-    "Looks": ("gender", "eyeglasses", "black_hair", "mustache", "beard"),
-}
 SECOND_SEED = 5  # the second face of a mixture, at first
 COMPARED = ("dystyle", "linear", "ganspace")  # the methods that are ticked at first
 # Clicks on the history's pictures, as Gradio's event.
@@ -338,7 +333,7 @@ class Layout:
                         row.low,
                         row.high,
                         value=row.denormalise(0.0),
-                        step=step(row),
+                        step=row.step,
                         label=label + unit,
                         buttons=[],
                         min_width=0,
@@ -380,10 +375,6 @@ def _layer_label(layer: str) -> str:
 
 
 def _grouped(attributes: Mapping[str, Attribute]) -> dict[str, list[Attribute]]:
-    """Sort attributes into the groups of the page; those that no group names make up a last one."""
-    named = [name for names in GROUPS.values() for name in names]
-    groups = GROUPS | {"More": [name for name in attributes if name not in named]}
-    rows = {
-        title: [attributes[name] for name in names if name in attributes] for title, names in groups.items()
-    }
-    return {title: members for title, members in rows.items() if members}
+    """The attributes in the groups of the page; groups without any are left out."""
+    groups = {title: [row for row in attributes.values() if row.group == title] for title in get_args(Group)}
+    return {title: members for title, members in groups.items() if members}

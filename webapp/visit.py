@@ -31,11 +31,6 @@ LONGEST_NAME = 40  # of an attribute
 QUALITIES = ("fast", "balanced", "precise")
 
 
-def step(attribute: Attribute) -> float:
-    """The slider's step, in the attribute's unit: a whole degree or year, a hundredth of a probability."""
-    return 1 if attribute.high - attribute.low > 10 else 0.01
-
-
 _DECODING, _LARGE = threading.Lock(), threading.Lock()
 
 
@@ -285,5 +280,4 @@ def _on_slider(value: float, attribute: Attribute) -> float:
     """The nearest value a slider can show; the middle where nothing could be measured."""
     if not math.isfinite(value):
         value = attribute.denormalise(0.0)
-    value = min(max(value, attribute.low), attribute.high)
-    return round(round(value / step(attribute)) * step(attribute), 2)
+    return round(round(float(attribute.clamp(value)) / attribute.step) * attribute.step, 2)

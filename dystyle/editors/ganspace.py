@@ -11,8 +11,9 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.linear import LinearEditor
-from dystyle.editors.search import Read, effect, level, most_selective
+from dystyle.editors.search import Read, effect, most_selective
 from dystyle.weights import load
 
 BANDS = ((0, 4), (4, 8), (8, 16), (0, 16))  # rows that a component may be applied to
@@ -87,7 +88,7 @@ def explained(
 
     result = {}
     for name, value in values.items():
-        levels = level(name, value)
+        levels = ATTRIBUTES[name].value_to_level(value)
         everything = max(score(full, levels), 1e-6)
         result[name] = {count: score(x[:, :count], levels) / everything for count in counts}
     return result
@@ -100,7 +101,7 @@ def candidates(
     x = (w - components.mean) @ components.basis.T / components.deviations
     result = {}
     for name, value in values.items():
-        levels = level(name, value)
+        levels = ATTRIBUTES[name].value_to_level(value)
         r = (x - x.mean(0)).T @ (levels - levels.mean()) / (len(x) * x.std(0) * levels.std() + 1e-12)
         result[name] = [(int(i), float(np.sign(r[i]))) for i in np.argsort(-np.abs(r))[:CANDIDATES]]
     return result

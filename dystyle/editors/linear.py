@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor
-from dystyle.editors.search import Read, level
+from dystyle.editors.search import Read
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
@@ -109,7 +110,7 @@ class LinearEditor(StrengthEditor):
         x = (codes.reshape(len(codes), -1, len(std_w)) / std_w).reshape(len(codes), -1)
         directions, slopes = [], []
         for name, value in values.items():
-            levels = level(name, value)
+            levels = ATTRIBUTES[name].value_to_level(value)
             direction = normal(x, levels)
             direction = direction / np.linalg.norm(direction)
             directions.append(direction)

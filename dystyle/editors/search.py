@@ -10,22 +10,12 @@ MOST_LOOKS = 16  # pictures looked at, at most
 REACHED_WITHIN = 0.03  # share of the range within which a number counts as reached
 REACHED_PROBABILITY = 0.95  # what a binary attribute's probability has to reach
 FIRST, WIDEST, NARROWEST = 2.0, 6.0, 0.1  # bounds of the length of one step
-SOFTNESS = 4.0  # of the scale on which probabilities are compared
 DAMPING = 0.02
 LEAST_CHANGE = 0.05  # changes of levels that are below what readings resolve
 SLOWEST = 0.2  # share of the first guess below which no slope may be learnt
 
 Read = Callable[[np.ndarray], Mapping[str, float]]
 """Code (18, 512) -> readings of its picture, in the table's units."""
-
-
-def level(name: str, value: float | np.ndarray) -> float | np.ndarray:
-    """A reading on the common scale of [-1, 1]; probabilities by tanh(logit / 4), never flat."""
-    row = ATTRIBUTES[name]
-    if row.kind == "binary" or name == "gender":
-        value = np.clip(value, 1e-5, 1 - 1e-5)
-        return np.tanh(np.log(value / (1 - value)) / SOFTNESS)
-    return row.normalise(value)
 
 
 def shortfall(name: str, target: float, value: float) -> float:
@@ -35,9 +25,15 @@ def shortfall(name: str, target: float, value: float) -> float:
         target = REACHED_PROBABILITY if target > 0.5 else 1 - REACHED_PROBABILITY
         if (value >= target) if target > 0.5 else (value <= target):
             return 0.0
-    elif abs(target - value) <= REACHED_WITHIN * (row.high - row.low):
+    elif abs(target - value) <= REACHED_WITHIN * row.width:
         return 0.0
-    return float(level(name, target) - level(name, value))
+    return float(row.value_to_level(target) - row.value_to_level(value))
+
+
+def level_changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Change of every attribute's level from one picture's values to another's."""
+    rows = {name: ATTRIBUTES[name] for name in before}
+    return {n: float(row.value_to_level(after[n]) - row.value_to_level(before[n])) for n, row in rows.items()}
 
 
 def effect(
@@ -58,9 +54,9 @@ def effect(
     """
     changes = []
     for code, values in zip(codes, before, strict=True):
-        sign = 1.0 if level(name, values[name]) < 0 else -1.0
+        sign = 1.0 if ATTRIBUTES[name].value_to_level(values[name]) < 0 else -1.0
         after = read(move(code, sign))
-        changes.append([sign * (level(key, after[key]) - level(key, values[key])) for key in values])
+        changes.append([sign * change for change in level_changes(values, after).values()])
     return dict(zip(before[0], np.mean(changes, 0).tolist(), strict=True))
 
 
@@ -96,7 +92,7 @@ def search(
     Args:
         move: strengths (n,), one for each target -> edited code (18, 512).
         configuration: target values in the attributes' units, by name.
-        slopes: change of `level` per unit of strength, (n,), or the Jacobian (n, n), as a first guess.
+        slopes: change of the level per unit of strength, (n,), or the Jacobian (n, n), as a first guess.
         farthest: bound of every strength.
         steps: pictures to look at, at most.
     """
@@ -107,7 +103,7 @@ def search(
     for _ in range(steps):
         code = move(strengths)
         values = read(code)
-        levels = np.array([level(name, values[name]) for name in configuration])
+        levels = np.array([ATTRIBUTES[name].value_to_level(values[name]) for name in configuration])
         misses = np.array([shortfall(name, target, values[name]) for name, target in configuration.items()])
         if known is not None and (moved := strengths - best).any():
             surprise = levels - known - jacobian @ moved

@@ -15,7 +15,7 @@ from torchdiffeq import odeint
 from dystyle.attributes import ATTRIBUTES
 from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor
-from dystyle.editors.search import Read, level
+from dystyle.editors.search import Read
 from dystyle.errors import InputError
 from dystyle.weights import load, save
 
@@ -149,11 +149,15 @@ class StyleFlowEditor(StrengthEditor):
         """Coordinates (n, k) -> W codes (n, 512)."""
         return (x.numpy() * self.deviations) @ self.basis + self.mean
 
+    def _levels(self, values: Mapping[str, float]) -> Tensor:
+        """The flow's attributes on the common scale, (1, n)."""
+        return torch.tensor([[float(ATTRIBUTES[name].value_to_level(values[name])) for name in self.names]])
+
     def mover(
         self, code: np.ndarray, names: tuple[str, ...], read: Read
     ) -> Callable[[np.ndarray], np.ndarray]:
         values = read(code)
-        known = torch.tensor([[float(level(name, values[name])) for name in self.names]])
+        known = self._levels(values)
         x = self.encode(code[None, :PICTURE_ROWS].mean(1))
         z = self.flow.transport(x, known, 1.0, 0.0)
         start = self.flow.transport(z, known, 0.0, 1.0)
@@ -181,7 +185,7 @@ class StyleFlowEditor(StrengthEditor):
         """
         if missing := [name for name in self.names if name not in values]:
             raise InputError(f"Give a value for '{missing[0]}', too: the flow takes all attributes.")
-        wanted = torch.tensor([[float(level(name, values[name])) for name in self.names]])
+        wanted = self._levels(values)
         z = torch.randn(1, self.flow.dim, generator=torch.Generator().manual_seed(seed))
         w = self.decode(self.flow.transport(z, wanted, 0.0, 1.0))
         return np.repeat(np.float32(w), 18, axis=0)

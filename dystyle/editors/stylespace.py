@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.search import Read
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 EXAMPLES = 50  # faces of either end that an attribute's channels are found from
 FARTHEST = 40.0  # deviations that a channel may be moved
 PROBES = 4  # random sign patterns for the gradient maps
-# Where attributes are, as hulls of face mesh points; those not listed have no region and are found by
-# statistics alone.
-MOUTH = (61, 291, 0, 17, 13, 14, 37, 267, 84, 314)
-EYES = (33, 133, 159, 145, 263, 362, 386, 374)
-REGIONS: dict[str, tuple[int, ...]] = {
-    "smile": MOUTH,
-    "mouth_open": MOUTH,
-    "mustache": (2, 98, 327, 61, 291, 0),
-    "beard": (61, 291, 152, 148, 377, 172, 397, 17),
-    "eyes_closed": EYES,
-    "eyeglasses": (*EYES, 70, 300, 117, 346, 168),
-}
 
 
 # Edits need no torch: the search for channels imports it.
@@ -109,8 +98,8 @@ def region_energy(
 
 
 def region_mask(points: np.ndarray, name: str, size: int) -> np.ndarray:
-    """The attribute's region as (size, size) bool, a little enlarged; points (468, 2) in pixels."""
-    hull = cv2.convexHull(np.int32(points[list(REGIONS[name])].round()))
+    """The region of an attribute with one as (s, s) bool, a little enlarged; points (468, 2) in pixels."""
+    hull = cv2.convexHull(np.int32(points[list(ATTRIBUTES[name].region)].round()))
     mask = cv2.fillConvexPoly(np.zeros((size, size), np.uint8), hull, 1)
     return cv2.dilate(mask, np.ones((size // 16, size // 16), np.uint8)).astype(bool)
 

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.opening import open_generator
-from dystyle.knowledge.readings import FaceReader, IdentityNetwork, common_scale
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork
 from dystyle.memory import keep_freed_memory, return_freed_memory
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def _work(schedule: tuple[tuple[int, int], ...]) -> int:
 
 
 def _scaled(scores: dict[str, Tensor]) -> Tensor:
-    return torch.stack([common_scale(name, score) for name, score in scores.items()])
+    return torch.stack([ATTRIBUTES[name].score_to_level(score) for name, score in scores.items()])
 
 
 def picture_loss(image: Tensor, goal: Tensor) -> Tensor:

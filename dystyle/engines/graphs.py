@@ -43,7 +43,7 @@ from dystyle.encoders.psp import PspEncoder
 from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
-from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork
 from dystyle.weights import resolve
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ class Measuring(nn.Module):
         self.reader = reader()
 
     def forward(self, portraits: Tensor) -> Tensor:
-        read = values(self.reader(to_float(portraits)))
-        return torch.stack([read[name] for name in ATTRIBUTES], 1)
+        scores = self.reader(to_float(portraits))
+        return torch.stack([row.score_to_value(scores[name]) for name, row in ATTRIBUTES.items()], 1)
 
 
 class Embedding(nn.Module):

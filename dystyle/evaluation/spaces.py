@@ -1,6 +1,5 @@
 """The generator's spaces: how disentangled Z, W, W+ and S are, and what GANSpace's components do."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.ganspace import ROWS, Components
 from dystyle.editors.interfacegan import Latents
-from dystyle.editors.search import level
+from dystyle.editors.search import level_changes
 from dystyle.editors.stylespace import styles
 from dystyle.engines.graphs import generator
 from dystyle.evaluation.sheets import tile
@@ -216,21 +215,16 @@ def show_components(config: ComponentsConfig) -> str:
     code = editor.sample(config.seed)
     people = [editor.sample(seed) for seed in range(config.faces)]
     read = [editor.measure(editor.synthesize(person, PREVIEW)) for person in people]
-    spread = {name: np.std([level(name, values[name]) for values in read]) for name in ATTRIBUTES}
+    spread = {n: np.std([row.value_to_level(values[n]) for values in read]) for n, row in ATTRIBUTES.items()}
     amounts = (-config.amount, 0.0, config.amount)
     lines = [f"| component | name | {' | '.join(ATTRIBUTES)} |", "|---" * (len(ATTRIBUTES) + 2) + "|"]
     pictures, captions = [], []
     for index in range(config.first, min(config.first + config.count, len(components.basis))):
         row = [editor.synthesize(components.apply(code, index, a, config.rows), PREVIEW) for a in amounts]
-        change = difference(editor.measure(row[0]), editor.measure(row[-1]))
+        change = level_changes(editor.measure(row[0]), editor.measure(row[-1]))
         name = max(change, key=lambda key: abs(change[key]) / spread[key])
         lines.append(f"| {index} | {name} | {' | '.join(f'{c:+.2f}' for c in change.values())} |")
         pictures += row
         captions += [f"{index}: {amount:+g} ({name})" for amount in amounts]
     save_picture(tile(pictures, captions, len(amounts)), config.out)
     return "\n".join(lines)
-
-
-def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Change of every attribute's level."""
-    return {name: float(level(name, after[name]) - level(name, before[name])) for name in before}

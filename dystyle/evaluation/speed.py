@@ -28,7 +28,7 @@ from dystyle.generators.facts import GeneratorFacts
 from dystyle.generators.stylegan2 import FILTER, StyledConv, StyleGAN2, ToRGB
 from dystyle.ops import bias_act, conv2d_resample, fold_style, modulated_conv2d, setup_filter, upfirdn2d
 from dystyle.ops.compiled import load
-from dystyle.training.augment import SYM6
+from dystyle.ops.upfirdn2d import SYM6
 
 COPIED = 2**28  # bytes, more than any cache holds
 ROUNDS = 5  # at least, of which the median counts

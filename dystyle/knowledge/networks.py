@@ -27,7 +27,7 @@ def load_network(name: str, folder: str = "knowledge") -> Graph:
     """Load one of the networks above, frozen, on the CPU.
 
     Args:
-        folder: "judges" for those that `dystyle.evaluation.judges` reads.
+        folder: "judges" for those that `dystyle.metrics.independent_judges` reads.
 
     Raises:
         InputError: the weights are missing or damaged.

@@ -6,6 +6,8 @@ and shared by all networks. Crop geometry is given as fractions of the FFHQ-alig
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,7 +30,6 @@ PERCEPTUAL_LAYERS = ("relu_7", "relu_15", "relu_23")  # of the identity network
 EYE_CORNERS = ((33, 133), (263, 362))
 EYE_CROP_SCALE = 2.3
 DEGREES = 180 / math.pi
-LOGIT_SCALE = 4.0
 
 
 def crop_matrix(size: int, out: int, centre: Tensor, side: Tensor) -> Tensor:
@@ -55,6 +56,55 @@ def crop(images: Tensor, out: int, centre_x: Tensor, centre_y: Tensor, side: Ten
     size = images.shape[-1]
     rows, columns = (crop_matrix(size, out, centre, side)[:, None] for centre in (centre_y, centre_x))
     return rows @ images @ columns.transpose(2, 3)
+
+
+@dataclass(frozen=True)
+class SeenFaces:
+    """What predictors may look at, of b faces.
+
+    Attributes:
+        view: (size, centre y, side) -> square crops (b, 3, size, size) in [-1, 1]; geometry as fractions of
+            the frame.
+        mesh, mirrored_mesh: points (b, 468, 3) of the faces and of their mirror images, in crops of 192 px;
+            x to the right, y downwards, z away from the camera.
+        age_gender: the network's answers, age (b,) in years and logits (b,), masculine positive.
+    """
+
+    view: Callable[[int, float, float], Tensor]
+    mesh: Tensor
+    mirrored_mesh: Tensor
+    age_gender: tuple[Tensor, Tensor]
+
+
+def _yaw(faces: SeenFaces) -> Tensor:
+    """Degrees, positive towards the picture's right. Read off the mirrored face, too: then both sides are
+    treated alike."""
+
+    def angle(mesh: Tensor) -> Tensor:
+        across = mesh[:, 454] - mesh[:, 234]
+        return torch.atan2(across[:, 2], across[:, 0]) * DEGREES
+
+    return (angle(faces.mesh) - angle(faces.mirrored_mesh)) / 2
+
+
+def _pitch(faces: SeenFaces) -> Tensor:
+    """Degrees, positive upwards; likewise."""
+
+    def angle(mesh: Tensor) -> Tensor:
+        down = mesh[:, 152] - mesh[:, 10]
+        return -torch.atan2(down[:, 2], down[:, 1]) * DEGREES
+
+    return (angle(faces.mesh) + angle(faces.mirrored_mesh)) / 2
+
+
+PREDICTORS: dict[str, Callable[[SeenFaces], Tensor]] = {
+    "yaw": _yaw,
+    "pitch": _pitch,
+    "age": lambda faces: faces.age_gender[0],
+    "gender": lambda faces: faces.age_gender[1],
+}
+"""What gives an attribute's score, (b,), without labels. All others are read by what labels taught: the
+calibrated signals of published networks, and the probe."""
 
 
 class FaceReader(nn.Module):
@@ -87,9 +137,8 @@ class FaceReader(nn.Module):
     def signals(self, images: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """Uncalibrated measurements (b, n) of images (b, 3, s, s) in [-1, 1], s >= 64.
 
-        In order: yaw and pitch of the mesh in degrees, age in years, gender logit (masculine positive),
-        log-odds of happiness, lift of the mouth's corners, its width, its gap, aspect of the left and of
-        the right eye in the picture, then the logits of `PROBED`.
+        In order: what each of `PREDICTORS` says, log-odds of happiness, lift of the mouth's corners, its
+        width, its gap, aspect of the left and of the right eye in the picture, then the logits of `PROBED`.
 
         Args:
             shift, scale: jitter of the view, (b, 2) in fractions of the frame and (b,) factors.
@@ -104,13 +153,8 @@ class FaceReader(nn.Module):
             return crop(images, out, 0.5 + shift[:, 0], centre_y + shift[:, 1], side * scale)
 
         face = (view(192, *MESH_CROP) + 1) / 2
-        # The pose is read off the mirrored face, too: then both sides are treated alike.
         mesh, mirrored = self.mesh(torch.cat((face, face.flip(3)))).chunk(2)
-        (yaw, pitch), (opposite, again) = self._pose(mesh), self._pose(mirrored)
-        yaw, pitch = (yaw - opposite) / 2, (pitch + again) / 2
-        faces = [(view(112, *geometry) + 1) * 127.5 for geometry in AGE_CROPS]
-        age, gender = self.age_gender((torch.cat(faces) - self.mean_rgb) / 255)
-        gender = (gender[:, 0] - gender[:, 1]).view(len(AGE_CROPS), -1).mean(0)
+        seen = SeenFaces(view, mesh, mirrored, self._age_gender(view))
         faces = [(view(64, *geometry) * self.grey).sum(1, keepdim=True) for geometry in EMOTION_CROPS]
         logits = self.emotion(torch.cat(faces)).view(len(EMOTION_CROPS), -1, len(EMOTIONS)).mean(0)
         happy = EMOTIONS.index("happy")
@@ -119,18 +163,18 @@ class FaceReader(nn.Module):
         rest = others[:, 0] - others.log_softmax(1)[:, 0]
         smile = logits[:, happy] - rest
         eyes = self._eye_aspects(images, mesh, shift, scale)
-        age = age.view(len(AGE_CROPS), -1).mean(0)
-        signals = torch.stack((yaw, pitch, age, gender, smile, *self._mouth(mesh), *eyes), 1)
+        predictions = [predict(seen) for predict in PREDICTORS.values()]
+        signals = torch.stack((*predictions, smile, *self._mouth(mesh), *eyes), 1)
         if self.probe is None:
             return signals
         return torch.cat((signals, self.probe(view(FaceProbe.SIZE, 0.5, 1.0))), 1)
 
-    @staticmethod
-    def _pose(mesh: Tensor) -> tuple[Tensor, Tensor]:
-        """Yaw and pitch of the mesh in degrees."""
-        across, down = mesh[:, 454] - mesh[:, 234], mesh[:, 152] - mesh[:, 10]
-        yaw = torch.atan2(across[:, 2], across[:, 0]) * DEGREES
-        return yaw, -torch.atan2(down[:, 2], down[:, 1]) * DEGREES
+    def _age_gender(self, view: Callable[[int, float, float], Tensor]) -> tuple[Tensor, Tensor]:
+        """Age in years and logit of the gender, (b,), means over the crops."""
+        faces = [(view(112, *geometry) + 1) * 127.5 for geometry in AGE_CROPS]
+        age, gender = self.age_gender((torch.cat(faces) - self.mean_rgb) / 255)
+        gender = gender[:, 0] - gender[:, 1]
+        return tuple(x.view(len(AGE_CROPS), -1).mean(0) for x in (age, gender))
 
     @staticmethod
     def _mouth(mesh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,46 +205,29 @@ class FaceReader(nn.Module):
 
     def calibrate(self, signals: Tensor) -> dict[str, Tensor]:
         """Signals (b, n) -> scores by attribute name, (b,) each: see `forward`."""
-        yaw, pitch, age, gender = signals[:, :4].unbind(1)
-        eyes = signals[:, 8:10]
-        scores = {"yaw": yaw, "pitch": pitch - self.pitch_zero, "age": age, "gender": gender}
+        predictions, signals = signals[:, : len(PREDICTORS)], signals[:, len(PREDICTORS) :]
+        scores = dict(zip(PREDICTORS, predictions.unbind(1), strict=True))
+        scores["pitch"] = scores["pitch"] - self.pitch_zero
+        eyes = signals[:, 4:6]
         inputs = {
-            "smile": signals[:, 4:7],
-            "mouth_open": signals[:, 7:8],
+            "smile": signals[:, :3],
+            "mouth_open": signals[:, 3:4],
             "eyes_closed": torch.cat((eyes.mean(1, keepdim=True), eyes.amax(1, keepdim=True)), 1),
         }
         for name, x in inputs.items():
             scores[name] = x @ getattr(self, f"{name}_weight") + getattr(self, f"{name}_bias")
-        for name, logit in zip(self.probe.names, signals[:, 10:].unbind(1), strict=True):
+        for name, logit in zip(self.probe.names, signals[:, 6:].unbind(1), strict=True):
             scores[name] = (scores[name] + logit) / 2 if name in scores else logit
         return {name: scores[name] for name in ATTRIBUTES}
 
     def forward(
         self, images: Tensor, shift: Tensor | None = None, scale: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Scores (b,) by attribute: degrees, years, and logits for gender and binary attributes.
+        """Scores (b,) by attribute, see `dystyle.attributes`: values, or logits of probabilities.
 
         Images (b, 3, s, s) in [-1, 1], FFHQ-aligned, s >= 64; the view's jitter as in `signals`.
         """
         return self.calibrate(self.signals(images, shift, scale))
-
-
-def values(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scores -> values in the table's units: logits become probabilities, numbers keep to the range."""
-    result = {}
-    for name, score in scores.items():
-        row = ATTRIBUTES[name]
-        probability = row.kind == "binary" or name == "gender"
-        result[name] = score.sigmoid() if probability else score.clamp(row.low, row.high)
-    return result
-
-
-def common_scale(name: str, score: Tensor) -> Tensor:
-    """Scores on one scale, so that they can be compared: ranges to [-1, 1], logits softly bounded to it."""
-    row = ATTRIBUTES[name]
-    if row.kind == "binary" or name == "gender":
-        return torch.tanh(score / LOGIT_SCALE)
-    return row.normalise(score)
 
 
 class IdentityNetwork(nn.Module):

@@ -1,8 +1,10 @@
 """Codes and edits drawn at random, to train on and to evaluate with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+
+from dystyle.attributes import ATTRIBUTES
 
 ROWS = 18
 
@@ -33,3 +35,13 @@ def sample_codes(
     kind = rng.choice(3, (count, 1), p=(0.5, 0.25, 0.25))
     share = np.where(kind == 0, 0, np.where(kind == 1, crossover, drift)).astype(np.float32)
     return first + share[:, :, None] * (second - first)
+
+
+def draw_edit(rng: np.random.Generator, names: Iterable[str]) -> dict[str, float]:
+    """One uniform target for each attribute, from the range evaluated; binary attributes to either end."""
+
+    def target(name: str) -> float:
+        row = ATTRIBUTES[name]
+        return float(rng.integers(2) if row.kind == "binary" else rng.uniform(*row.evaluated))
+
+    return {str(name): target(name) for name in names}

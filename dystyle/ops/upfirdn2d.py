@@ -12,6 +12,12 @@ from dystyle.ops.bias_act import FLOATS
 from dystyle.ops.compiled import load
 
 SEPARABLE_FROM = 8
+# The symlet of adaptive augmentation (arXiv 2006.06676): orthogonal, so that enlarging and reducing
+# again gives the picture back.
+SYM6 = (
+    *(0.015404109327, 0.003490712084, -0.117990111148, -0.048311742586, 0.491055941927, 0.787641141030),
+    *(0.337929421728, -0.072637522786, -0.021060292512, 0.044724901771, 0.001767711864, -0.007800708325),
+)
 
 
 def setup_filter(

@@ -27,7 +27,7 @@ from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.probe import PROBED, FaceProbe
-from dystyle.knowledge.readings import IDENTITY_CROP, FaceReader, crop
+from dystyle.knowledge.readings import IDENTITY_CROP, PREDICTORS, FaceReader, crop
 from dystyle.metrics.degradations import degrade
 from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset
@@ -79,7 +79,7 @@ def describe(data: FaceDataset) -> list[np.ndarray]:
     network = Graph(network.operations, layers, dict(network.named_buffers()))
     views, signals = [[] for _ in TEACHER_VIEWS], []
     for images in batches(data.images):
-        signals.append(reader.signals(images)[:, 4:])
+        signals.append(reader.signals(images)[:, len(PREDICTORS) :])
         for index, (centre, side, _) in enumerate(TEACHER_VIEWS):
             geometry = (images.new_full((1,), value) for value in (0.5, centre, side))
             maps = network((crop(images, 160, *geometry) + 1) * 127.5)[index]
@@ -187,15 +187,15 @@ def joined(probe: FaceProbe, pictures: Tensor, targets: Tensor) -> Tensor:
 
 
 def fit_calibration(signals: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logistic regressions from signals (n, 10) to what the published networks can tell of the labels.
+    """Logistic regressions from signals (n, 6) to what the published networks can tell of the labels.
 
     The few closed eyes count thrice: with their bare number 0.5 lies beyond most of them, and with equal
     weight of both classes at eyes that laugh.
     """
-    eyes = signals[:, 8:10]
+    eyes = signals[:, 4:6]
     inputs = {
-        "smile": signals[:, 4:7],
-        "mouth_open": signals[:, 7:8],
+        "smile": signals[:, :3],
+        "mouth_open": signals[:, 3:4],
         "eyes_closed": np.stack((eyes.mean(1), eyes.max(1)), 1),
     }
     tensors = {}
@@ -251,6 +251,7 @@ def train_attributes(config: AttributeConfig, generator: MobileStyleGAN) -> dict
     reader = FaceReader(calibrated=False)
     with torch.no_grad():
         signals = torch.cat([reader.signals(x) for x in batches(labelled.images)]).numpy()
+    signals = signals[:, len(PREDICTORS) :]
     calibration = fit_calibration(signals[~held], {name: y[~held] for name, y in labels.items()})
     calibration |= zero_pitch(generator)
     probe.save(config.out / "probe.safetensors")

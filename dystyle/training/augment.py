@@ -13,12 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dystyle.ops import setup_filter, upfirdn2d, upsample2d
+from dystyle.ops.upfirdn2d import SYM6
 
-# The paper's symlet: orthogonal, so that enlarging and reducing again gives the picture back.
-SYM6 = (
-    *(0.015404109327, 0.003490712084, -0.117990111148, -0.048311742586, 0.491055941927, 0.787641141030),
-    *(0.337929421728, -0.072637522786, -0.021060292512, 0.044724901771, 0.001767711864, -0.007800708325),
-)
 LUMA = 3**-0.5  # every component of the unit vector along grey
 TARGET = 0.6  # of r_t
 

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,34 +28,22 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders.fast import FastEncoder
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import compare, draw, reached_text
 from dystyle.generators.facts import DEFAULT
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.stylegan2 import StyleGAN2
-from dystyle.knowledge.readings import FaceReader, IdentityNetwork, values
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork
 from dystyle.metrics.degradations import degrade
 from dystyle.training import resume
+from dystyle.training.curriculum import Curriculum, sample_configuration
 from dystyle.training.dataset import FaceDataset
-from dystyle.training.guide import fit_guide
+from dystyle.training.editor_loss import EditorLoss, Readings
+from dystyle.training.editor_report import card, edits_grid, held_out_figures
 from dystyle.training.inversion import Inverter, InverterConfig
-from dystyle.training.losses import (
-    attribute_loss,
-    background_loss,
-    backgrounds,
-    carried_loss,
-    identity_loss,
-    identity_tolerance,
-    norm_loss,
-    preservation_loss,
-)
+from dystyle.training.losses import backgrounds
+from dystyle.training.warm_up import LR as WARM_UP_LR
+from dystyle.training.warm_up import WarmUp, fit_readings_guide, warm_up
 
-# Targets are drawn where faces can follow; the table's full ranges are what the slider shows.
-TARGET_RANGES = {"yaw": (-32, 32), "pitch": (-18, 18), "age": (6, 75)}
-# Share of numeric targets that are the face's own value: an edit to what is there already changes nothing.
-STAY = 0.1
-IDENTITY_DIMENSIONS = 48
-# The curriculum moves on when a window of steps brought the loss down by less than this share.
-WINDOW, SETTLED = 50, 0.03
+SETTLING_STEPS = 50  # the learning rate grows over so many
 
 
 @dataclass(frozen=True)
@@ -118,49 +106,6 @@ class EditorConfig:
     seed: int = 0
 
 
-def draw_targets(name: str, batch: int) -> Tensor:
-    """Uniform random targets (b,) of an attribute in its unit; two of three binary ones are at an end."""
-    row, uniform = ATTRIBUTES[name], torch.rand(batch)
-    if row.kind == "binary":
-        return torch.where(torch.rand(batch) < 2 / 3, uniform.round(), uniform)
-    low, high = TARGET_RANGES.get(name, (row.low, row.high))
-    return low + uniform * (high - low)
-
-
-def sample_configuration(
-    names: tuple[str, ...], count: int, current: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """A uniform random configuration of `count` attributes with uniform targets, (b,) each.
-
-    A few numeric ones stay where they are.
-
-    Args:
-        current: the faces' scores, (b,) by name.
-    """
-    configuration = {}
-    for name in [names[i] for i in torch.randperm(len(names))[:count].tolist()]:
-        row, batch = ATTRIBUTES[name], len(current[name])
-        targets = configuration[name] = draw_targets(name, batch)
-        if row.kind == "binary":
-            continue
-        stay = current[name].sigmoid() if name == "gender" else current[name].clamp(row.low, row.high)
-        configuration[name] = torch.where(torch.rand(batch) < STAY, stay, targets)
-    return configuration
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What is seen of n faces: scores (n,) by attribute, identity embeddings (n, 1024), `backgrounds`."""
-
-    scores: dict[str, Tensor]
-    embeddings: Tensor
-    backgrounds: Tensor
-
-    def __getitem__(self, index) -> "Readings":
-        scores = {name: score[index] for name, score in self.scores.items()}
-        return Readings(scores, self.embeddings[index], self.backgrounds[index])
-
-
 def fit_correction(
     preview: Mapping[str, Tensor], full: Mapping[str, Tensor]
 ) -> dict[str, tuple[float, float]]:
@@ -177,34 +122,34 @@ def fit_correction(
     return correction
 
 
-@dataclass
-class Curriculum:
-    """From easy to hard (section 3.4): how many attributes a configuration may hold.
+def learning_rate(config: EditorConfig, step: int) -> float:
+    """Grows over the first steps, then falls in a straight line to a twentieth."""
+    return config.lr * min(1, (step + 1) / SETTLING_STEPS) * (1 - 0.95 * step / config.steps)
 
-    One at first; one more whenever the loss has settled, and at the latest as a straight line to `most`
-    over the first `steps` steps asks for.
+
+def averaging_decay(config: EditorConfig, step: int) -> float:
+    """Of the averaged weights: short at first, so that they forget the start."""
+    return min(config.ema, (step + 1) / (step + 10))
+
+
+def read_augmented(reader: FaceReader, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Read pictures (b, 3, s, s) without what an editor may exploit: exact values, one side, fine patterns.
+
+    Some are mirrored, and asked for mirrored targets: what a mirrored face reads counts with the attribute's
+    sign in the mirror.
+
+    Returns:
+        Scores (b,) by attribute, as of the pictures themselves, and the pictures that were read.
     """
-
-    most: int
-    steps: float
-    reached: int = 1
-    losses: list[float] = field(default_factory=list)
-
-    def level(self, step: int) -> int:
-        """The most attributes at this step."""
-        due = 1 + int((self.most - 1) * step / self.steps) if self.steps else self.most
-        return min(self.most, max(self.reached, due))
-
-    def update(self, step: int, loss: float) -> None:
-        """Take in the mean loss of an attribute in this step."""
-        self.losses.append(loss)
-        if len(self.losses) < 2 * WINDOW:
-            return
-        before, now = sum(self.losses[:WINDOW]), sum(self.losses[WINDOW:])
-        self.losses = self.losses[WINDOW:]
-        if now > (1 - SETTLED) * before:
-            self.reached = self.level(step) + 1
-            self.losses = []  # harder configurations have another loss
+    mirrored, blurred = torch.rand(2, len(pictures)) < torch.tensor([[0.5], [0.3]])
+    bounded = pictures.clamp(-1, 1) + 0.05 * (pictures - pictures.clamp(-1, 1))
+    x = torch.where(mirrored[:, None, None, None], bounded.flip(3), bounded)
+    x = torch.where(blurred[:, None, None, None], F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), x)
+    x = x + 0.02 * torch.randn_like(pictures)
+    shift, scale = torch.randn(len(x), 2) * 0.012, 1 + torch.randn(len(x)) * 0.03
+    scores = reader(x, shift, scale)
+    signs = {name: torch.where(mirrored, ATTRIBUTES[name].mirror_sign, 1) for name in scores}
+    return {name: signs[name] * score for name, score in scores.items()}, x
 
 
 class EditorTrainer:
@@ -244,6 +189,13 @@ class EditorTrainer:
         self.learning = [p for p in self.editor.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.learning, lr=config.lr, betas=(0.9, 0.99))
         self.curriculum = Curriculum(config.most, config.hard * config.steps)
+        self.loss = EditorLoss(
+            identity=config.identity_weight,
+            norm=config.norm_weight,
+            preservation=config.preservation_weight,
+            background=config.background_weight,
+            std_w=self.generator.std_w,
+        )
         self.step, self.seconds = 0, 0.0
 
     def _start_from(self, source: DyStyle) -> None:
@@ -379,195 +331,90 @@ class EditorTrainer:
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.save(checkpoint)
                 if main:
-                    writer.add_image("edits", self.sample_grid(), step)
+                    writer.add_image("edits", self._grid(), step)
         if self.size == 0:  # a finished run was started again: all processes read, one reports
             self.resize(self.stage()[0])
         if main:
-            self.write_report()
+            self._report()
         self.accelerator.wait_for_everyone()
         return config.out / "dystyle.safetensors"
 
-    @torch.no_grad()
-    def sample_grid(self, faces: int = 4) -> Tensor:
-        """Faces in rows, unedited and with each attribute at the far end of its range: (3, h, w), 0..1."""
-        codes, columns = self.codes[:faces], [self.codes[:faces]]
-        for name in self.average.names:
-            low, high = TARGET_RANGES.get(name, (ATTRIBUTES[name].low, ATTRIBUTES[name].high))
-            middle = 0 if high == 1 else (low + high) / 2  # scores of probabilities are logits
-            beyond = self.full.scores[name][: len(codes)] > middle
-            targets = torch.where(beyond, float(low), float(high))
-            columns.append(self.average(codes, {name: targets}))
-        images = torch.cat([self.generator(column, 128) for column in columns], 3)
-        return (torch.cat(list(images), 1) / 2 + 0.5).clamp(0, 1)
+    def _grid(self, faces: int = 4) -> Tensor:
+        """See `edits_grid`: of the first faces."""
+        scores = {name: score[:faces] for name, score in self.full.scores.items()}
+        return edits_grid(self.average, self.codes[:faces], scores, self.generator)
 
-    @torch.no_grad()
-    def report(self) -> dict:
-        """The averaged editor on the held-out faces, by its own teachers on the last stage's pictures.
-
-        Returns:
-            By attribute edited alone, and by "N at once", what `dystyle.evaluation.editing.compare` says.
-        """
-        rng, names = np.random.default_rng(self.config.seed), self.average.names
-        codes = torch.from_numpy(self.data.codes[-self.config.held :].copy()).to(self.device)
-        before = self._values(codes)
-        sizes = [size for size in (2, 3, 5) if size <= min(len(names), self.config.most)]
-        plans = {name: [draw(rng, [name]) for _ in codes] for name in names} | {
-            f"{size} at once": [draw(rng, rng.choice(names, size, replace=False)) for _ in codes]
-            for size in sizes
-        }
-        figures = {}
-        for label, edits in tqdm(plans.items(), desc="report"):
-            targets = [{name: torch.tensor([value]) for name, value in edit.items()} for edit in edits]
-            edited = torch.cat([self.average(c[None], t) for c, t in zip(codes, targets, strict=True)])
-            figures[label] = compare(list(zip(before, self._values(edited), strict=True)), edits)
-        return figures
-
-    def _values(self, codes: Tensor) -> list[dict[str, float]]:
-        """Attribute values of codes (b, 18, 512)."""
-        scores = [self.reader(self.generator(chunk, self.size)) for chunk in codes.split(8)]
-        joined = values(self.corrected({name: torch.cat([s[name] for s in scores]) for name in scores[0]}))
-        return [{name: float(value[i]) for name, value in joined.items()} for i in range(len(codes))]
-
-    def write_report(self) -> None:
+    def _report(self) -> None:
         """`report.json`, and `dystyle.md`: a card for the weights."""
-        figures, config, names = self.report(), self.config, self.average.names
+        config = self.config
+        codes = torch.from_numpy(self.data.codes[-config.held :].copy()).to(self.device)
+        figures = held_out_figures(self.average, codes, self._scores, config.most, config.seed)
+        made = (
+            f"{self.step} steps in {self.accelerator.num_processes} process(es) took {self.seconds / 60:.0f} "
+            "minutes.\n\nMade by `python -m dystyle.train editor` with "
+            f"{json.dumps(resume.recipe(config))}."
+        )
+        read = f"{config.held} held-out faces, read by the editor's teachers at {self.size} px."
         (config.out / "report.json").write_text(json.dumps(figures, indent=2))
-        lines = [
-            "# dystyle",
-            "",
-            f"A DyStyle editor of {', '.join(names)} on W+ rows 0 to {config.rows - 1}, width "
-            f"{config.hidden}. {self.step} steps in "
-            f"{self.accelerator.num_processes} process(es) took {self.seconds / 60:.0f} minutes.",
-            "",
-            f"Made by `python -m dystyle.train editor` with {json.dumps(resume.recipe(self.config))}.",
-            "",
-            f"{config.held} held-out faces, read by the editor's teachers at {self.size} px. Errors in the "
-            "attributes' units, in brackets had nothing been done; binary attributes: share reached; "
-            "flipped: edits after which an attribute that was not asked for has changed sides. "
-            "`python -m dystyle.evaluate editing` judges the full pictures, with independent networks.",
-            "",
-            "| edit | reached | right | flipped |",
-            "|---|---|---|---|",
-        ]
-        for label, figure in figures.items():
-            reached = reached_text(figure["reached"].get(label))
-            shares = (f"{figure[key]['mean']:.0%}" for key in ("right", "flipped"))
-            lines.append(f"| {label} | {reached} | {' | '.join(shares)} |")
-        (config.out / "dystyle.md").write_text("\n".join(lines) + "\n")
+        (config.out / "dystyle.md").write_text(card(self.average, made, read, figures))
+
+    def _scores(self, codes: Tensor) -> dict[str, Tensor]:
+        """Scores of codes (b, 18, 512), as of the full pictures."""
+        scores = [self.reader(self.generator(chunk, self.size)) for chunk in codes.split(8)]
+        return self.corrected({name: torch.cat([s[name] for s in scores]) for name in scores[0]})
 
     def warm_up(self) -> None:
-        """Minutes of image training in seconds: the guide stands in for generator and readers."""
-        config = self.config
-        x = (self.codes - self.generator.mean_w) / self.generator.std_w
-        names = list(self.full.scores)
-        embeddings = self.full.embeddings
-        # Identity in as many dimensions as the guide can predict.
-        centre = embeddings.mean(0)
-        *_, basis = torch.pca_lowrank(embeddings, min(IDENTITY_DIMENSIONS, len(x)))
-        outputs = torch.cat(
-            (torch.stack(list(self.full.scores.values()), 1), (embeddings - centre) @ basis), 1
+        """Train on codes alone, before any picture is rendered."""
+        config, network = self.config, self.generator
+        guide, r2 = fit_readings_guide(
+            self.codes, self.full, network.mean_w, network.std_w, config.guide_steps
         )
-        guide, r2 = fit_guide(x, outputs, config.guide_steps)
         if self.accelerator.is_main_process:
-            r2s = {n: round(float(v), 2) for n, v in zip(names, r2, strict=False)}
-            print("guide R2 on held-out faces:", r2s, f"identity: {float(r2[len(names) :].mean()):.2f}")
-        self._set_lr(1e-3)
-        for step in trange(config.warmup_steps, desc="warm-up", mininterval=10):
-            index = torch.randint(len(self.codes), (128,))
-            before = self.full[index]
-            count = 1 if step < config.warmup_steps / 2 else int(torch.randint(1, config.most + 1, ()))
-            configuration = sample_configuration(self.editor.names, count, before.scores)
-            edited = self.editor(self.codes[index], configuration)
-            noisy = (edited - self.generator.mean_w) / self.generator.std_w
-            read = guide(noisy + 0.1 * torch.randn_like(noisy))
-            scores = dict(zip(names, read[:, : len(names)].unbind(1), strict=True))
-            same = F.cosine_similarity(read[:, len(names) :], guide(x[index])[:, len(names) :]).mean()
-            loss = sum(attribute_loss(scores, configuration).values()).mean()
-            loss = loss + config.preservation_weight * preservation_loss(scores, before.scores, configuration)
-            loss = loss + config.identity_weight / 4 * (1 - same)
-            norm = norm_loss(edited, self.codes[index], self.generator.std_w).mean()
-            loss = loss + 2 * config.norm_weight * norm
-            self._descend(loss)
+            print("guide R2 on held-out faces:", {name: round(value, 2) for name, value in r2.items()})
+        self._set_lr(WARM_UP_LR)
+        weights = (config.preservation_weight, config.identity_weight, config.norm_weight)
+        warm = WarmUp(guide, tuple(self.full.scores), self.codes, self.full, *weights)
+        warm_up(warm, self.editor, config.warmup_steps, config.most, self._descend)
 
     def train_step(self) -> dict[str, float]:
         """One step on rendered pictures; returns the numbers to log."""
-        config = self.config
-        size, batch = self.stage()
+        config, (size, batch) = self.config, self.stage()
         if size != self.size:
             self.resize(size)
-        index = torch.randint(len(self.before.embeddings), (batch,))
-        edits, tolerances, counts, level = [], [], [], self.curriculum.level(self.step)
-        for chunk in index.chunk(config.groups):
-            scores = self.before[chunk].scores
-            count = int(torch.randint(min(config.least, level), level + 1, ()))
-            configuration = sample_configuration(self.editor.names, count, scores)
-            edits.append((chunk, configuration, self.editor(self.starts[chunk], configuration)))
-            tolerances.append(identity_tolerance(configuration, scores))
-            counts.append(torch.full((len(chunk),), float(count)))
-        codes, edited = self.starts[index], torch.cat([edit for _, _, edit in edits])
-        # Rows that the preview does not show learn nothing from it.
-        rows = self.generator.rows(size)
-        edited = torch.cat((edited[:, :rows], codes[:, rows:]), 1)
-        before, pictures = self.before[index], self._preview(edited, size)
-        images, mirrored = self._view(pictures)
-        shift, scale = torch.randn(batch, 2) * 0.012, 1 + torch.randn(batch) * 0.03
-        scores = self.reader(images, shift, scale)
-        scores["yaw"] = torch.where(mirrored, -scores["yaw"], scores["yaw"])
-        scores = self.corrected(scores)
-        logs: dict[str, Tensor] = {}
-        self._attribute_terms(edits, scores, logs)
+        index, level = torch.randint(len(self.before.embeddings), (batch,)), self.curriculum.level(self.step)
+        codes, before = self.starts[index], self.before[index]
+        configurations = self._draw_configurations(before, level)
+        edited = self._edit(codes, configurations)
+        pictures = self._preview(edited, size)
+        scores, images = read_augmented(self.reader, pictures)
         with self.accelerator.autocast():
             embeddings = self.identity(images)
-        # Both grow faster than the number of attributes; unshared they would hold joint edits back.
-        share = 1 / torch.cat(counts)
-        identity = identity_loss(embeddings.float(), before.embeddings, torch.cat(tolerances))
-        logs["loss/identity"] = (share * identity).mean()
-        logs["loss/norm"] = (share * norm_loss(edited, codes, self.generator.std_w)).mean()
-        logs["loss/background"] = background_loss(pictures, before.backgrounds).mean()
-        loss = (
-            logs["loss/attributes"]
-            + config.preservation_weight * logs["loss/preservation"]
-            + config.identity_weight * logs["loss/identity"]
-            + config.norm_weight * logs["loss/norm"]
-            + config.background_weight * logs["loss/background"]
-        )
-        self._set_lr(config.lr * min(1, (self.step + 1) / 50) * (1 - 0.95 * self.step / config.steps))
+        after = Readings(self.corrected(scores), embeddings.float(), backgrounds(pictures))
+        loss, logs = self.loss(configurations, before, after, codes, edited)
+
+        self._set_lr(learning_rate(config, self.step))
         logs["gradient"] = self._descend(loss)
-        decay = min(config.ema, (self.step + 1) / (self.step + 10))
+        decay = averaging_decay(config, self.step)
         for average, parameter in zip(self.average.parameters(), self.editor.parameters(), strict=True):
             average.data.lerp_(parameter.data, 1 - decay)
         losses = [value.detach() for name, value in logs.items() if name.startswith("attribute/")]
         self.curriculum.update(self.step, float(self.accelerator.reduce(torch.stack(losses).mean(), "mean")))
         return {name: float(value.detach()) for name, value in logs.items()} | {"level": level}
 
-    def _attribute_terms(self, edits: list, scores: Mapping[str, Tensor], logs: dict[str, Tensor]) -> None:
-        """Attribute and preservation losses, group by group; logs errors in the attributes' units, too."""
-        start, attribute, preservation = 0, [], []
-        for chunk, configuration, _ in edits:
-            part = {name: score[start : start + len(chunk)] for name, score in scores.items()}
-            start += len(chunk)
-            losses = attribute_loss(part, configuration)
-            attribute.append(sum(losses.values()).mean() + carried_loss(part, configuration))
-            before = self.before[chunk].scores
-            preservation.append(preservation_loss(part, before, configuration))
-            logs |= {f"attribute/{name}": value.mean() for name, value in losses.items()}
-            read = values(part)
-            logs |= {f"error/{name}": (read[name] - v).abs().mean() for name, v in configuration.items()}
-        logs["loss/attributes"] = torch.stack(attribute).mean()
-        logs["loss/preservation"] = torch.stack(preservation).mean()
+    def _draw_configurations(self, before: Readings, level: int) -> list[dict[str, Tensor]]:
+        """Up to `level` attributes for every part of the batch."""
+        configurations, names = [], self.editor.names
+        for part in torch.arange(len(before.embeddings)).chunk(self.config.groups):
+            count = int(torch.randint(min(self.config.least, level), level + 1, ()))
+            configurations.append(sample_configuration(names, count, before[part].scores))
+        return configurations
 
-    @staticmethod
-    def _view(images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures without what a network may exploit (exact values, one side, fine patterns).
-
-        Returns:
-            Images, some of them mirrored or blurred, and which ones are mirrored, (b,).
-        """
-        mirrored, blurred = torch.rand(2, len(images)) < torch.tensor([[0.5], [0.3]])
-        bounded = images.clamp(-1, 1) + 0.05 * (images - images.clamp(-1, 1))
-        x = torch.where(mirrored[:, None, None, None], bounded.flip(3), bounded)
-        x = torch.where(blurred[:, None, None, None], F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), x)
-        return x + 0.02 * torch.randn_like(images), mirrored
+    def _edit(self, codes: Tensor, configurations: list[dict[str, Tensor]]) -> Tensor:
+        """Codes (b, 18, 512), edited part by part; rows that the preview does not show stay."""
+        parts = zip(codes.chunk(self.config.groups), configurations, strict=True)
+        edited = torch.cat([self.editor(part, configuration) for part, configuration in parts])
+        rows = self.generator.rows(self.size)
+        return torch.cat((edited[:, :rows], codes[:, rows:]), 1)
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimiser.param_groups:

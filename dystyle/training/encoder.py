@@ -14,9 +14,9 @@ from dystyle.encoders.fast import ROWS, FastEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.metrics.degradations import degrade, occlude
+from dystyle.metrics.distances import perceptual_loss
 from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset, area
-from dystyle.training.losses import perceptual_loss
 
 HELD = 128  # faces for the report
 

@@ -26,10 +26,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
 
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import frechet
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.distances import frechet
 from dystyle.pictures import save_picture
 from dystyle.training import resume
 from dystyle.training.augment import adapt, augment

@@ -22,9 +22,9 @@ from dystyle.encoders.refine import picture_loss
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.metrics.degradations import bend, degrade, occlude
+from dystyle.metrics.distances import perceptual_loss
 from dystyle.training import resume
 from dystyle.training.dataset import FaceDataset, area
-from dystyle.training.losses import perceptual_loss
 
 PREVIEW, FULL = 128, 1024
 

@@ -7,15 +7,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from dystyle.evaluation.judges import PROBES, Judges
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.metrics.independent_judges import PROBES, Judges
 from dystyle.metrics.labels import read_labels
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder
 from dystyle.weights import save
 
 # Inverse L2 strength for features of unit length, from cross-validation within the four fifths fitted on,
-# like the crops and layers in `dystyle.evaluation.judges`.
+# like the crops and layers in `dystyle.metrics.independent_judges`.
 REGULARISATION = 10.0
 
 

@@ -1,45 +1,48 @@
 """Losses on readings, identity and codes (DyStyle, section 3.3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dystyle.attributes import ATTRIBUTES
-from dystyle.knowledge.readings import LOGIT_SCALE, common_scale
+from dystyle.attributes import ATTRIBUTES, LOGIT_SCALE
 
 # Probabilities of exactly 0 or 1 would ask for infinite logits.
 MARGIN = 0.02
 # A change of a probability that hardly counts.
 LITTLE = 0.1
-# Cosine of the identity embeddings that a change over half of an attribute's range may cost.
-TOLERANCE = {"yaw": 0.3, "pitch": 0.2, "age": 0.15, "gender": 0.2}
+# Brings Huber losses to the size of cross-entropies.
+HUBER_WEIGHT = 30
+
+
+def _huber(difference: Tensor) -> Tensor:
+    """Of a difference of levels, (b,): squared within a fortieth of the range, linear beyond."""
+    return F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
 
 
 def attribute_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Distance of readings from target values, (b,) per target attribute.
 
     Numeric: Huber on the common scale, squared within a fortieth of the range and linear beyond, so that
-    the last degrees pull as hard as the first and one failed sample does not rule the step. Gender is a
-    probability: a difference of its logits counts as far as the probabilities differ, so that a face that
-    reads 0.999 is left alone when 1 is asked for. Binary: cross-entropy of scaled logits.
+    the last degrees pull as hard as the first and one failed sample does not rule the step. Of a probability
+    a difference of the logits counts as far as the probabilities differ, so that a face that reads 0.999 is
+    left alone when 1 is asked for. Binary: cross-entropy of scaled logits.
 
     Args:
         scores: as from `FaceReader`. targets: values in the attribute's unit, (b,).
     """
     losses = {}
     for name, target in targets.items():
-        score = scores[name]
-        if ATTRIBUTES[name].kind == "binary":
+        row, score = ATTRIBUTES[name], scores[name]
+        if row.kind == "binary":
             losses[name] = F.binary_cross_entropy_with_logits(score / LOGIT_SCALE, target, reduction="none")
             continue
-        wanted = torch.logit(target.clamp(MARGIN, 1 - MARGIN)) if name == "gender" else target
-        difference = common_scale(name, score) - common_scale(name, wanted)
-        losses[name] = F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
-        losses[name] = losses[name] * 30
-        if name == "gender":
-            miss = (score.detach().sigmoid() - target).abs()
+        wanted = row.value_to_score(target, MARGIN)
+        difference = row.score_to_level(score) - row.score_to_level(wanted)
+        losses[name] = HUBER_WEIGHT * _huber(difference)
+        if row.scale == "probability":
+            miss = (row.score_to_value(score.detach()) - target).abs()
             losses[name] = losses[name] * miss / (miss + MARGIN)
     return losses
 
@@ -58,17 +61,18 @@ def preservation_loss(
     """
     changes = [next(iter(scores.values())).new_zeros(0)]
     for name in [name for name in scores if name not in targets]:
-        if ATTRIBUTES[name].kind == "binary" or name == "gender":
+        row, share = ATTRIBUTES[name], 1
+        if row.scale == "probability":
             difference = (scores[name] - before[name]) / LOGIT_SCALE
-            moved = (scores[name].detach().sigmoid() - before[name].sigmoid()).abs()
+            moved = (row.score_to_value(scores[name].detach()) - row.score_to_value(before[name])).abs()
             share = moved / (moved + LITTLE)
         else:
-            difference, share = common_scale(name, scores[name]) - common_scale(name, before[name]), 1
-        change = share * F.huber_loss(difference, torch.zeros_like(difference), delta=0.05, reduction="none")
+            difference = row.score_to_level(scores[name]) - row.score_to_level(before[name])
+        change = share * _huber(difference)
         for other, target in targets.items():
             if name in ATTRIBUTES[other].carries:
                 change = change[target >= 0.5]
-        changes.append(change * 30)
+        changes.append(HUBER_WEIGHT * change)
     joined = torch.cat(changes)
     return joined.mean() if len(joined) else joined.sum()
 
@@ -87,30 +91,21 @@ def carried_loss(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor]) ->
 def identity_tolerance(targets: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensor:
     """How much of the cosine an edit may cost, (b,): turning, ageing and gender change every embedding.
 
-    Proportional to the change of the numeric attributes on their common scale; an identity loss without it
+    Each attribute's `identity_cost`, in proportion to the change of its value; an identity loss without it
     works against the edit.
     """
     tolerance = torch.zeros_like(next(iter(before.values())))
-    for name, share in TOLERANCE.items():
-        if name in targets:
-            row = ATTRIBUTES[name]
-            current = before[name].sigmoid() if name == "gender" else before[name].clamp(row.low, row.high)
-            tolerance = tolerance + share * (row.normalise(targets[name]) - row.normalise(current)).abs()
+    for name, row in ATTRIBUTES.items():
+        if name in targets and row.identity_cost:
+            current = row.score_to_value(before[name])
+            change = (row.normalise(targets[name]) - row.normalise(current)).abs()
+            tolerance = tolerance + row.identity_cost * change
     return tolerance
 
 
 def identity_loss(embedding: Tensor, before: Tensor, tolerance: Tensor) -> Tensor:
     """1 - cosine of unit embeddings (b, d) where it exceeds the tolerance (b,), (b,)."""
     return (1 - (embedding * before).sum(1) - tolerance).clamp(min=0)
-
-
-def perceptual_loss(features: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Squared distance of feature maps with unit channels, averaged over pixels and layers, (b,).
-
-    After Zhang et al. 2018, without their learnt weights; see `IdentityNetwork.features`.
-    """
-    distances = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(features, wanted, strict=True)]
-    return torch.stack(distances).mean(0)
 
 
 def backgrounds(images: Tensor) -> Tensor:
@@ -123,9 +118,9 @@ def backgrounds(images: Tensor) -> Tensor:
     return torch.cat((small[..., :4], small[..., -4:]), 3)
 
 
-def background_loss(images: Tensor, before: Tensor) -> Tensor:
-    """Mean absolute change beside the head, (b,); see `backgrounds`."""
-    return (backgrounds(images) - before).abs().mean((1, 2, 3))
+def background_loss(after: Tensor, before: Tensor) -> Tensor:
+    """Mean absolute change of `backgrounds` (b, 3, 24, 8), (b,)."""
+    return (after - before).abs().mean((1, 2, 3))
 
 
 def norm_loss(edited: Tensor, codes: Tensor, std_w: Tensor) -> Tensor:

@@ -14,11 +14,10 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components, save_ganspace
 from dystyle.editors.interfacegan import PICTURE_ROWS, Latents, ZEditor
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
-from dystyle.editors.search import Read, effect, level, most_selective
+from dystyle.editors.search import Read, effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import (
     EXAMPLES,
-    REGIONS,
     StyleSpaceEditor,
     affine_layers,
     by_examples,
@@ -236,7 +235,7 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     widths = {name: layer.out_features for name, (layer, _) in affine_layers(generator).items()}
     chosen, signed, slopes, report = {}, [], [], {}
     for name, value in values.items():
-        levels = level(name, value)
+        levels = ATTRIBUTES[name].value_to_level(value)
         evidence = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
         upwards = deviations * np.sign(evidence)
         effects, tried = [], np.argsort(-np.abs(evidence) * local.get(name, 1.0))[: config.tried]
@@ -262,7 +261,8 @@ def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, n
     from dystyle.engines.graphs import reader
 
     layers, state = affine_layers(generator), generator.state_dict()
-    energies = np.zeros((len(REGIONS) + 1, sum(layer.out_features for layer, _ in layers.values())))
+    local = [name for name, row in ATTRIBUTES.items() if row.region]
+    energies = np.zeros((len(local) + 1, sum(layer.out_features for layer, _ in layers.values())))
     for code in codes:
         x = torch.from_numpy(code[None])
         offsets = [torch.zeros(layer.out_features, requires_grad=True) for layer, _ in layers.values()]
@@ -279,9 +279,9 @@ def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, n
             face = crop(render(offsets), 192, half, MESH_CROP[0] * one, MESH_CROP[1] * one)
             points = reader().mesh((face + 1) / 2)[0, :, :2].numpy()
         points = (np.array((0.5, MESH_CROP[0])) + (points / 192 - 0.5) * MESH_CROP[1]) * PREVIEW
-        masks = [region_mask(points, name, PREVIEW) for name in REGIONS]
+        masks = [region_mask(points, name, PREVIEW) for name in local]
         energies += region_energy(render, offsets, np.stack([*masks, np.ones_like(masks[0])]))
-    return dict(zip(REGIONS, energies[:-1] / np.maximum(energies[-1], 1e-12), strict=True))
+    return dict(zip(local, energies[:-1] / np.maximum(energies[-1], 1e-12), strict=True))
 
 
 def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
@@ -290,7 +290,7 @@ def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
     codes, values = config.faces.read()
     w = codes[:, :PICTURE_ROWS].mean(1)
     space = Components.of(w, config.components)
-    levels = np.stack([level(name, value) for name, value in values.items()], 1)
+    levels = np.stack([ATTRIBUTES[name].value_to_level(value) for name, value in values.items()], 1)
     torch.manual_seed(0)
     flow = Flow(config.components, len(values), config.hidden)
     editor = StyleFlowEditor(tuple(values), flow, space.mean, space.basis, space.deviations)

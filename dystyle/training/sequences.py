@@ -21,14 +21,12 @@ from tqdm import tqdm, trange
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.errors import InputError
-from dystyle.evaluation.editing import draw
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.metrics.drawing import sample_codes
+from dystyle.metrics.drawing import draw_edit, sample_codes
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
-from dystyle.training.editor import draw_targets
+from dystyle.training.curriculum import draw_targets
 
-NUMERIC = tuple(name for name, row in ATTRIBUTES.items() if row.kind == "numeric")
 GROUPS = 4  # parts of a batch, each with attributes of its own
 AGAIN = 0.25  # share of the sequences whose last edit changes an attribute that was edited before
 AT_ONCE = 3  # attributes in the joint edits that show how far these fall short
@@ -124,7 +122,7 @@ class Teacher:
         for name in lines.keys() & targets.keys():
             offset, gain = lines[name]
             row, value = ATTRIBUTES[name], targets[name]
-            targets[name] = (2 * value - offset - gain * value).clamp(row.low, row.high)
+            targets[name] = row.clamp(2 * value - offset - gain * value)
         return targets
 
 
@@ -145,11 +143,12 @@ def fit_lines(
     Returns:
         (offset, gain) in the attribute's unit: reached = offset + gain * asked, by least squares.
     """
-    numeric, asked, reached = [name for name in NUMERIC if name in names], {}, {}
+    numeric = [name for name in ATTRIBUTES if name in names and ATTRIBUTES[name].kind == "numeric"]
+    asked, reached = {}, {}
     progress = tqdm(codes, desc=f"reading edits of {count}", mininterval=10)
     for name, code in zip(itertools.cycle(numeric), progress, strict=False):
         others = [other for other in names if other != name]
-        edit = draw(rng, [name, *rng.choice(others, min(count - 1, len(others)), replace=False)])
+        edit = draw_edit(rng, [name, *rng.choice(others, min(count - 1, len(others)), replace=False)])
         targets = {key: torch.tensor([value]) for key, value in edit.items()}
         picture = reader.synthesize(editor(code[None], targets)[0].numpy())
         asked.setdefault(name, []).append(edit[name])

@@ -13,11 +13,11 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
-from dystyle.evaluation.judges import Judges
 from dystyle.evaluation.sheets import tile
 from dystyle.knowledge.readings import FaceReader
+from dystyle.metrics.independent_judges import Judges
+from dystyle.metrics.labels import read_labels
 from dystyle.pipeline import FaceEditor
-from dystyle.training.attributes import read_labels
 
 matplotlib.use("Agg")
 
@@ -36,7 +36,7 @@ lowest readings of each attribute: `attributes-NAME.jpg`.
 
 
 @dataclass(frozen=True)
-class AttributesConfig:
+class ReadingQualityConfig:
     """The report on the attribute readings, by the engine that `FaceEditor.measure` runs.
 
     Attributes:
@@ -55,11 +55,11 @@ class AttributesConfig:
     truncation: float = 0.9
 
 
-def evaluate_attributes(config: AttributesConfig, out: Path | None = None) -> dict:
+def evaluate_attributes(config: ReadingQualityConfig, plots: Path | None = None) -> dict:
     """Run the report.
 
     Args:
-        out: folder for plots (`attributes.png`) and contact sheets (`attributes-NAME.jpg`).
+        plots: folder for plots (`attributes.png`) and contact sheets (`attributes-NAME.jpg`).
 
     Returns:
         "held_out": by binary attribute accuracy, AUC, counts, confusion and calibration curve, of the
@@ -84,15 +84,15 @@ def evaluate_attributes(config: AttributesConfig, out: Path | None = None) -> di
     result["agreement"] = _agreement(judges, pictures, full)
     result["gradients"] = _gradients(np.stack(thumbnails[: config.faces]))
     result["identity"] = _identity(editor, judges, codes[: config.people], pictures[: config.people])
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        _plot(result["held_out"]).savefig(out / "attributes.png", dpi=80)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        _plot(result["held_out"]).savefig(plots / "attributes.png", dpi=80)
         for name, values in _columns(read).items():
             order = np.argsort(values)
             chosen = [*order[::-1][: config.shown], *order[: config.shown]]
             captions = [f"{values[i]:.3g}" for i in chosen]
             sheet = tile([thumbnails[i] for i in chosen], captions, columns=10)
-            Image.fromarray(sheet).save(out / f"attributes-{name}.jpg", quality=80)
+            Image.fromarray(sheet).save(plots / f"attributes-{name}.jpg", quality=80)
     return result
 
 
@@ -152,7 +152,7 @@ def _against_labels(values: np.ndarray, truth: np.ndarray) -> dict:
 
 def _mirror(editor: FaceEditor, pictures: list[np.ndarray], full: Mapping[str, np.ndarray]) -> dict:
     mirrored = _columns([editor.measure(picture[:, ::-1]) for picture in pictures])
-    signs = {name: -1 if name == "yaw" else 1 for name in full}
+    signs = {name: ATTRIBUTES[name].mirror_sign for name in full}
     return {name: float(np.abs(mirrored[name] - signs[name] * full[name]).mean()) for name in full}
 
 
@@ -170,7 +170,7 @@ def _agreement(judges: Judges, pictures: list[np.ndarray], full: Mapping[str, np
             "correlation": float(np.corrcoef(values, full[name])[0, 1]),
             "difference": float(np.abs(values - full[name]).mean()),
             "same_side": float(((values > 0.5) == (full[name] > 0.5)).mean())
-            if ATTRIBUTES[name].high == 1
+            if ATTRIBUTES[name].scale == "probability"
             else None,
         }
         for name, values in judged.items()

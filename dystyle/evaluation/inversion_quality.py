@@ -13,14 +13,16 @@ import torch
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from dystyle.evaluation.editing import compare, draw
-from dystyle.evaluation.judges import Judges
+from dystyle.attributes import ATTRIBUTES
 from dystyle.evaluation.sheets import tile
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.comparison import is_right
 from dystyle.metrics.degradations import degraded
+from dystyle.metrics.distances import perceptual_loss
+from dystyle.metrics.drawing import draw_edit
+from dystyle.metrics.independent_judges import Judges
 from dystyle.pictures import load_image, save_picture
 from dystyle.pipeline import FaceEditor, InvertedFace
-from dystyle.training.losses import perceptual_loss
 
 READ_SIZE = 256
 EDITED = {"age": 60.0, "smile": 1.0}  # in the sheets' last columns
@@ -44,7 +46,7 @@ their standard deviation.
 
 
 @dataclass(frozen=True)
-class InversionConfig:
+class InversionQualityConfig:
     """Inversion of generated faces and photos.
 
     Attributes:
@@ -66,7 +68,7 @@ class InversionConfig:
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> dict:
+def evaluate_inversion(config: InversionQualityConfig, plots: Path | None = None) -> dict:
     """Invert every face at every quality.
 
     Args:
@@ -107,7 +109,7 @@ def evaluate_inversion(config: InversionConfig, plots: Path | None = None) -> di
                 group.setdefault(refine, {}).setdefault(name, []).append(value)
             if number >= 0:
                 rng = np.random.default_rng(config.first_seed + number)
-                edit = draw(rng, [rng.choice(list(editor.attributes))])
+                edit = draw_edit(rng, [rng.choice(list(editor.attributes))])
                 edits["inverted"].append(_edit_is_right(editor, face.code, edit, face))
                 edits["sampled"].append(_edit_is_right(editor, codes[number], edit))
             if index < 8:
@@ -131,7 +133,7 @@ def _edit_is_right(
 ) -> bool:
     codes = code, editor.edit(code, edit, face=face)
     before, after = (editor.measure(editor.synthesize(c, face=face)) for c in codes)
-    return compare([(before, after)], [edit])["right"]["mean"] == 1
+    return all(is_right(ATTRIBUTES[n], before[n], after[n], target) for n, target in edit.items())
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:

@@ -10,9 +10,10 @@ import numpy as np
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors import METHODS
-from dystyle.editors.search import MOST_LOOKS, level, shortfall
-from dystyle.evaluation.editing import Bench, Seen, draw
+from dystyle.editors.search import MOST_LOOKS, level_changes, shortfall
+from dystyle.evaluation.bench import Bench, Seen
 from dystyle.evaluation.sheets import tile
+from dystyle.metrics.drawing import draw_edit
 from dystyle.pictures import save_picture
 from dystyle.pipeline import FaceEditor
 
@@ -39,7 +40,7 @@ What it says, and what each method cannot do: [Methods](../methods.md#how-they-c
 
 
 @dataclass(frozen=True)
-class MethodsConfig:
+class MethodComparisonConfig:
     """The comparison of all methods.
 
     Attributes:
@@ -61,7 +62,7 @@ class MethodsConfig:
     quick: bool = False
 
 
-def evaluate_methods(config: MethodsConfig, plots: Path | None = None) -> dict:
+def evaluate_methods(config: MethodComparisonConfig, plots: Path | None = None) -> dict:
     """Measure every method.
 
     Args:
@@ -122,14 +123,16 @@ def _in_sequence(edit: Callable) -> Callable[[np.ndarray, Mapping[str, float]], 
     return method
 
 
-def _kinds(config: MethodsConfig, names: list[str]) -> list[tuple[str, list[dict[str, float]], bool]]:
+def _kinds(
+    config: MethodComparisonConfig, names: list[str]
+) -> list[tuple[str, list[dict[str, float]], bool]]:
     """(label, one edit a face, in sequence?): single attributes take turns, others are drawn."""
     rng, kinds = np.random.default_rng(config.first_seed), []
     for size in (*config.joint, config.sequence):
         if size == 1:
-            edits = [draw(rng, [names[i % len(names)]]) for i in range(config.count)]
+            edits = [draw_edit(rng, [names[i % len(names)]]) for i in range(config.count)]
         else:
-            edits = [draw(rng, rng.choice(names, size, replace=False)) for _ in range(config.count)]
+            edits = [draw_edit(rng, rng.choice(names, size, replace=False)) for _ in range(config.count)]
         kinds.append((f"{size} at once", edits, False))
     label, edits, _ = kinds.pop()
     if config.sequence:
@@ -144,11 +147,12 @@ def attribute_dependency(
 
     StyleSpace's Attribute Dependency (section 5 there), as one mean over edits of whatever size.
     """
-    spread = {name: float(np.std([level(name, b[name]) for b in before])) or 1.0 for name in before[0]}
+    levels = {name: [ATTRIBUTES[name].value_to_level(b[name]) for b in before] for name in before[0]}
+    spread = {name: float(np.std(values)) or 1.0 for name, values in levels.items()}
     changes = [
-        abs(level(name, a[name]) - level(name, b[name])) / spread[name]
+        abs(change) / spread[name]
         for b, a, edit in zip(before, after, edits, strict=True)
-        for name in b
+        for name, change in level_changes(b, a).items()
         if name not in edit
     ]
     return float(np.mean(changes))
