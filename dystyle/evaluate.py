@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
-COMMAND: attributes, editing, inversion, methods, spaces, components, latency, engines, ops, generator or
-sheet.
+COMMAND: attributes, editing, inversion, photos, methods, spaces, components, latency, engines, ops,
+generator or sheet.
 """
 
 import inspect
@@ -21,6 +21,7 @@ from dystyle.evaluation import (
     inversion_quality,
     latency,
     method_comparison,
+    photos,
     reading_quality,
     spaces,
     speed,
@@ -113,6 +114,12 @@ REPORTS = {
         speed.GeneratorSpeedConfig,
         speed.evaluate_generator,
         speed.generator_table,
+    ),
+    "photos": Report(
+        "Real photos inverted and edited, compared with the photos themselves.",
+        photos.PhotosConfig,
+        photos.evaluate_photos,
+        photos.table,
     ),
     "methods": Report(
         "Every editing method on the same faces and targets, at matched effect.",

@@ -58,7 +58,7 @@ def make_sheet(config: SheetConfig) -> None:
         pictures = [editor.synthesize(edited, face=face) for edited in codes]
         rows.append(([] if face is None else [face.portrait]) + pictures)
     titles = ["photo"] * bool(config.photos) + ["unedited", *config.edits]
-    save_picture(_compose(rows, titles, config.size), config.out)
+    save_picture(compose(rows, titles, config.size), config.out)
 
 
 def tile(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> np.ndarray:
@@ -73,7 +73,7 @@ def tile(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) 
     return sheet
 
 
-def _compose(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], size: int) -> np.ndarray:
+def compose(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], size: int) -> np.ndarray:
     """Pictures in a grid under their titles; shorter rows are aligned to the right."""
     captions = [textwrap.wrap(title.replace(",", ", "), size // LETTER) for title in titles]
     height = 10 + LINE * max(map(len, captions))
