@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
@@ -224,6 +224,10 @@ class Doors:
                 raise Refused(403, "Tools take photos as data URLs.")
             return await self.app(scope, _replay(body, receive), send)
         if method in ("GET", "HEAD") and (path in self.pages or READ.fullmatch(path)):
+            # Gradio's pages have paths of their own here, and there are no deep links.
+            asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            kept = [(name, value) for name, value in asked if name not in ("page", "deep_link")]
+            scope["query_string"] = urlencode(kept).encode()
             if path.startswith(HEARTBEAT):
                 return await self._heartbeat(path.removeprefix(HEARTBEAT), scope, receive, send)
             return await self.app(scope, receive, send)
