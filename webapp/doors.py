@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from gradio.route_utils import upload_fn
 from gradio.routes import file_upload_statuses
@@ -224,6 +224,10 @@ class Doors:
                 raise Refused(403, "Tools take photos as data URLs.")
             return await self.app(scope, _replay(body, receive), send)
         if method in ("GET", "HEAD") and (path in self.pages or READ.fullmatch(path)):
+            # There are no deep links, and the page's languages have paths of their own.
+            dropped = ("deep_link", "page") if path in self.pages else ("deep_link",)
+            asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            scope["query_string"] = urlencode([pair for pair in asked if pair[0] not in dropped]).encode()
             if path.startswith(HEARTBEAT):
                 return await self._heartbeat(path.removeprefix(HEARTBEAT), scope, receive, send)
             return await self.app(scope, receive, send)
