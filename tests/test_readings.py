@@ -16,6 +16,7 @@ from dystyle.engines.graphs import TorchBackend, generator
 from dystyle.errors import InputError
 from dystyle.knowledge.probe import FaceProbe
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork, crop
+from dystyle.metrics.independent_judges import Judges
 from dystyle.metrics.labels import read_labels
 
 LABELS = Path(__file__).parents[1] / "data" / "labels"
@@ -95,6 +96,21 @@ def test_every_reading_has_a_gradient_that_raises_it(reader, faces):
         step = gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None] * 0.2
         with torch.no_grad():
             assert (reader(pictures + step)[name] > before).all(), name
+
+
+# Random people, by what a person sees of them: who turns to the picture's left or right, who looks down or up.
+SEEN_BY_EYE = {102: ("yaw", -1), 107: ("yaw", 1), 121: ("pitch", -1), 114: ("pitch", 1)}
+
+
+def test_signs_of_the_pose_are_those_that_a_person_sees(reader, editor):
+    """A sign that is wrong everywhere, in readings, engines and judges alike, would be consistent."""
+    judges = Judges()
+    for seed, (name, sign) in SEEN_BY_EYE.items():
+        picture = editor.synthesize(editor.sample(seed, 0.9), 256)
+        with torch.no_grad():
+            score = reader(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 127.5 - 1)[name]
+        for read in (score.item(), editor.measure(picture)[name], judges.read(picture[None])[name].item()):
+            assert sign * read > 5, (seed, name, read)
 
 
 def test_the_mean_face_looks_straight_ahead(reader):
