@@ -12,7 +12,7 @@ from one_device import OneDevice
 from dystyle import FaceEditor, InputError
 from dystyle.attributes import ATTRIBUTES
 from dystyle.encoders import refine
-from dystyle.engines import choice, compiled
+from dystyle.engines import choice, compiled, hardware
 from dystyle.engines.graphs import GRAPHS, TorchBackend, generator
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
@@ -255,7 +255,8 @@ def test_auto_takes_a_gpu_that_can_be_used(monkeypatch):
 
     def chosen(gpu: bool, *usable: str, backend: str = "auto") -> tuple[str, str]:
         names = ("onnx", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
-        monkeypatch.setattr(choice, "runtimes", lambda: {n: "" if n in usable else "no" for n in names})
+        for module in (hardware, choice):
+            monkeypatch.setattr(module, "runtimes", lambda: {n: "" if n in usable else "no" for n in names})
         monkeypatch.setattr(choice, "has_gpu", lambda: gpu)
         monkeypatch.setattr(choice, "fastest_on_cpu", lambda: "openvino")
         device = choice.auto_device(backend)
