@@ -53,7 +53,40 @@ def crop(image: np.ndarray, quad: np.ndarray, size: int = 1024) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
-def paste(portrait: np.ndarray, quad: np.ndarray, original: np.ndarray) -> np.ndarray:
+def changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -> np.ndarray:
+    """Where an edited picture differs from what it was: float32 (256, 256) from 0 to 1, soft at its edges.
+
+    Args:
+        edited, before: uint8 (s, s, 3).
+        least, full: differences, of 255, up to which nothing counts as changed, and from which all does.
+    """
+    difference = cv2.absdiff(edited, before).max(2).astype(np.float32)
+    difference = cv2.resize(difference, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+    mask = np.clip((difference - least) / (full - least), 0, 1)
+    mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+    return cv2.GaussianBlur(mask, (0, 0), 2.5)
+
+
+def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The portrait's own pixels where the mask is 0, those of the edited picture where it is 1.
+
+    Args:
+        edited: uint8 (s, s, 3). portrait: uint8 (t, t, 3), t >= s. mask: float32 (u, u).
+
+    Returns:
+        uint8 (s, s, 3).
+    """
+    size = (len(edited), len(edited))
+    own = (
+        portrait if len(portrait) == len(edited) else cv2.resize(portrait, size, interpolation=cv2.INTER_AREA)
+    )
+    alpha = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
+    return cv2.blendLinear(edited, own, alpha, 1 - alpha)
+
+
+def paste(
+    portrait: np.ndarray, quad: np.ndarray, original: np.ndarray, changed: np.ndarray | None = None
+) -> np.ndarray:
     """Blend a portrait back into the photo that `quad` was found in.
 
     The mask is one in the middle and falls smoothly to zero at the quad's border, earlier in the corners;
@@ -63,6 +96,7 @@ def paste(portrait: np.ndarray, quad: np.ndarray, original: np.ndarray) -> np.nd
         portrait: uint8 (size, size, 3), of any size.
         quad: (4, 2) corners in photo pixels.
         original: uint8 (H, W, 3).
+        changed: float32 (256, 256), where the portrait is wanted, see `changes`; None: everywhere.
 
     Returns:
         uint8 (H, W, 3), a new array.
@@ -75,6 +109,8 @@ def paste(portrait: np.ndarray, quad: np.ndarray, original: np.ndarray) -> np.nd
     if size < portrait.shape[0]:
         portrait = cv2.resize(portrait, (size, size), interpolation=cv2.INTER_AREA)
     mask = _feathered_mask(COARSE)
+    if changed is not None:
+        mask = mask * changed
     x0, y0 = np.clip(np.floor(np.min(quad, axis=0)).astype(int), 0, (width, height))
     x1, y1 = np.clip(np.ceil(np.max(quad, axis=0)).astype(int), 0, (width, height))
     for top in range(y0, y1 if x1 > x0 else y0, 1024):  # in bands: the memory stays small on large photos

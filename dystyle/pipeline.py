@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, paste
+from dystyle.alignment import Face, FaceAligner, changes, composite, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda", "auto")
+# Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which differ
+# a little everywhere, and of a picture and the portrait whose pixels it has where nothing was changed.
+RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
 REFINE = ("fast", "balanced", "precise")
 
 
@@ -51,7 +54,9 @@ class InvertedFace:
             features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
             generator is not the bundled one.
 
-    `FaceEditor.synthesize` uses the last two when it is given the face.
+        unedited: pictures of the code by size, uint8 (size, size, 3), which `FaceEditor.synthesize` keeps here.
+
+    `FaceEditor.synthesize` uses the last three when it is given the face.
     """
 
     code: np.ndarray
@@ -60,6 +65,7 @@ class InvertedFace:
     box: np.ndarray
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
     residual: np.ndarray | None = None
+    unedited: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
 
 class FaceEditor:
@@ -209,13 +215,6 @@ class FaceEditor:
         residual = self.backend.run("residual", _resize(portrait, PHOTO)[None], codes=code[None])[0][0]
         return residual.astype(np.float16)
 
-    def _carry(self, face: InvertedFace, code: np.ndarray) -> np.ndarray:
-        """The residual (1, 512, 64, 64) float32 of a face for an edited code of it."""
-        residual = face.residual[None].astype(np.float32)
-        if np.array_equal(code, face.code):
-            return residual
-        return self.backend.run("carrier", residual, codes=face.code[None], edited=code[None])[0]
-
     def encode(self, portrait: np.ndarray) -> np.ndarray:
         """The code (18, 512) float32 of an aligned portrait (s, s, 3) uint8 RGB, as fast as it can be had."""
         portrait = _resize(portrait, 256)
@@ -304,7 +303,8 @@ class FaceEditor:
             code: (18, 512); a `StyledCode` brings its changed channels along.
             size: one of `sizes`, with the default generator 1024 or the previews 256 and 128; None: the full
                 one.
-            face: the inverted face the code came from, which brings along what of the photo no code holds.
+            face: the inverted face the code came from, which brings along what of the photo no code holds;
+                where an edited picture does not differ from the unedited one it is the photo's own pixels.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off.
 
         Raises:
@@ -324,13 +324,21 @@ class FaceEditor:
         code, graph = np.asarray(_check_code(code)), self._generator.graph(size)
         if face is None or face.residual is None:
             return self.backend.run(graph, code[None], weights)[0][0]
-        residual = self._carry(face, code)
-        return self.backend.run(f"{graph}_residual", code[None], weights, residual=residual)[0][0]
+        graph = f"{graph}_residual"
 
-    @property
-    def model(self) -> str:
-        """What makes the pictures, for their credits: the editing method and the generator."""
-        return f"{self._method.title} on {self._generator.name}"
+        def render(code: np.ndarray, residual: np.ndarray) -> np.ndarray:
+            return self.backend.run(graph, code[None], weights, residual=residual)[0][0]
+
+        own = face.residual[None].astype(np.float32)
+        if np.array_equal(code, face.code):
+            return render(code, own)
+        carried = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])[0]
+        edited = render(code, carried)
+        if weights:
+            return edited
+        if size not in face.unedited:
+            face.unedited[size] = render(face.code, own)
+        return composite(edited, face.portrait, changes(edited, face.unedited[size], *RENDERED))
 
     @property
     def noise_layers(self) -> tuple[str, ...]:
@@ -356,13 +364,14 @@ class FaceEditor:
         return self.backend.run("identity", _as_input(image))[0][0]
 
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
-        """The photo (h, w, 3) uint8 with the face replaced by the portrait `image`, softly blended.
+        """The photo (h, w, 3) uint8 with the portrait `image` blended in where it differs from the face's own.
 
         Args:
             image: (1024, 1024, 3) uint8, an edited portrait of `face`.
             original: the photo `face` was found in.
         """
-        return paste(image, face.quad, load_image(original))
+        changed = changes(image, _resize(face.portrait, len(image)), *COMPOSED)
+        return paste(image, face.quad, load_image(original), changed)
 
     def sample(self, seed: int, truncation: float = 0.7) -> np.ndarray:
         """The code (18, 512) float32 of a random person.
