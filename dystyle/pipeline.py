@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda", "auto")
-# Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which differ
-# a little everywhere, and of a picture and the portrait whose pixels it has where nothing was changed.
+# Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
+# differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
 REFINE = ("fast", "balanced", "precise")
 
@@ -53,8 +53,7 @@ class InvertedFace:
         residual: (512, 64, 64) float16, what of the portrait the code lacks, as an offset of the generator's
             features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
             generator is not the bundled one.
-
-        unedited: pictures of the code by size, uint8 (size, size, 3), which `FaceEditor.synthesize` keeps here.
+        unedited: pictures of the code by size, uint8 (size, size, 3), kept here by `FaceEditor.synthesize`.
 
     `FaceEditor.synthesize` uses the last three when it is given the face.
     """
@@ -364,7 +363,7 @@ class FaceEditor:
         return self.backend.run("identity", _as_input(image))[0][0]
 
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
-        """The photo (h, w, 3) uint8 with the portrait `image` blended in where it differs from the face's own.
+        """The photo (h, w, 3) uint8 with a portrait blended in where it differs from the face's own.
 
         Args:
             image: (1024, 1024, 3) uint8, an edited portrait of `face`.
