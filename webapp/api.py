@@ -62,7 +62,7 @@ def add_api(editor: "FaceEditor") -> None:
         """
         with _frank():
             with at_work(_given(photo)) as picture:
-                values = editor.measure(editor.invert(picture, "fast", int(face)).portrait)
+                values = editor.measure(editor.align(picture, int(face))[1])
             return {name: round(values[name], 4) for name in editor.attributes}
 
     def edit_photo(

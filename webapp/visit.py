@@ -128,8 +128,9 @@ class Visit:
         code: (18, 512) float32, unedited.
         before: uint8 (1024, 1024, 3), what edits are compared with: the photo's portrait, or the
             unedited picture of a random person.
-        unedited: uint8 (1024, 1024, 3), the picture of `code`.
-        start: the measured values of `unedited`, on the sliders' steps.
+        unedited: uint8 (1024, 1024, 3), what is shown without an edit: the picture of `code`, or of a face
+            that keeps the photo's own pixels its portrait.
+        start: the measured values of the picture of `code`, on the sliders' steps.
         face, photo, path, index: what `FaceEditor.invert` returned, the photo, the file that it was
             uploaded as and which of its faces this is; unset for a random person.
         seed: the random person's seed; unset for a photo.
@@ -180,6 +181,8 @@ class Visit:
         seconds = {"inversion": time.perf_counter() - began}
         unedited = editor.synthesize(face.code, size=FULL, face=face)
         start = _starting_values(editor, unedited)
+        if face.residual is not None:  # then edited pictures have the photo's own pixels, too
+            unedited = face.portrait
         visit = cls(face.code, face.portrait, unedited, start, face, photo, path, index)
         visit.quality, visit.seconds = refine, seconds
         return visit
@@ -215,8 +218,8 @@ class Visit:
         self, editor: "FaceEditor", configuration: Mapping[str, float], size: int = FULL
     ) -> np.ndarray:
         """The edited portrait, uint8 (size, size, 3)."""
-        if not configuration and size == FULL:
-            return self.unedited
+        if not configuration:
+            return cv2.resize(self.unedited, (size, size), interpolation=cv2.INTER_AREA)
         began = time.perf_counter()
         code = editor.edit(self.code, configuration, face=self.face)
         edited = time.perf_counter()

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.encoders import PHOTO, RENDER, SIZE
+from dystyle.encoders import PASSES, PHOTO, RENDER, SIZE
 from dystyle.encoders.carrier import Carrier
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
@@ -102,9 +102,12 @@ class Restoring(nn.Module):
         self.generator, self.encoder = generator(), FeatureEncoder.load("features")
 
     def forward(self, portraits: Tensor, codes: Tensor) -> Tensor:
-        features = self.generator.features(codes, SIZE)
-        renders = F.avg_pool2d(self.generator.decode(features, codes, 1024), 1024 // RENDER)
-        return self.encoder(to_float(portraits), renders, features, codes)
+        portraits, before = to_float(portraits), self.generator.features(codes, SIZE)
+        features = before
+        for _ in range(PASSES):
+            renders = F.avg_pool2d(self.generator.decode(features, codes, 1024), 1024 // RENDER)
+            features = features + self.encoder(portraits, renders, features, codes)
+        return features - before
 
 
 class Carrying(nn.Module):

@@ -17,6 +17,9 @@ from dystyle.engines.opened import Run
 from dystyle.errors import InputError
 from dystyle.memory import return_freed_memory
 
+# What is computed in the pictures' precision; readings and codes need all 32 bits.
+IN_PRECISION = ("generator", "residual", "carrier")
+
 
 class OpenVinoBackend(OnnxBackend):
     """Engines on OpenVINO: on CPUs with bfloat16 units, pictures in about half of ONNX Runtime's time.
@@ -60,7 +63,7 @@ class OpenVinoBackend(OnnxBackend):
     def compile(self, name: str, model: Path | bytes) -> Run:
         if name.startswith("editor"):
             return super().compile(name, model)
-        precision = self.precision if name.startswith("generator") else "fp32"
+        precision = self.precision if name.startswith(IN_PRECISION) else "fp32"
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             # Pinned threads of several processes would all sit on the first cores.

@@ -20,6 +20,7 @@ class FakeFace:
     portrait: np.ndarray
     quad: np.ndarray
     box: np.ndarray
+    residual: None = None
 
 
 class FakeEditor:
@@ -43,6 +44,10 @@ class FakeEditor:
         count, _, stats, _ = cv2.connectedComponentsWithStats(red.astype(np.uint8))
         boxes = sorted((s[:4] for s in stats[1:count]), key=lambda b: -b[2] * b[3])
         return [self._face(i, x, y, w, h) for i, (x, y, w, h) in enumerate(boxes)]
+
+    def align(self, photo, index=0) -> tuple[FakeFace, np.ndarray]:
+        face = self.invert(photo, index=index)
+        return face, face.portrait
 
     def invert(self, photo, refine="fast", index=0, progress=None) -> FakeFace:
         self.calls.append(("invert", (refine, index)))
