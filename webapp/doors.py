@@ -49,8 +49,9 @@ CALL = re.compile(rf"{API}/(queue/join|call/(v2/)?(?P<name>\w+)/?)")
 TOLD = re.compile(rf"{API}/(cancel|reset/?)")  # about events that have been sent
 EVENT = re.compile(rf"{API}/(queue|call|cancel|reset|heartbeat|upload_progress|startup-events)")
 FILE = re.compile(rf"/(svelte|static|assets|favicon|pwa_icon|robots|theme)|{API}/(file=|theme)")
-SESSION = re.compile(r"[\w-]{1,64}")
-MCP, UPLOAD, HEARTBEAT = f"{API}/mcp", f"{API}/upload", f"{API}/heartbeat/"
+SESSION, UPLOAD_ID = re.compile(r"[\w-]{1,64}"), re.compile(r"[\w.-]{0,64}")
+MCP, UPLOAD, PROGRESS = f"{API}/mcp", f"{API}/upload", f"{API}/upload_progress"
+SERVED, HEARTBEAT = f"{API}/file=", f"{API}/heartbeat/"
 
 
 class Refused(Exception):
@@ -195,7 +196,7 @@ class Doors:
                 self.allowance.take(_address(scope), _cost(scope, message["status"]))
                 headers = MutableHeaders(scope=message)
                 headers.update(self.hosts.headers)
-                if scope["path"].startswith(f"{API}/file="):
+                if scope["path"].startswith(SERVED):
                     headers["Cache-Control"] = "private"
             await send(message)
 
@@ -228,6 +229,10 @@ class Doors:
             dropped = ("deep_link", "page") if path in self.pages else ("deep_link",)
             asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             scope["query_string"] = urlencode([pair for pair in asked if pair[0] not in dropped]).encode()
+            if path.startswith(SERVED) and not self.uploads.may_see(path[len(SERVED) :], _address(scope)):
+                raise Refused(403, "This file is not yours, or is gone.")
+            if path == PROGRESS and not UPLOAD_ID.fullmatch(dict(asked).get("upload_id", "")):
+                raise Refused(400, "This is not the name of an upload.")
             if path.startswith(HEARTBEAT):
                 return await self._heartbeat(path.removeprefix(HEARTBEAT), scope, receive, send)
             return await self.app(scope, receive, send)
@@ -237,8 +242,9 @@ class Doors:
         known = call and (call["name"] is None or call["name"] in self.endpoints)
         if method == "POST" and (known or TOLD.fullmatch(path)):
             body = await self._body(scope, receive, JSON_BYTES)
+            event = _json(body)
             if call:
-                body = await self._call(scope, _json(body))
+                body = await self._call(scope, event)
                 headers = MutableHeaders(scope=scope)
                 headers["content-length"], headers["content-type"] = str(len(body)), "application/json"
             return await self.app(scope, _replay(body, receive), send)
@@ -296,7 +302,7 @@ class Doors:
         if not length.isdecimal() or int(length) > LARGEST_FILE + JSON_BYTES:
             raise Refused(413, f"An upload says its length, which may be {LARGEST_FILE // 2**20} MB.")
         upload_id = request.query_params.get("upload_id", "")
-        if not re.fullmatch(r"[\w.-]{0,64}", upload_id):
+        if not UPLOAD_ID.fullmatch(upload_id):
             raise Refused(400, "This is not the name of an upload.")
         place = self.uploads.place()
         try:

@@ -32,7 +32,7 @@ ADDRESS_BYTES = 2**28  # of the uploads from one address
 DISK_BYTES = 2**32  # of everything in the folder
 URL_SECONDS, REDIRECTS, FETCHES = 20, 3, 4  # of a photo from the web; so many are fetched at once
 
-FOLDER = Path(tempfile.mkdtemp(prefix=PREFIX))
+FOLDER = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
 CACHE = FOLDER / "cache"  # what Gradio serves
 SCRATCH = FOLDER / "scratch"  # what is being written
 for folder in (CACHE, SCRATCH):
@@ -148,6 +148,11 @@ class Uploads:
         """Forget uploads whose files have been swept."""
         for path in [path for path in self._uploads if not os.path.exists(path)]:
             del self._uploads[path]
+
+    def may_see(self, path: str, address: str) -> bool:
+        """Whether a file may be sent to `address`: an upload only to where it came from."""
+        upload = self._uploads.get(os.path.realpath(path))
+        return upload is None or upload.address == address
 
     async def accept(self, given: dict, session: str | None, address: str) -> dict:
         """A file as a visitor names it, as Gradio's FileData, if this visitor may use it.
