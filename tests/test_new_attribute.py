@@ -81,8 +81,8 @@ def rows():
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
-    """A folder of four rendered faces."""
-    codes = sample_codes(np.random.default_rng(0), 4, generator().map, generator().mean_w.numpy())
+    """A folder of five rendered faces."""
+    codes = sample_codes(np.random.default_rng(0), 5, generator().map, generator().mean_w.numpy())
     folder = tmp_path_factory.mktemp("faces")
     FaceDataset.render(folder, codes, lambda codes: generator()(codes, 256))
     return folder
@@ -93,7 +93,7 @@ def run(faces, tmp_path_factory) -> Path:
     """The folder of a run of two steps that learns both."""
     out = tmp_path_factory.mktemp("run")
     names = ("roll", "wide_mouth", "smile")
-    config = small(out, faces, attributes=names, starts=2, fine_starts=2, inverted=0, steps=2)
+    config = small(out, faces, attributes=names, starts=3, fine_starts=3, inverted=0, steps=2)
     config = replace(config, stages=((128, 1.0, 2),))
     EditorTrainer(config, generator()).run()
     return out
@@ -103,7 +103,7 @@ def test_it_is_read(faces):
     pictures = torch.from_numpy(FaceDataset.load(faces).images.copy()).permute(0, 3, 1, 2).float()
     angle = math.radians(10)
     turn = torch.tensor([[math.cos(angle), math.sin(angle), 0], [-math.sin(angle), math.cos(angle), 0]])
-    grid = F.affine_grid(turn.expand(4, -1, -1), list(pictures.shape), align_corners=False)
+    grid = F.affine_grid(turn.expand(len(pictures), -1, -1), list(pictures.shape), align_corners=False)
     turned = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     with torch.no_grad():
         straight, rolled, mirrored = (
@@ -111,7 +111,7 @@ def test_it_is_read(faces):
             for x in (pictures, turned, pictures.flip(3))
         )
     column, mouth = (list(ATTRIBUTES).index(name) for name in ("roll", "wide_mouth"))
-    assert straight.shape == (4, len(ATTRIBUTES))
+    assert straight.shape == (len(pictures), len(ATTRIBUTES))
     assert (rolled - straight)[:, column].mean().item() == pytest.approx(10, abs=3)
     assert (mirrored + straight)[:, column].abs().mean() < 4
     assert ((straight[:, mouth] > 0) & (straight[:, mouth] < 1)).all()
