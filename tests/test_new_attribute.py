@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors.dystyle import DyStyle
-from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
+from dystyle.engines.editor_graph import EditorWeights, build_editor_graph, shared_weights
 from dystyle.engines.graphs import Measuring, generator
 from dystyle.evaluation import bench, editing
 from dystyle.evaluation.editing import EditingConfig, benchmarked, evaluate_editing
@@ -160,10 +160,10 @@ def test_its_expert_is_assembled_as_it_was_learnt(run, tmp_path):
     file, weights = run / "dystyle.safetensors", tmp_path / "editor.weights"
     editor, codes = DyStyle.load(str(file)), torch.randn(2, 18, 512)
     assert editor.names == ("smile", "roll", "wide_mouth")
-    weights.with_suffix(".json").write_text(write_shared_weights(*load(str(file)), weights))
-    (tmp_path / "graph.onnx").write_bytes(
-        build_editor_graph(weights, ("roll", "wide_mouth")).SerializeToString()
-    )
+    content, index = shared_weights(*load(str(file)))
+    weights.write_bytes(content)
+    graph = build_editor_graph(EditorWeights.map(weights, index), ("roll", "wide_mouth"))
+    (tmp_path / "graph.onnx").write_bytes(graph.SerializeToString())
     targets = np.float32([[-12.0, 1.0], [25.0, 0.0]])
     feed = {"codes": codes.numpy(), "targets": targets}
     found = onnxruntime.InferenceSession(tmp_path / "graph.onnx").run(None, feed)[0]
