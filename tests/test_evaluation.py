@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import EditingConfig, evaluate_editing
-from dystyle.metrics.comparison import compare
+from dystyle.metrics.comparison import compare, is_right
 from dystyle.metrics.distances import frechet
 
 
@@ -32,6 +33,19 @@ def test_comparison_counts_what_was_asked_for_and_what_was_not():
     assert result["change"]["age"]["mean"] == 5  # of the two edits that did not ask for it
     everything = compare([(before, before)], [before])  # nothing is left to change
     assert everything["error"]["mean"] == 0 and everything["moved"] is everything["sides"] is None
+
+
+def test_an_edit_is_right_when_it_did_what_was_asked():
+    age, smile = ATTRIBUTES["age"], ATTRIBUTES["smile"]
+    # Before, after, target: half of the way, near enough (twice), nothing to change.
+    for numbers in ((30, 45, 60), (30, 67, 60), (60, 55, 60), (60, 60, 60)):
+        assert is_right(age, *numbers), numbers
+    # A twitch, less than half, an overshoot, a step back, something done where nothing was to do.
+    for numbers in ((30, 31, 60), (30, 44, 60), (50, 75, 60), (30, 20, 60), (60, 50, 60)):
+        assert not is_right(age, *numbers), numbers
+    assert is_right(smile, 0.1, 0.6, 1.0) and not is_right(smile, 0.1, 0.4, 1.0)
+    twitch = compare([({"age": 30.0}, {"age": 31.0})], [{"age": 60.0}])
+    assert twitch["right"]["mean"] == 0
 
 
 def test_frechet_distance_of_shifted_sets_is_the_squared_shift():

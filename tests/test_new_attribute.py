@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors.dystyle import DyStyle
-from dystyle.engines.editor_graph import build_editor_graph, write_shared_weights
+from dystyle.engines.editor_graph import EditorWeights, build_editor_graph, shared_weights
 from dystyle.engines.graphs import Measuring, generator
 from dystyle.evaluation import bench, editing
 from dystyle.evaluation.editing import EditingConfig, benchmarked, evaluate_editing
@@ -81,8 +81,8 @@ def rows():
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
-    """A folder of four rendered faces."""
-    codes = sample_codes(np.random.default_rng(0), 4, generator().map, generator().mean_w.numpy())
+    """A folder of five rendered faces."""
+    codes = sample_codes(np.random.default_rng(0), 5, generator().map, generator().mean_w.numpy())
     folder = tmp_path_factory.mktemp("faces")
     FaceDataset.render(folder, codes, lambda codes: generator()(codes, 256))
     return folder
@@ -93,7 +93,7 @@ def run(faces, tmp_path_factory) -> Path:
     """The folder of a run of two steps that learns both."""
     out = tmp_path_factory.mktemp("run")
     names = ("roll", "wide_mouth", "smile")
-    config = small(out, faces, attributes=names, starts=2, fine_starts=2, inverted=0, steps=2)
+    config = small(out, faces, attributes=names, starts=3, fine_starts=3, inverted=0, steps=2)
     config = replace(config, stages=((128, 1.0, 2),))
     EditorTrainer(config, generator()).run()
     return out
@@ -103,7 +103,7 @@ def test_it_is_read(faces):
     pictures = torch.from_numpy(FaceDataset.load(faces).images.copy()).permute(0, 3, 1, 2).float()
     angle = math.radians(10)
     turn = torch.tensor([[math.cos(angle), math.sin(angle), 0], [-math.sin(angle), math.cos(angle), 0]])
-    grid = F.affine_grid(turn.expand(4, -1, -1), list(pictures.shape), align_corners=False)
+    grid = F.affine_grid(turn.expand(len(pictures), -1, -1), list(pictures.shape), align_corners=False)
     turned = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     with torch.no_grad():
         straight, rolled, mirrored = (
@@ -111,7 +111,7 @@ def test_it_is_read(faces):
             for x in (pictures, turned, pictures.flip(3))
         )
     column, mouth = (list(ATTRIBUTES).index(name) for name in ("roll", "wide_mouth"))
-    assert straight.shape == (4, len(ATTRIBUTES))
+    assert straight.shape == (len(pictures), len(ATTRIBUTES))
     assert (rolled - straight)[:, column].mean().item() == pytest.approx(10, abs=3)
     assert (mirrored + straight)[:, column].abs().mean() < 4
     assert ((straight[:, mouth] > 0) & (straight[:, mouth] < 1)).all()
@@ -160,10 +160,10 @@ def test_its_expert_is_assembled_as_it_was_learnt(run, tmp_path):
     file, weights = run / "dystyle.safetensors", tmp_path / "editor.weights"
     editor, codes = DyStyle.load(str(file)), torch.randn(2, 18, 512)
     assert editor.names == ("smile", "roll", "wide_mouth")
-    weights.with_suffix(".json").write_text(write_shared_weights(*load(str(file)), weights))
-    (tmp_path / "graph.onnx").write_bytes(
-        build_editor_graph(weights, ("roll", "wide_mouth")).SerializeToString()
-    )
+    content, index = shared_weights(*load(str(file)))
+    weights.write_bytes(content)
+    graph = build_editor_graph(EditorWeights.map(weights, index), ("roll", "wide_mouth"))
+    (tmp_path / "graph.onnx").write_bytes(graph.SerializeToString())
     targets = np.float32([[-12.0, 1.0], [25.0, 0.0]])
     feed = {"codes": codes.numpy(), "targets": targets}
     found = onnxruntime.InferenceSession(tmp_path / "graph.onnx").run(None, feed)[0]

@@ -98,7 +98,7 @@ def test_every_reading_has_a_gradient_that_raises_it(reader, faces):
             assert (reader(pictures + step)[name] > before).all(), name
 
 
-# Random people, by what a person sees of them: who turns to the picture's left or right, looks down or up.
+# Random people, by what a person sees: who turns to the picture's left or right, who looks down or up.
 SEEN_BY_EYE = {102: ("yaw", -1), 107: ("yaw", 1), 121: ("pitch", -1), 114: ("pitch", 1)}
 
 

@@ -40,13 +40,11 @@ editor.synthesize(editor.edit(editor.sample(0), {"age": 60}), 256)
 print(json.dumps({"seconds": time.perf_counter() - started, "torch": "torch" in sys.modules}))
 """
 _PAGE = """
-import itertools, json, pathlib, re, resource, sys, threading
+import importlib, itertools, json, pathlib, re, resource, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import numpy
 from dystyle import FaceEditor
 from dystyle.memory import share_freed_memory
-from webapp import build_page
-from webapp.visit import FULL, PREVIEW
 share_freed_memory()
 
 def peak():
@@ -79,8 +77,9 @@ def visit_beside(refine):
             done.set(), somebody_else.result()
 
 editor = FaceEditor.from_pretrained(backend=sys.argv[1])
-editor.warm_up((FULL, PREVIEW))
-build_page(editor)
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+editor.warm_up((1024, 256))
 photo = numpy.tile(editor.synthesize(editor.sample(0)), (3, 4, 1))  # 12 megapixels
 peaks, torch = {"fast": visit("fast")}, "torch" in sys.modules
 peaks |= {refine: visit(refine) for refine in ("balanced", "precise")}
@@ -97,11 +96,14 @@ class LatencyConfig:
         backend: what runs the engines: "auto", "onnx" or "openvino".
         repeats: rounds; every round times everything once.
         cold_starts: fresh processes for the cold start.
+        beside: modules that the process whose memory is measured holds beside the package, as the page's does
+            ("webapp").
     """
 
     backend: str = "auto"
     repeats: int = 40
     cold_starts: int = 5
+    beside: tuple[str, ...] = ()
 
 
 def evaluate_latency(config: LatencyConfig, plots: Path | None = None) -> dict:
@@ -129,7 +131,7 @@ def evaluate_latency(config: LatencyConfig, plots: Path | None = None) -> dict:
         for name, s in seconds.items()
     }
     cold = [_child(_COLD, backend) for _ in range(config.cold_starts)]
-    page = _child(_PAGE, backend)
+    page = _child(_PAGE, backend, *config.beside)
     result = {
         "machine": f"{_processor()}, {os.cpu_count()} logical cores",
         "versions": {n: _version(n) for n in ("onnxruntime", "openvino", "torch")},
@@ -137,7 +139,7 @@ def evaluate_latency(config: LatencyConfig, plots: Path | None = None) -> dict:
         "repeats": config.repeats,
         "stages": stages,
         "cold_start": {"median": float(np.median([c["seconds"] for c in cold]))},
-        "page": {"peak_bytes": page["peak_bytes"]},
+        "page": {"peak_bytes": page["peak_bytes"], "beside": config.beside},
         "imports_torch": page["torch"] or any(c["torch"] for c in cold),
         "floor": floor(editor.backend.precision),
     }
@@ -223,9 +225,9 @@ def _time(work: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
     return {name: s[1:] for name, s in seconds.items()}
 
 
-def _child(code: str, backend: str) -> dict:
+def _child(code: str, *arguments: str) -> dict:
     """What a fresh process prints."""
-    done = subprocess.run([sys.executable, "-c", code, backend], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"A fresh process failed: {done.stderr.strip().splitlines()[-1]}.")
     return json.loads(done.stdout.splitlines()[-1])
@@ -314,11 +316,13 @@ def table(result: dict) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
         lines.append(f"| {name} | {1e3 * row['median']:.1f} | {1e3 * row['p95']:.1f} | {ratio} |")
     bound = result["floor"]
+    beside = " and ".join(result["page"].get("beside", ()))
+    process = f"a process with {beside}" if beside else "a process of the package"
     peaks = {refine: peak / 1e9 for refine, peak in result["page"]["peak_bytes"].items()}
     lines += [
         "",
         f"Cold start on prebuilt engines, from a new process to the first edited preview: "
-        f"{result['cold_start']['median']:.2f} s (median). Peak memory of the page's process after the "
+        f"{result['cold_start']['median']:.2f} s (median). Peak memory of {process} after the "
         f"upload of a 12 megapixel photo, edits and full renders in 24 configurations and the paste: "
         f"{peaks['fast']:.2f} GB; PyTorch was {'' if result['imports_torch'] else 'not '}imported. After the "
         f"same with a balanced refinement, which needs it: {peaks['balanced']:.2f} GB; and then with a "
