@@ -119,6 +119,7 @@ def _digest_once(file: Path, size: int, modified: int) -> str:
     return sha256(file)
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
