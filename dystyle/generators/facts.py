@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from dystyle.errors import InputError
+from dystyle.generators import STYLEGAN2_SIZES
 from dystyle.weights import cache_folder, load, load_header, make_once, read_structure, resolve, sha256
 
 DEFAULT = "mobile_stylegan"
 PREVIEWS = (256, 128)
 NAMES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN"}  # by our files' format
-SIZES = tuple(4 << i for i in range(9))  # of pictures that a StyleGAN2 may give
 MAPPING_LR = 0.01  # of StyleGAN2, as in `dystyle.generators.stylegan2`
 
 
@@ -50,7 +50,7 @@ class GeneratorFacts:
             raise InputError(f"'{name_or_path}' holds no StyleGAN2 generator.")
         structure = read_structure(name_or_path, metadata)
         size, classes, layers = (structure.get(name) for name in ("size", "c_dim", "mapping_layers"))
-        if size not in SIZES or not isinstance(classes, int) or not isinstance(layers, int):
+        if size not in STYLEGAN2_SIZES or not isinstance(classes, int) or not isinstance(layers, int):
             raise InputError(f"'{name_or_path}' is damaged: there is no StyleGAN2 as it describes.")
         if classes:
             raise InputError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.errors import InputError
-from dystyle.generators.facts import SIZES
+from dystyle.generators import STYLEGAN2_SIZES as SIZES
 from dystyle.ops import bias_act, conv2d_resample, modulated_conv2d, setup_filter, upsample2d
 from dystyle.ops.bias_act import ACTIVATIONS
 
