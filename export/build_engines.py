@@ -22,6 +22,7 @@ import tyro
 from dystyle import InputError
 from dystyle.attributes import ATTRIBUTES, validate_configuration
 from dystyle.editors.structure import Structure
+from dystyle.encoders import CHANNELS, SIZE
 from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.graphs import GRAPHS, TorchBackend
 from dystyle.engines.hardware import PRECISIONS, tensorrt_runtime
@@ -39,6 +40,8 @@ LIMITS = {
     "identity": 1e-3,
     "detector": 5e-2,
     "mesh": 5e-2,
+    "residual": 5e-2,
+    "carrier": 5e-2,
 }
 EDITOR_LIMIT = 1e-4
 PSNR_LIMIT = 45.0  # decibels, of pictures in reduced precision
@@ -103,15 +106,20 @@ def open_backend(backend: str, precision: str | None) -> OnnxBackend:
     return OnnxBackend("cpu" if backend == "onnx" else runtime, precision or "fp32")
 
 
-def example(name: str, faces: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Realistic inputs of a graph: codes, portraits, or pictures in the network's range."""
+def example(name: str, faces: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Realistic inputs of a graph by name: codes, portraits, pictures in the network's range, residuals."""
+    residuals = np.random.default_rng(0).normal(0, 0.3, (len(codes), CHANNELS, SIZE, SIZE)).astype(np.float32)
     if name.startswith("generator"):
-        return codes
+        return {"input": codes} | ({"residual": residuals} if name.endswith("_residual") else {})
+    if name == "residual":
+        return {"input": faces.repeat(2, 1).repeat(2, 2), "codes": codes}
+    if name == "carrier":
+        return {"input": residuals, "codes": codes, "edited": codes[::-1].copy()}
     if name in ("detector", "mesh"):
-        side = GRAPHS[name][1][1]
+        side = GRAPHS[name].shape[1]
         pictures = faces[:, :side, :side].transpose(0, 3, 1, 2).astype(np.float32) / 255
-        return pictures * 2 - 1 if name == "detector" else pictures
-    return faces
+        return {"input": pictures * 2 - 1 if name == "detector" else pictures}
+    return {"input": faces}
 
 
 def unrounded(model: onnx.ModelProto) -> bytes:
@@ -122,7 +130,9 @@ def unrounded(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString()
 
 
-def compare_pictures(backend: OnnxBackend, name: str, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compare_pictures(
+    backend: OnnxBackend, name: str, feeds: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """(the engine's pictures before rounding, PyTorch's), (b, s, s, 3) about [-1, 1].
 
     One after the other: a StyleGAN2 takes gigabytes for each picture of 1024 px.
@@ -132,7 +142,8 @@ def compare_pictures(backend: OnnxBackend, name: str, codes: np.ndarray) -> tupl
     from dystyle.engines.graphs import module
 
     run = backend.compile(name, unrounded(onnx.load(engine_file(name))))
-    levels = np.concatenate([run({"input": code[None]})[0] for code in codes])
+    single = [{key: x[i : i + 1] for key, x in feeds.items()} for i in range(len(feeds["input"]))]
+    levels = np.concatenate([run(feed)[0] for feed in single])
     if ":" not in name:  # assembled by `generator_graph`: the quarters of every 2 x 2 pixels side by side
         b, _, half, _ = levels.shape
         quarters = levels.reshape(b, 2, 2, 3, half, half).transpose(0, 4, 1, 5, 2, 3)
@@ -140,8 +151,7 @@ def compare_pictures(backend: OnnxBackend, name: str, codes: np.ndarray) -> tupl
     else:
         levels = levels.transpose(0, 2, 3, 1)
     with torch.no_grad():
-        synthesis = module(name)
-        images = [synthesis.generator(code[None], synthesis.size) for code in torch.from_numpy(codes)]
+        images = [module(name).images(*map(torch.from_numpy, feed.values())) for feed in single]
     pictures = (levels / 127.5 - 1).clip(-1, 1)
     return pictures, torch.cat(images).clamp(-1, 1).permute(0, 2, 3, 1).numpy()
 
@@ -217,6 +227,8 @@ def build(config: BuildConfig) -> bool:
     faces = backend.run("generator_256", codes)[0]
     generator = GeneratorFacts.load(config.generator)
     graphs = [generator.graph(size) for size in generator.sizes]
+    if generator.file is None:
+        graphs += [f"{graph}_residual" for graph in graphs]
     graphs += [name for name in GRAPHS if not name.startswith("generator_")]
     entries = {}
     if config.verify:
@@ -228,13 +240,14 @@ def build(config: BuildConfig) -> bool:
 
     for graph in graphs:
         name = encoder_graph(config.encoder) if graph == "encoder" else graph
-        x, row = example(name, faces, codes), None
-        outputs = backend.run(name, x[:1] if graph.startswith("generator") else x)
+        feeds, row = example(graph, faces, codes), None
+        x, others = feeds["input"], {key: value for key, value in feeds.items() if key != "input"}
+        outputs = backend.run(name, x, **others)
         if config.verify and graph.startswith("generator"):
-            pictures, expected = compare_pictures(backend, name, codes)
+            pictures, expected = compare_pictures(backend, name, feeds)
             row = parity(name, [pictures], [expected], LIMITS["generator"], precision != "fp32")
         elif config.verify:
-            row = parity(name, outputs, reference.run(name, x), LIMITS[graph])
+            row = parity(name, outputs, reference.run(name, x, **others), LIMITS[graph])
         record(name, engine_file(name), row)
     entries["editor weights"] = describe(engine_file(editor))
     for names in expand(structure.names, config.configurations):

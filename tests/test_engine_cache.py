@@ -63,7 +63,7 @@ def test_the_sources_of_an_engine_are_all_that_it_loads():
     )
     making = {
         "reader": "[graphs.module(n) for n in graphs.GRAPHS]; import dystyle.generators.checkpoints",
-        "generator_256": "generator_graph.default_generator_graph(256)",
+        "generator_256": "generator_graph.default_generator_graph('generator_256')",
         "editor": "editor_graph.build_editor_graph",
     }
     for name, make in making.items():

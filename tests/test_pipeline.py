@@ -58,16 +58,20 @@ def test_onnx_pictures_equal_torch_pictures(editor, reference, size):
 @pytest.mark.parametrize("name", GRAPHS)
 def test_engines_take_any_batch(name, editor):
     """Batches of 1 and 3 against PyTorch: as many outputs as inputs, each the one of its own input."""
-    _, shape, dtype = GRAPHS[name]
+    _, shape, dtype, more = GRAPHS[name]
     rng = np.random.default_rng(0)
     x = rng.normal(0, 0.3, (3, *shape)).astype(np.float32)
     if name.startswith("generator"):
         x = np.stack([editor.sample(seed) for seed in range(3)])
     elif dtype == torch.uint8:
         x = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
+    others = {key: rng.normal(0, 0.1, (3, *size)).astype(np.float32) for key, size in more.items()}
+    for key in {"codes", "edited"} & others.keys():
+        others[key] = np.stack([editor.sample(seed + len(key)) for seed in range(3)])
     backend = OnnxBackend()
-    for batch in (x[:1], x):
-        outputs, expected = backend.run(name, batch), TorchBackend().run(name, batch)
+    for count in (1, 3):
+        feeds = {key: value[:count] for key, value in others.items()}
+        outputs, expected = (b.run(name, x[:count], **feeds) for b in (backend, TorchBackend()))
         for output, wanted in zip(outputs, expected, strict=True):
             assert output.shape == wanted.shape
             tolerance = 1 if output.dtype == np.uint8 else 2e-3 * max(1, np.abs(wanted).max())

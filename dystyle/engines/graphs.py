@@ -86,12 +86,15 @@ class Synthesis(nn.Module):
         super().__init__()
         self.generator, self.size = generator(file), size
 
-    def forward(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
+    def images(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(b, 3, size, size) about [-1, 1]."""
         if residual is None:
-            return to_uint8(self.generator(codes, self.size))
-        return to_uint8(
-            self.generator.decode(self.generator.features(codes, SIZE) + residual, codes, self.size)
-        )
+            return self.generator(codes, self.size)
+        features = self.generator.features(codes, SIZE) + residual
+        return self.generator.decode(features, codes, self.size)
+
+    def forward(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
+        return to_uint8(self.images(codes, residual))
 
 
 class Restoring(nn.Module):
