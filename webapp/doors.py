@@ -130,8 +130,11 @@ def _name(host: str) -> str:
 
 
 class Body:
-    """`receive` of a request, which can read on for a while: a client that is still sending when it is refused
-    would otherwise find its connection closed, and not learn why."""
+    """`receive` of a request, which can read on for a while.
+
+    A client that is still sending when it is refused would otherwise find its connection closed, and not learn
+    why.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._ended = receive, False
