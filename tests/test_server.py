@@ -31,6 +31,7 @@ from webapp.visits import size
 MEGABYTE = 2**20
 API = "/gradio_api"
 FILE = {"_type": "gradio.FileData"}
+JSON = {"Content-Type": "application/json"}
 
 
 def picture(kind: str = "PNG", faces: int = 1, **options) -> bytes:
@@ -70,7 +71,7 @@ class Visitor:
     def join(self, name: str | int, data: list, **more) -> httpx.Response:
         index = name if isinstance(name, int) else self.events[name]["id"]
         asked = {"fn_index": index, "data": data, "session_hash": self.session} | more
-        return self.http.post(f"{API}/queue/join", content=json.dumps(asked))
+        return self.http.post(f"{API}/queue/join", content=json.dumps(asked), headers=JSON)
 
     def outcome(self, event: str) -> tuple[bool, dict, list[str]]:
         """Whether an event succeeded, its output, and the messages that were shown meanwhile."""
@@ -671,14 +672,14 @@ def test_large_requests_are_refused_unread(server):
     visitor = Visitor(url)
     many = json.dumps({"fn_index": 1, "data": ["x" * (70 * MEGABYTE)], "session_hash": "x"})
     for path in ("queue/join", "call/measure", "call/v2/measure", "cancel", "reset", "mcp/"):
-        assert visitor.http.post(f"{API}/{path}", content=many).status_code == 413
+        assert visitor.http.post(f"{API}/{path}", content=many, headers=JSON).status_code == 413
         parts = (many[i : i + MEGABYTE].encode() for i in range(0, len(many), MEGABYTE))
         try:
-            assert visitor.http.post(f"{API}/{path}", content=parts).status_code == 413
+            assert visitor.http.post(f"{API}/{path}", content=parts, headers=JSON).status_code == 413
         except httpx.WriteError:  # the connection was closed before all had been sent
             pass
     deep = "[" * 100_000 + "]" * 100_000
-    assert visitor.http.post(f"{API}/queue/join", content=deep).status_code == 400
+    assert visitor.http.post(f"{API}/queue/join", content=deep, headers=JSON).status_code == 400
     photo = bytes(65 * MEGABYTE)
     assert visitor.http.post(f"{API}/upload", files={"files": ("x.png", photo)}).status_code == 413
     assert (
@@ -766,7 +767,7 @@ def test_every_route_that_is_not_needed_is_shut_and_none_leaks(server, private, 
                     json.dumps({"data": [photo], "photo": photo}),
                 ]
             for body in bodies:
-                with visitor.http.stream(method, target, params=query, content=body) as answer:
+                with visitor.http.stream(method, target, params=query, content=body, headers=JSON) as answer:
                     first = next(answer.iter_bytes(), b"")
                 assert answer.status_code < 500, (method, target, body and body[:20], first[:200])
                 assert not any(secret in first for secret in secrets), (method, target)

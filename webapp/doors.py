@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -35,6 +36,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 NO_NAMES = frozenset({"", "0.0.0.0", "::"})
 JSON_BYTES = 2**18  # of an event: sliders, names, an edit as text
 MCP_BYTES = 2**25  # of a tool's call, which may hold a photo
+DRAINED, DRAIN_SECONDS = 2**24, 5  # what is read of a refused request, in bytes, and how long
 BODY_SECONDS = 30  # in which an event has to arrive
 API = "/gradio_api"
 # What the page and Gradio's clients ask for. Everything else of Gradio's is shut: direct calls without the
@@ -127,6 +129,33 @@ def _name(host: str) -> str:
         return ""
 
 
+class Body:
+    """`receive` of a request, which can read on for a while.
+
+    A client that is still sending when it is refused would otherwise find its connection closed, and not learn
+    why.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._ended = receive, False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended |= not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Read and forget up to `DRAINED` bytes."""
+
+        async def read() -> None:
+            left = DRAINED
+            while left > 0 and not self._ended:
+                left -= len((await self()).get("body", b""))
+
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(read(), DRAIN_SECONDS)
+
+
 class Allowance:
     """Lets addresses wait that take more than their share: of what is not in the queue, which has its own."""
 
@@ -179,12 +208,13 @@ class Doors:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
-        send = self._with_headers(scope, send)
+        receive, send = Body(receive), self._with_headers(scope, send)
         try:
             await self.allowance.wait(_address(scope))
             self._check_sender(scope)
             await self._route(scope, receive, send)
         except Refused as refusal:
+            await receive.drain()
             said = {"detail": refusal.sentence, "error": refusal.sentence}
             await JSONResponse(said, refusal.status)(scope, receive, send)
         except ClientDisconnect:
@@ -245,8 +275,7 @@ class Doors:
             event = _json(body)
             if call:
                 body = await self._call(scope, event)
-                headers = MutableHeaders(scope=scope)
-                headers["content-length"], headers["content-type"] = str(len(body)), "application/json"
+                MutableHeaders(scope=scope)["content-length"] = str(len(body))
             return await self.app(scope, _replay(body, receive), send)
         raise Refused(404, "There is nothing here.")
 

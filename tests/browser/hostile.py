@@ -24,6 +24,7 @@ from tests.browser.load import recipe
 
 ADDRESS = "198.51.100.1"
 API = "/gradio_api"
+JSON = {"Content-Type": "application/json"}
 SIDE = 8000  # 64 megapixels
 
 
@@ -54,7 +55,7 @@ class Hostile:
 
     def join(self, name: str, data: list, session: str) -> httpx.Response | None:
         asked = {"fn_index": self.events[name]["id"], "data": data, "session_hash": session}
-        return self.ask(name, "POST", f"{API}/queue/join", content=json.dumps(asked))
+        return self.ask(name, "POST", f"{API}/queue/join", content=json.dumps(asked), headers=JSON)
 
     def fresh_visits(self) -> None:
         """Meets people under ever new names, and fetches none of the pictures."""
