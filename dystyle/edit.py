@@ -14,7 +14,8 @@ from dystyle import provenance
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT
-from dystyle.pictures import ENDINGS, check_writable, is_named_like_a_picture, load_image
+from dystyle.originals import Original
+from dystyle.pictures import ENDINGS, SAVED, check_writable, is_named_like_a_picture
 from dystyle.pipeline import FaceEditor
 from dystyle.provenance import Credit
 
@@ -27,11 +28,12 @@ class EditConfig:
         photo: a picture, or a folder of pictures.
         set: target values, for example `age=60 smile=1`; nothing gives the unedited reconstruction.
         out: the picture to write (.png, .jpg, .webp, .avif, .tif), or a folder to write it to; for a folder,
-            the folder to write to.
+            the folder to write to, PNGs, or with --paste files of the photos' names and formats.
         recursive: take a folder's subfolders, too.
         overwrite: let a result take the place of a photo that it was made from.
         sample: a random person of this seed instead of a photo.
-        paste: write the whole photo with the edited face instead of the portrait.
+        paste: write the whole photo with the edited face instead of the portrait; all else that the photo
+            carries is kept (transparency, colours, EXIF data, resolution).
         face: which face of the photo, 0 is the largest.
         refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
@@ -85,13 +87,15 @@ def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
             raise InputError(f"The folder '{config.photo}' holds no pictures ({', '.join(sorted(ENDINGS))}).")
         if left_out := [str(name) for name in names if not is_named_like_a_picture(name)]:
             print(f"Not pictures, left out: {', '.join(left_out)}", file=sys.stderr)
-        shared = Counter(photo.with_suffix("") for photo in photos)
-        jobs = []
-        for photo in photos:
-            # anna.jpg and anna.png become anna.jpg.png and anna.png.png.
-            clash = shared[photo.with_suffix("")] > 1
-            out = config.out / photo.with_name(f"{photo.name if clash else photo.stem}.png")
-            jobs.append((config.photo / photo, out))
+        wanted = [
+            photo if config.paste and _is_saved(photo) else photo.with_suffix(".png") for photo in photos
+        ]
+        shared = Counter(wanted)
+        # Of two that would share a name, anna.jpg and anna.bmp, come anna.jpg.png and anna.bmp.png.
+        jobs = [
+            (config.photo / photo, config.out / (out if shared[out] == 1 else f"{photo}.png"))
+            for photo, out in zip(photos, wanted, strict=True)
+        ]
     originals = {photo.resolve() for photo, _ in jobs if photo}
     for _, out in jobs:
         if out.resolve() in originals and not config.overwrite:
@@ -100,6 +104,11 @@ def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
             )
         check_writable(out)
     return jobs
+
+
+def _is_saved(photo: Path) -> bool:
+    """Whether a photo pasted into can be written in its own format."""
+    return any(photo.suffix.lower() in entry.endings for entry in SAVED.values())
 
 
 def run(config: EditConfig) -> list[str]:
@@ -121,7 +130,11 @@ def run(config: EditConfig) -> list[str]:
     failures = []
     for photo, out in jobs:
         try:
-            provenance.save(_edit_one(editor, config, photo, target), out, credit)
+            original = Original.open(photo) if photo else None
+            picture = _edit_one(editor, config, photo, original and original.rgb, target)
+            if config.paste and original.shallow:
+                print(f"'{photo}' has 16 bits a channel, of which 8 are kept.", file=sys.stderr)
+            provenance.save(picture, out, credit, original=original if config.paste else None)
             print(out)
         except InputError as error:
             if photo == config.photo:
@@ -131,12 +144,15 @@ def run(config: EditConfig) -> list[str]:
 
 
 def _edit_one(
-    editor: FaceEditor, config: EditConfig, photo: Path | None, target: dict[str, float]
+    editor: FaceEditor,
+    config: EditConfig,
+    photo: Path | None,
+    picture: np.ndarray | None,
+    target: dict[str, float],
 ) -> np.ndarray:
     if photo is None:
         code = editor.sample(config.sample, config.truncation)
         return editor.synthesize(editor.edit(code, target))
-    picture = load_image(photo)
     with tqdm(total=100, desc=photo.name, bar_format="{desc}: {percentage:3.0f}% {postfix}") as bar:
 
         def progress(fraction: float, message: str) -> None:

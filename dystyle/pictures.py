@@ -8,11 +8,13 @@ refuses files that cost far more than they show.
 import io
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from dystyle.errors import InputError
 from dystyle.picture_limits import JPEG2000_STARTS, TIFF_STARTS, check_exif, check_structure
@@ -32,23 +34,35 @@ class Format:
         endings: of file names, the usual one first.
         media_type: its MIME type.
         options: how it is written; None where it is only read, since it has no place for XMP metadata.
+        modes: Pillow's names of the kinds of pixels that can be written.
     """
 
     reader: str
     endings: tuple[str, ...]
     media_type: str
     options: dict[str, object] | None = None
+    modes: tuple[str, ...] = ()
 
 
 # All that is accepted. What phones write as MPO is JPEG with more pictures behind it, and opens as that.
 FORMATS = {
-    "png": Format("PNG", (".png",), "image/png", {"compress_level": 1}),
+    "png": Format("PNG", (".png",), "image/png", {"compress_level": 1}, ("L", "LA", "RGB", "RGBA", "I;16")),
     "jpeg": Format(
-        "JPEG", (".jpg", ".jpeg", ".jfif", ".mpo"), "image/jpeg", {"quality": 95, "subsampling": 0}
+        "JPEG",
+        (".jpg", ".jpeg", ".jfif", ".mpo"),
+        "image/jpeg",
+        {"quality": 95, "subsampling": 0},
+        ("L", "RGB", "CMYK"),
     ),
-    "webp": Format("WEBP", (".webp",), "image/webp", {"quality": 95}),
-    "avif": Format("AVIF", (".avif",), "image/avif", {"quality": 90}),
-    "tiff": Format("TIFF", (".tif", ".tiff"), "image/tiff", {"compression": "tiff_adobe_deflate"}),
+    "webp": Format("WEBP", (".webp",), "image/webp", {"quality": 95}, ("RGB", "RGBA")),
+    "avif": Format("AVIF", (".avif",), "image/avif", {"quality": 90}, ("RGB", "RGBA")),
+    "tiff": Format(
+        "TIFF",
+        (".tif", ".tiff"),
+        "image/tiff",
+        {"compression": "tiff_adobe_deflate"},
+        ("L", "LA", "RGB", "RGBA", "CMYK", "I;16"),
+    ),
     "gif": Format("GIF", (".gif",), "image/gif"),
     "bmp": Format("BMP", (".bmp",), "image/bmp"),
     "jpeg2000": Format("JPEG2000", (".jp2", ".j2k", ".jpf", ".jpx"), "image/jp2"),
@@ -83,16 +97,8 @@ def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
     """
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, smallest)
-    try:
-        picture = _open_picture(source)
-        _check_size(*picture.size, smallest)
-        return _picture_to_rgb(picture)
-    except InputError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(_too_large("The picture")) from None
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        raise InputError("The picture is damaged or incomplete; save it again or use another one.") from error
+    with open_picture(source, smallest) as picture:
+        return to_rgb(ImageOps.exif_transpose(picture))
 
 
 def is_named_like_a_picture(name: str | os.PathLike[str]) -> bool:
@@ -111,10 +117,25 @@ def is_picture(start: bytes) -> bool:
     )
 
 
-def _open_picture(source) -> Image.Image:
-    """Open lazily: only the structure is read here."""
-    if isinstance(source, Image.Image):
-        return source
+@contextmanager
+def open_picture(source, smallest: int = MIN_SIDE) -> Iterator[Image.Image]:
+    """Open a picture for as long as the pixels are read, with the checks and errors of `load_image`.
+
+    Only the structure is read at first; what its decoder raises inside is turned into an `InputError`, too.
+    """
+    try:
+        picture = source if isinstance(source, Image.Image) else _opened(source)
+        _check_size(*picture.size, smallest)
+        yield picture
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(_too_large("The picture")) from None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise InputError("The picture is damaged or incomplete; save it again or use another one.") from error
+
+
+def _opened(source) -> Image.Image:
     name, data = _read(source)
     check_structure(data)
     try:
@@ -163,9 +184,9 @@ def _exif(picture: Image.Image) -> bytes:
     return picture.info.get("exif") or b""
 
 
-def _picture_to_rgb(picture: Image.Image) -> np.ndarray:
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """An upright picture as it is meant to be seen: uint8 RGB (height, width, 3)."""
     profile = picture.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = Image.fromarray(_to_8_bit(np.asarray(picture)))
     if picture.has_transparency_data:
@@ -206,7 +227,7 @@ def _array_to_rgb(array: np.ndarray, smallest: int) -> np.ndarray:
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.shape[2] == 4:
-        return _picture_to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+        return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
     return np.ascontiguousarray(array)
 
 
@@ -226,27 +247,34 @@ def _too_large(what: str) -> str:
 # --------------------------------------------------------------------------------------------- writing
 
 
-def encode_picture(image: np.ndarray, kind: str, xmp: bytes = b"") -> bytes:
-    """A picture, uint8 RGB (height, width, 3), as a file of a format of `SAVED`.
+def encode_picture(image: np.ndarray | Image.Image, kind: str, xmp: bytes = b"", **options: object) -> bytes:
+    """A picture, uint8 RGB (height, width, 3) or of a mode of the format, as a file of a format of `SAVED`.
 
     Args:
         xmp: an XMP packet to put into it.
+        options: of Pillow's writer, beside those of the format.
 
     Raises:
         InputError: another format.
     """
     if kind not in SAVED:
         raise InputError(f"format = {kind!r} is unknown; choose from {', '.join(SAVED)}.")
-    options = dict(SAVED[kind].options)
+    options = SAVED[kind].options | options
     if xmp and kind == "png":  # Pillow takes XMP itself only for the others
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
-    elif xmp and kind == "tiff":
-        options["tiffinfo"] = {_XMP_TAG: xmp}
+    elif xmp and kind == "tiff":  # one directory holds all
+        directory = Image.Exif()
+        directory.load(options.get("exif") or b"")
+        directory[_XMP_TAG] = xmp
+        options["exif"] = directory
+        if directory.keys() & {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}:
+            options["compression"] = "raw"  # with libtiff, Pillow writes no directory inside
     elif xmp:
         options["xmp"] = xmp
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, SAVED[kind].reader, **options)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.save(buffer, SAVED[kind].reader, **options)
     return buffer.getvalue()
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -24,6 +26,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dystyle.errors import InputError
 from dystyle.pictures import SAVED, encode_picture, kind_of, write_picture
+
+if TYPE_CHECKING:
+    from dystyle.originals import Original
 
 FORMATS = {kind: entry.media_type for kind, entry in SAVED.items()}
 MODEL = "DyStyle on MobileStyleGAN FFHQ"
@@ -36,6 +41,21 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{description}</rdf:li></rdf:Alt></dc:description>
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>"""
+_PACKET = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{}\n<?xpacket end="w"?>'
+_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+_ORIENTATION = "{http://ns.adobe.com/tiff/1.0/}Orientation"
+MAX_XMP, MAX_JPEG_XMP = 1_000_000, 65_000  # bytes
+for _prefix, _address in {
+    "x": "adobe:ns:meta/",
+    "rdf": _RDF[1:-1],
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "tiff": "http://ns.adobe.com/tiff/1.0/",
+    "exif": "http://ns.adobe.com/exif/1.0/",
+    "photoshop": "http://ns.adobe.com/photoshop/1.0/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+}.items():
+    ElementTree.register_namespace(_prefix, _address)
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,29 @@ class Credit:
             description=escape(self.description),
         ).encode()
 
+    def xmp_beside(self, packet: bytes, most: int) -> bytes:
+        """This packet's properties in another one, in place of those of the same names.
+
+        What is no XMP, or would make more than `most` bytes of it, is dropped.
+        """
+        try:
+            root = ElementTree.fromstring(packet.strip(b"\0")) if 0 < len(packet) <= most else None
+        except ElementTree.ParseError:
+            root = None
+        resources = None if root is None else root.find(f".//{_RDF}RDF")
+        if resources is None:
+            return self.xmp
+        (own,) = ElementTree.fromstring(self.xmp).iter(f"{_RDF}Description")
+        said = {*own.keys(), *(child.tag for child in own), _ORIENTATION} - {f"{_RDF}about"}
+        for resource in resources.findall(f"{_RDF}Description"):
+            for name in said.intersection(resource.keys()):
+                del resource.attrib[name]
+            for child in [child for child in resource if child.tag in said]:
+                resource.remove(child)
+        resources.append(own)
+        text = _PACKET.format(ElementTree.tostring(root, "unicode")).encode()
+        return text if len(text) <= most else self.xmp
+
 
 def tool() -> str:
     """This program's name and version."""
@@ -87,7 +130,9 @@ def tool() -> str:
         return "DyStyle Studio"
 
 
-def encode(image: np.ndarray, kind: str, credit: Credit, mark: bool = False) -> bytes:
+def encode(
+    image: np.ndarray, kind: str, credit: Credit, mark: bool = False, original: "Original | None" = None
+) -> bytes:
     """Encode a picture with its credit.
 
     Args:
@@ -95,22 +140,35 @@ def encode(image: np.ndarray, kind: str, credit: Credit, mark: bool = False) -> 
         kind: one of `FORMATS`.
         credit: becomes XMP metadata and, where a certificate is configured, a signed C2PA manifest.
         mark: draw a visible mark into the corner.
+        original: the photo that the face was pasted back into, of which everything else is kept.
 
     Raises:
         InputError: another `kind`, or a configured certificate that cannot sign.
     """
-    encoded = encode_picture(marked(image) if mark else image, kind, credit.xmp)
+    image = marked(image) if mark else image
+    if original is None:
+        encoded = encode_picture(image, kind, credit.xmp)
+    else:
+        picture = original.replaced(image, kind)
+        xmp = credit.xmp_beside(original.xmp, MAX_JPEG_XMP if kind == "jpeg" else MAX_XMP)
+        encoded = encode_picture(picture, kind, xmp, **original.options(kind, picture))
     certificate, key = (os.environ.get(f"DYSTYLE_C2PA_{what}") for what in ("CERTIFICATE", "KEY"))
     return sign(encoded, kind, credit, certificate, key) if certificate else encoded
 
 
-def save(image: np.ndarray, path: Path, credit: Credit, mark: bool = False) -> None:
+def save(
+    image: np.ndarray,
+    path: Path,
+    credit: Credit,
+    mark: bool = False,
+    original: "Original | None" = None,
+) -> None:
     """Write a picture's file with its credit; the ending chooses the format. Arguments as `encode`.
 
     Raises:
         InputError: as `encode`, an ending that is not written, or a folder that cannot be written to.
     """
-    write_picture(encode(image, kind_of(path), credit, mark), path)
+    write_picture(encode(image, kind_of(path), credit, mark, original), path)
 
 
 def marked(image: np.ndarray) -> np.ndarray:

@@ -75,9 +75,11 @@ def quick(monkeypatch):
     """Photos come back as they are, at once; a list of what was worked on."""
     done = []
 
-    def edit_one(editor, config, photo, target):
+    def edit_one(editor, config, photo, picture, target):
         done.append(photo)
-        return load_image(photo)
+        edited = picture.copy()
+        edited[20:40, 20:40] = (200, 40, 90)  # where a face would be
+        return edited
 
     editor = SimpleNamespace(attributes=ATTRIBUTES, model="a model")
     monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: editor)
@@ -109,6 +111,9 @@ def test_every_photo_of_a_folder_has_a_result_of_its_own(run, quick, tmp_path):
     assert results(out) == named
     assert run(photos, "--out", tmp_path / "all", "--recursive")[0] == 0
     assert results(tmp_path / "all") == named | {"sub/anna.png": 6}
+    assert run(photos, "--out", tmp_path / "whole", "--paste")[0] == 0
+    pasted = {"anna.png.png": 1, "anna.bmp.png": 2, "ben.avif": 3, "carl.png": 4, "dora.png": 5}
+    assert results(tmp_path / "whole") == pasted
 
 
 def test_originals_are_kept_unless_told_otherwise(run, quick, tmp_path):

@@ -1,0 +1,132 @@
+"""A photo with all that its file carries: an edited face is pasted back, and nothing else changes."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from dystyle.pictures import SAVED, open_picture, to_rgb
+
+# EXIF's tags that describe the file and not the photo: they are the writer's. IPTC, Photoshop and the profile
+# lie in TIFF's directory, too.
+_OF_THE_FILE = {
+    *range(254, 267), 273, 274, 277, 278, 279, 282, 283, 284, 296, 317, 320, 322, 323, 324, 325, 330, 338,
+    339, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532, 700, 33723, 34377, 34675, 34665, 34853,
+}  # fmt: skip
+_EXIF, _GPS, _WIDTH, _HEIGHT = 34665, 34853, 0xA002, 0xA003
+_MAX_SEGMENT = 65_000  # bytes of EXIF or XMP data in a JPEG
+
+
+@dataclass(frozen=True)
+class Original:
+    """A photo as it is in its file.
+
+    Attributes:
+        picture: upright, in its own mode and colours.
+        rgb: as `dystyle.pictures.load_image` gives it.
+        exif: its EXIF data, without how it was turned and a thumbnail of that.
+        shallow: whether it has 16 bits a channel of which only 8 are kept.
+    """
+
+    picture: Image.Image
+    rgb: np.ndarray
+    exif: bytes
+    shallow: bool
+
+    @classmethod
+    def open(cls, source) -> "Original":
+        """Source and errors as for `dystyle.pictures.load_image`."""
+        with open_picture(source) as opened:
+            # Pillow reads colours of 16 bits as 8; its name of what is in the file tells them.
+            deep = any(";16" in str(tile) for tile in opened.tile)
+            picture = ImageOps.exif_transpose(opened)
+            rgb, shallow = to_rgb(picture), deep and not picture.mode.startswith("I;16")
+            return cls(picture, rgb, _own_exif(opened, picture.size), shallow)
+
+    def replaced(self, rgb: np.ndarray, kind: str) -> Image.Image:
+        """The photo with other pixels where `rgb` (h, w, 3) differs from its own, for a file of a format.
+
+        Everything else stays as it is, bit for bit: transparency, grey, the profile's colours, 16 bits of
+        grey. What the format has no place for becomes RGB over white, palettes become colours.
+        """
+        base = self._writable
+        if base.mode not in SAVED[kind].modes:
+            return Image.fromarray(rgb).convert("L" if base.mode in ("L", "LA", "I;16") else "RGB")
+        changed = (rgb != self.rgb).any(axis=2)
+        pixels, new = np.array(base), np.asarray(self._colours(rgb, base.mode))
+        if base.mode in ("LA", "RGBA"):
+            alpha = pixels[..., -1:].astype(np.float32) / 255
+            changed &= alpha[..., 0] > 0
+            # The new pixels lie over white: take it away.
+            bare = 255 - (255 - new.reshape(*alpha.shape[:2], -1)) / np.maximum(alpha, 1 / 255)
+            pixels[..., :-1][changed] = np.clip(np.rint(bare), 0, 255)[changed]
+        elif base.mode == "I;16":
+            pixels[changed] = new[changed].astype(np.uint16) * 257
+        else:
+            pixels[changed] = new[changed]
+        return Image.frombytes(base.mode, base.size, pixels.tobytes())
+
+    def options(self, kind: str, picture: Image.Image) -> dict[str, object]:
+        """What to write beside the pixels of `picture`: EXIF data, profile, resolution."""
+        options: dict[str, object] = {}
+        if self.exif and (kind != "jpeg" or len(self.exif) < _MAX_SEGMENT):
+            options["exif"] = self.exif
+        if self._profile and picture.mode == self._writable.mode:
+            options["icc_profile"] = self._profile
+        if (dpi := self.picture.info.get("dpi")) and kind in ("jpeg", "png", "tiff"):
+            options["dpi"] = tuple(float(value) for value in dpi)
+        return options
+
+    @property
+    def xmp(self) -> bytes:
+        """The XMP packet, empty where there is none."""
+        found = self.picture.info.get("xmp") or self.picture.info.get("XML:com.adobe.xmp") or b""
+        return found.encode() if isinstance(found, str) else bytes(found)
+
+    @property
+    def _profile(self) -> bytes | None:
+        return self.picture.info.get("icc_profile")
+
+    @cached_property
+    def _writable(self) -> Image.Image:
+        """The photo in a mode whose pixels can be replaced one by one."""
+        mode = self.picture.mode
+        if self.picture.has_transparency_data:
+            return self.picture.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA")
+        if mode in ("L", "RGB", "CMYK", "I;16"):
+            return self.picture
+        if mode == "1":
+            return self.picture.convert("L")
+        # Palettes, and 32-bit numbers, which have no scale.
+        return Image.fromarray(self.rgb).convert("L") if mode[0] in "IF" else self.picture.convert("RGB")
+
+    def _colours(self, rgb: np.ndarray, mode: str) -> Image.Image:
+        """sRGB pixels in the photo's colours, without transparency."""
+        picture, bare = Image.fromarray(rgb), {"LA": "L", "RGBA": "RGB", "I;16": "L"}.get(mode, mode)
+        if self._profile and bare in ("RGB", "CMYK"):
+            try:
+                own = ImageCms.ImageCmsProfile(io.BytesIO(self._profile))
+                usual = ImageCms.createProfile("sRGB")
+                return ImageCms.profileToProfile(picture, usual, own, outputMode=bare)
+            except (ImageCms.PyCMSError, OSError):
+                pass  # a broken profile, which was not applied when the photo was read either
+        return picture.convert(bare)
+
+
+def _own_exif(picture: Image.Image, size: tuple[int, int]) -> bytes:
+    """What a picture's EXIF data say about the photo; `size` is that of the upright photo."""
+    try:
+        source, kept = picture.getexif(), Image.Exif()
+        for tag, value in source.items():
+            if tag not in _OF_THE_FILE:
+                kept[tag] = value
+        for directory in (_EXIF, _GPS):
+            if values := source.get_ifd(directory):
+                kept.get_ifd(directory).update(values)
+        inner = kept.get_ifd(_EXIF)
+        inner.update({t: n for t, n in zip((_WIDTH, _HEIGHT), size, strict=True) if t in inner})
+        return kept.tobytes() if len(kept) or inner else b""
+    except Exception:  # damaged data raise nearly anything; a photo is worth more than they are
+        return b""
