@@ -87,6 +87,7 @@ def start(tmp_path_factory) -> Path:
     """A folder with faces, and with an encoder and two descent steps that know nothing."""
     folder, rng = tmp_path_factory.mktemp("start"), np.random.default_rng(0)
     codes = rng.standard_normal((HELD + LEARNT, 18, 512)).astype(np.float32)
+    codes[:, SHOWN:] += 1  # what no picture shows, and few steps can learn
     FaceDataset.render(folder / "faces", codes, Painter(), batch=12)
     torch.manual_seed(0)
     FastEncoder(channels=(8, 8, 8, 8, 8)).save(folder / "encoder.safetensors")
@@ -131,7 +132,7 @@ def encoder_taught(
         out=out / f"encoder-{term}",
         start=str(start / "encoder.safetensors"),
         steps=0,
-        image_steps=10,
+        image_steps=12,
         image_batch=LEARNT,
         full_steps=0,
         progressive_steps=0,
@@ -154,11 +155,11 @@ def inversion_taught(
         out=out / f"{learner}-{term}",
         encoder=str(start / "encoder.safetensors"),
         descent=str(start / "descent.safetensors"),
-        steps=8,
+        steps=6,
         batch=LEARNT,
         full_steps=0,
         encoder_lr=3e-3 * (learner == "encoder"),
-        descent_lr=0.1 * (learner == "descent"),
+        descent_lr=0.6 * (learner == "descent"),
         **weights(INVERSION_TERMS, term),
     )
     train_inversion(config, Painter())
@@ -241,7 +242,7 @@ def test_label_teacher_weighs_what_it_is_shown_by_what_it_tells():
     teacher = LabelTeacher([noise[:200], telling[:200]], labels[:200])
     probabilities = teacher([noise[200:], telling[200:]])
     assert roc_auc_score(labels[200:], probabilities) > 0.95
-    assert abs(teacher.stack.coef_[0, 0]) < 0.2 * teacher.stack.coef_[0, 1]
+    assert abs(teacher.stack.coef_[0, 0]) < 0.5 * teacher.stack.coef_[0, 1]
 
 
 def test_probe_loss_pulls_at_hand_labels_soft_labels_and_codes():
