@@ -1,9 +1,8 @@
 """Train the carrier, which takes the residual of a photo's features through an edit.
 
 The editor makes the examples itself. The photo is a generated face, bent, relit and with something laid
-over it, as the encoder's code cannot give it; what it should become is the same face edited, with the same
-bent, light and overlays, moved with the head. So a residual that is kept, moved or dropped in the right places
-gives the right picture.
+over it, as the encoder's code cannot give it. What it should become is the same face edited, bent and lit
+alike, with what was laid over it moved with the head or left where it is.
 """
 
 import json
@@ -44,10 +43,8 @@ SIDE = 32
 OVERLAYS = 2  # at most; each goes along with the head in this share of the examples:
 ALONG = 0.6
 BENT, LIT = 0.6, 0.6  # shares of the examples
-REPLACED = (
-    0.05,
-    0.15,
-)  # mean change beyond the flow, of 2: from which on, and fully, the edit's picture counts
+# Change beyond the flow, of pictures in [-1, 1], from which on the edit's picture counts, and alone.
+REPLACED = 0.05, 0.15
 
 
 @dataclass(frozen=True)
@@ -237,10 +234,8 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
             with precision(before):
                 flow = network.moved(before, after).float()
                 carried = network(residual, before, after, flow).float()
-                seen = [
-                    generator.decode(x, example.codes).float()
-                    for x in (after, after + residual, after + carried)
-                ]
+                tried = after, after + residual, after + carried
+                seen = [generator.decode(x, example.codes).float() for x in tried]
             row = [float(root_mean_square(x, example.wanted).mean()) for x in seen]
             rows.append([*row, float((flow - example.flow).abs().mean()) * FULL / 2])
         names = ("rmse_code", "rmse_added", "rmse", "flow_px")

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from dystyle.encoders import PHOTO, SIZE
 from dystyle.encoders.features import FeatureEncoder
-from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.pipeline import FaceEditor
@@ -93,13 +92,12 @@ def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[st
         config.photos,
         config.variants,
         config.generated,
+        config.held + 1,
         config.seed,
         editor,
         generator,
     )
     learnt = np.flatnonzero(data.people(config.variants) >= config.held)
-    if not len(learnt):
-        raise InputError(f"All {len(data.codes)} portraits are held out; give more photos or --generated.")
     identity = IdentityNetwork().eval().requires_grad_(False).to(device)
     structure = {"width": config.width, "inner": config.inner, "outer": config.outer}
     torch.manual_seed(config.seed)

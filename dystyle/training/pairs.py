@@ -39,7 +39,7 @@ class Pairs:
     Attributes:
         codes: (n, 4, 18, 512) float32: a generated face's own, what the encoder makes of its picture, and
             both edited alike.
-        flows: (n, 2, 2, 32, 32) float32, see `flow`: between the pictures of the own codes, and of the others.
+        flows: (n, 2, 2, 32, 32) float32, see `flow`: between pictures of the own codes, and of the others.
         renders: (n, 3, 256, 256) float16, the pictures of the encoder's codes.
     """
 
@@ -58,7 +58,7 @@ class Pairs:
         """
 
         def make(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            rng = np.random.default_rng((seed, index))
+            rng = np.random.default_rng((seed, index, 1))  # other faces than those of the portraits
             own = editor.sample(int(rng.integers(2**31)), float(rng.uniform(*TRUNCATION)))
             picture = editor.synthesize(own)
             code = editor.encode(picture)

@@ -225,9 +225,7 @@ def fill(
         arrays = [np.lib.format.open_memmap(path, "r+") for path in paths]
     except (OSError, ValueError) as error:
         raise InputError(f"What '{folder}' holds is damaged; delete the folder to make it again.") from error
-    if any(
-        array.shape != (count, *shape) for array, (shape, _) in zip(arrays, columns.values(), strict=True)
-    ):
+    if [array.shape for array in arrays] != [(count, *shape) for shape, _ in columns.values()]:
         raise InputError(f"'{folder}' holds another number of rows; delete the folder to make it again.")
     for index in trange(done, count, initial=done, total=count, desc=f"making {folder.name}", mininterval=10):
         for array, row in zip(arrays, make(index), strict=True):

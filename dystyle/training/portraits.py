@@ -76,10 +76,8 @@ class Portraits:
             InputError: there are none, or they are damaged.
         """
         try:
-            done, photos = (
-                int((folder / "done.txt").read_text()),
-                len(json.loads((folder / FACES).read_text())),
-            )
+            done = int((folder / "done.txt").read_text())
+            photos = len(json.loads((folder / FACES).read_text()))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
         except FileNotFoundError as error:
             raise InputError(
@@ -100,6 +98,7 @@ class Portraits:
         photos: Path | None,
         variants: int,
         generated: int,
+        least: int,
         seed: int,
         editor: FaceEditor,
         generator: MobileStyleGAN,
@@ -111,13 +110,18 @@ class Portraits:
             variants: of a photo: the portrait, its mirror image, then others that are cut and lit a little
                 differently, mirrored, and covered in places.
             generated: further faces, from the generator, bent as no code gives them.
+            least: how many people are needed.
 
         Raises:
-            InputError: there is no such folder, or no face in it; or it cannot be written.
+            InputError: there is no such folder, no face in it, or there are too few people; or nothing can
+                be written.
         """
         faces = _find(photos, folder, editor) if photos else []
-        if not photos:
-            _note(folder, [])
+        if (people := len(faces) + generated) < least:
+            raise InputError(
+                f"{people} people are too few: {least} are needed; give more photos or --generated."
+            )
+        _note(folder, faces)
 
         def make(index: int) -> tuple[np.ndarray, np.ndarray]:
             rng, others = np.random.default_rng((seed, index)), Pictures(folder, index)
@@ -166,11 +170,10 @@ def photos_fingerprint(folder: Path | None) -> str:
 
 
 def _find(photos: Path, folder: Path, editor: FaceEditor) -> list[Photo]:
-    """The photos with a face, noted in the folder of portraits once all have been looked at."""
+    """The photos with a face: as noted in the folder of portraits by an earlier run, or looked for."""
     if (folder / FACES).exists():
-        return [
-            Photo(photos / name, np.float32(quad)) for name, quad in json.loads((folder / FACES).read_text())
-        ]
+        noted = json.loads((folder / FACES).read_text())
+        return [Photo(photos / name, np.float32(quad)) for name, quad in noted]
     found = []
     for file in listed(photos):
         try:
@@ -178,10 +181,7 @@ def _find(photos: Path, folder: Path, editor: FaceEditor) -> list[Photo]:
         except InputError as error:
             print(f"'{file}' is left out: {error}", file=sys.stderr)
     if not found:
-        raise InputError(
-            f"No face was found in the pictures of '{photos}'; give photos that show one clearly."
-        )
-    _note(folder, found)
+        raise InputError(f"No face was found in the pictures in '{photos}'; give photos that show one.")
     return found
 
 
