@@ -1,7 +1,8 @@
 """Train: python -m dystyle.train COMMAND --help.
 
-COMMAND is faces, previews, attributes, encoder, descent, inversion, editor, sequences, judges, generator, or
-a method the editor is compared with: linear, directions, interfacegan, ganspace, stylespace or styleflow.
+COMMAND is faces, previews, attributes, encoder, descent, inversion, editor, sequences, features, carrier,
+judges, generator, or a method the editor is compared with: linear, directions, interfacegan, ganspace,
+stylespace or styleflow.
 """
 
 import json
@@ -26,10 +27,12 @@ from dystyle.memory import keep_freed_memory
 from dystyle.metrics.drawing import sample_codes
 from dystyle.metrics.labels import read_label_codes
 from dystyle.training.attributes import AttributeConfig, train_attributes
+from dystyle.training.carrier import CarrierConfig, train_carrier
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import EditorConfig, EditorTrainer
 from dystyle.training.encoder import EncoderConfig, train_encoder
+from dystyle.training.features import FeaturesConfig, train_features
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer
 from dystyle.training.inversion import InverterConfig, train_inversion
 from dystyle.training.judges import train_judges
@@ -158,6 +161,8 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "inversion": (InverterConfig, lambda config: train_inversion(config, _on_device())),
     "editor": (EditorConfig, _editor),
     "sequences": (SequencesConfig, lambda config: train_sequences(config, _generator())),
+    "features": (FeaturesConfig, lambda config: train_features(config, _on_device())),
+    "carrier": (CarrierConfig, lambda config: train_carrier(config, _on_device())),
     "judges": (JudgesConfig, _judges),
     "linear": (LinearConfig, _linear),
     "generator": (GeneratorConfig, lambda config: str(GeneratorTrainer(config).run())),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.encoders import CHANNELS
-from dystyle.encoders.features import Residual
+from dystyle.encoders.features import FeatureEncoder, Residual
 from dystyle.encoders.stored import Stored
 
 CHANGE = 0.3  # standard deviations of the features, a change that counts by 1 - 1/e
@@ -74,6 +74,13 @@ class Carrier(Stored, nn.Module):
             self.add.weight *= 0.1
         nn.init.zeros_(self.gate.bias)
         nn.init.zeros_(self.add.bias)
+
+    @classmethod
+    def for_encoder(cls, encoder: FeatureEncoder, width: int = 96) -> "Carrier":
+        """An untrained network for an encoder's residuals, whose gates begin at keeping most of them."""
+        network = cls(width, encoder.scale)
+        nn.init.constant_(network.gate.bias, -1.0)
+        return network
 
     def moved(self, before: Tensor, after: Tensor) -> Tensor:
         """Flow (b, 2, 32, 32) from features (b, 512, 64, 64) before and after; 0 where nothing is edited."""

@@ -6,12 +6,14 @@ HFGI, Wang et al. 2022, do so on StyleGAN2). This network predicts D from the po
 and its features.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.encoders import CHANNELS, PHOTO, RENDER, SIZE
 from dystyle.encoders.stored import Stored
+from dystyle.generators.mobile_stylegan import MobileStyleGAN
 
 LATE = (9, 11, 13, 15)  # rows of W+ that decide how the features are decoded
 
@@ -73,6 +75,32 @@ class FeatureEncoder(Stored, nn.Module):
             self.out.weight *= 0.1
             self.style.weight *= 0.1
         nn.init.zeros_(self.out.bias)
+
+    @classmethod
+    @torch.no_grad()
+    def for_generator(cls, generator: MobileStyleGAN, **structure: int) -> "FeatureEncoder":
+        """An untrained network for a generator, on its device: with its statistics and gains.
+
+        The block behind the features multiplies their channels by `up` of the code. A channel that is to
+        count little for a code is given little of the residual, too.
+
+        Args:
+            structure: width, inner and outer.
+        """
+        device = generator.mean_w.device
+        z = np.random.default_rng(0).standard_normal((24, 512)).astype(np.float32)
+        w = generator.truncate(generator.mapping(torch.from_numpy(z).to(device)), 0.7)
+        codes = w[:, None].expand(-1, 18, -1)
+        features = torch.cat([generator.features(part, SIZE) for part in codes.split(4)])
+        network = cls(
+            mean_w=generator.mean_w, std_w=generator.std_w, scale=features.std((0, 2, 3)), **structure
+        ).to(device)
+        up = generator.blocks[SIZE.bit_length() - 3].up
+        weight, bias = up.weight * generator.std_w, up.bias + up.weight @ generator.mean_w
+        usual = (weight.square().sum(1) + bias.square()).mean().sqrt()  # of a random code's
+        network.gain.weight.copy_(weight / usual)
+        network.gain.bias.copy_(bias / usual)
+        return network
 
     def forward(self, portraits: Tensor, renders: Tensor, features: Tensor, codes: Tensor) -> Tensor:
         """The residual (b, 512, 64, 64), to be added to the features.

@@ -1,0 +1,244 @@
+"""Train the carrier, which takes the residual of a photo's features through an edit.
+
+The editor makes the examples itself. The photo is a generated face, bent, relit and with something laid
+over it, as the encoder's code cannot give it. What it should become is the same face edited, bent and lit
+alike, with what was laid over it moved with the head or left where it is.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dystyle.encoders import PHOTO, SIZE
+from dystyle.encoders.carrier import Carrier, warp
+from dystyle.encoders.features import FeatureEncoder
+from dystyle.errors import InputError
+from dystyle.generators.mobile_stylegan import MobileStyleGAN
+from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.overlays import overlay
+from dystyle.pipeline import FaceEditor
+from dystyle.training import resume
+from dystyle.training.pairs import FLOW, Pairs
+from dystyle.training.photo import (
+    FACE,
+    FULL,
+    Part,
+    PhotoConfig,
+    descend,
+    face_losses,
+    picture_losses,
+    precision,
+    root_mean_square,
+)
+from dystyle.training.portraits import Portraits
+
+FACE_EVERY = 2  # steps, of which one is on the face; the others see a part of the picture of this side:
+SIDE = 32
+OVERLAYS = 2  # at most; each goes along with the head in this share of the examples:
+ALONG = 0.6
+BENT, LIT = 0.6, 0.6  # shares of the examples
+# Change beyond the flow, of pictures in [-1, 1], from which on the edit's picture counts, and alone.
+REPLACED = 0.05, 0.15
+
+
+@dataclass(frozen=True)
+class CarrierConfig(PhotoConfig):
+    """Training the carrier.
+
+    Attributes:
+        out: folder of the run, for `pairs` and `carrier.safetensors`; an interrupted run goes on.
+        features: the encoder of residuals (a name or a path).
+        portraits: folder of portraits (`python -m dystyle.train features` makes it) to take overlays from.
+        pairs: edits of generated faces to make. held: how many of them are for the report.
+        width: of the network, see `Carrier`.
+        own_flow_from: step from which on every second one takes the network's own flow, not the mesh's.
+        flow_weight: of the mean absolute difference of the network's flow and the mesh's.
+    """
+
+    out: Path = Path("runs/carrier")
+    features: str = "features"
+    portraits: Path = Path("runs/features/portraits")
+    pairs: int = 800
+    held: int = 16
+    steps: int = 800
+    batch: int = 2
+    width: int = 96
+    own_flow_from: int = 150
+    texture_weight: float = 3.0
+    perceptual_weight: float = 2.0
+    flow_weight: float = 10.0
+
+
+class Example(NamedTuple):
+    """What the carrier is shown, and what should come out.
+
+    Attributes:
+        residual: (b, 512, 64, 64), of the photos. before, after: likewise, the codes' features.
+        codes: (b, 18, 512), edited. flow: (b, 2, 32, 32), by the mesh.
+        wanted: (b, 3, 1024, 1024), the edited photos.
+    """
+
+    residual: Tensor
+    before: Tensor
+    after: Tensor
+    codes: Tensor
+    flow: Tensor
+    wanted: Tensor
+
+
+class Examples:
+    """Draws examples from edits.
+
+    Args:
+        generator, encoder: frozen, on the device of the work.
+    """
+
+    def __init__(
+        self, pairs: Pairs, portraits: Portraits, generator: MobileStyleGAN, encoder: FeatureEncoder
+    ) -> None:
+        self.pairs, self.portraits, self.generator, self.encoder = pairs, portraits, generator, encoder
+        self.device = generator.mean_w.device
+
+    @torch.no_grad()
+    def draw(self, rng: np.random.Generator, index: np.ndarray) -> Example:
+        """The examples of these edits, with overlays, bending and light drawn at random."""
+        codes, flows, renders = (
+            torch.from_numpy(array[index]).float().to(self.device)
+            for array in (self.pairs.codes, self.pairs.flows, self.pairs.renders)
+        )
+        own, code, own_edited, edited = codes.unbind(1)
+        photos, wanted = self.photos(rng, own, own_edited, flows[:, 0])
+        with precision(codes):
+            before, after = (self.generator.features(x, SIZE).float() for x in (code, edited))
+            small = F.avg_pool2d(photos, FULL // PHOTO)
+            residual = self.encoder(small, renders, before, code).float()
+        return Example(residual, before, after, edited, flows[:, 1], wanted)
+
+    def photos(
+        self, rng: np.random.Generator, codes: Tensor, edited: Tensor, flow: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Photos (b, 3, 1024, 1024) of faces with these codes, and of the same faces edited."""
+        with precision(codes):
+            photos, pictures = (self.generator(x).float().clamp(-1, 1) for x in (codes, edited))
+        moved = warp(photos, flow)
+        replaced = replacement(pictures, moved)
+        wanted = moved + replaced * (pictures - moved)
+        count = len(codes)
+        overlays = rng.integers(0, OVERLAYS + 1, count)
+        for number in range(OVERLAYS):
+            contents, masks = (self._tensor(x) for x in self._overlays(rng, overlays > number))
+            along = torch.from_numpy(rng.random((count, 1, 1, 1)) < ALONG).to(self.device)
+            photos = photos + masks * (contents - photos)
+            contents, masks = (torch.where(along, warp(x, flow), x) for x in (contents, masks))
+            wanted = wanted + masks * (contents - wanted)
+        bent = self._bend(rng, flow.abs().amax((1, 2, 3)))
+        gains, offsets = (self._tensor(x) for x in self._light(rng, count))
+        photos, wanted = (warp(x, bent) * gains + offsets for x in (photos, wanted))
+        return photos.clamp(-1, 1), wanted.clamp(-1, 1)
+
+    def _overlays(self, rng: np.random.Generator, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Contents (b, 3, 1024, 1024) in [-1, 1] and masks (b, 1, 1024, 1024) of overlays for the `given`
+        examples (b,); masks of 0 for the others."""
+        contents = np.zeros((len(given), FULL, FULL, 3), np.float32)
+        masks = np.zeros((len(given), 1, FULL, FULL), np.float32)
+        for index in np.flatnonzero(given):
+            contents[index], masks[index, 0] = overlay(rng, self.portraits.pictures)
+        return contents.transpose(0, 3, 1, 2) / 127.5 - 1, masks
+
+    def _bend(self, rng: np.random.Generator, moves: Tensor) -> Tensor:
+        """Flows (b, 2, 32, 32) that deform: the less, the more (b,) of a half picture the head moves, as it
+        would have to be bent alike where it comes from and where it arrives."""
+        count = len(moves)
+        strength = 0.03 * rng.random((count, 1, 1, 1)) * (rng.random((count, 1, 1, 1)) < BENT)
+        knots = self._tensor(rng.standard_normal((count, 2, 6, 6)) * strength)
+        return F.interpolate(knots, (FLOW, FLOW), mode="bicubic") / (1 + 10 * moves[:, None, None, None])
+
+    @staticmethod
+    def _light(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Gains (b, 3, 1, 1) and offsets (b, 1, 1, 1)."""
+        lit = rng.random((count, 1, 1, 1)) < LIT
+        gains = 0.05 * rng.standard_normal((count, 3, 1, 1)) + 0.1 * rng.standard_normal((count, 1, 1, 1))
+        return 1 + lit * gains, lit * 0.06 * rng.standard_normal((count, 1, 1, 1))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.astype(np.float32)).to(self.device)
+
+
+def replacement(pictures: Tensor, moved: Tensor) -> Tensor:
+    """How much of edited pictures (b, 3, 1024, 1024) is not the unedited ones, moved: (b, 1, 1024, 1024)."""
+    change = F.avg_pool2d(pictures - moved, 8).abs().mean(1, keepdim=True)
+    change = F.avg_pool2d(F.pad(change, (2,) * 4, mode="replicate"), 5, 1)
+    least, full = REPLACED
+    return F.interpolate(((change - least) / (full - least)).clamp(0, 1), (FULL, FULL), mode="bilinear")
+
+
+def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str, float]:
+    """Write `carrier.safetensors` into the run's folder; goes on from the run's checkpoint.
+
+    Args:
+        generator: frozen, on the device of the work.
+
+    Returns:
+        Of the edits held out, root mean square difference at 256 px to what was wanted: of the edited code
+        alone ("rmse_code"), with the unedited residual ("rmse_added") and with the carried one ("rmse");
+        "flow_px": how far the network's flow is from the mesh's, in px of 1024; and how many steps were
+        skipped, see `descend`.
+
+    Raises:
+        InputError: as `FeatureEncoder.load`, there are no portraits, all edits are held out, or the run in
+            the folder was begun otherwise, see `resume`.
+    """
+    device, generator = generator.mean_w.device, generator.eval()
+    if config.held >= config.pairs:
+        raise InputError(f"All {config.pairs} pairs are held out; give more --pairs, or fewer --held.")
+    encoder, portraits = FeatureEncoder.load(config.features), Portraits.load(config.portraits)
+    settings = resume.recipe(config, free=("checkpoint_every",))
+    resume.begin(config.out, settings | {"portraits": portraits.fingerprint})
+    encoder = encoder.to(device, memory_format=torch.channels_last)
+    editor = FaceEditor.from_pretrained(backend=config.backend)
+    pairs = Pairs.prepare(config.out / "pairs", config.pairs, config.seed, editor, generator)
+    examples = Examples(pairs, portraits, generator, encoder)
+    identity = IdentityNetwork().eval().requires_grad_(False).to(device)
+    torch.manual_seed(config.seed)
+    network = Carrier.for_encoder(encoder, config.width).to(device, memory_format=torch.channels_last)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((config.seed, step))
+        example = examples.draw(rng, rng.integers(config.held, len(pairs.codes), config.batch))
+        on_face = step % FACE_EVERY == 0
+        part = FACE if on_face else Part.draw(rng, SIDE)
+        before, after = example.before, example.after
+        with precision(before):
+            own = network.moved(before, after).float()
+            taken = own.detach() if step >= config.own_flow_from and not on_face else example.flow
+            carried = network(example.residual, before, after, taken).float()
+        seen, wanted = part.decode(generator, after + carried, example.codes), part.cut(example.wanted)
+        terms = picture_losses(seen, wanted) | {"flow": (own - example.flow).abs().mean()}
+        return terms | (face_losses(part.framed(seen), part.framed(wanted), identity) if on_face else {})
+
+    result = descend(config, network, losses)
+    network.eval().save(config.out / "carrier.safetensors", recipe=json.dumps(resume.recipe(config)))
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        rows = []
+        for index in range(config.held):
+            example = examples.draw(np.random.default_rng((config.seed, index)), np.array([index]))
+            residual, before, after = example.residual, example.before, example.after
+            with precision(before):
+                flow = network.moved(before, after).float()
+                carried = network(residual, before, after, flow).float()
+                tried = after, after + residual, after + carried
+                seen = [generator.decode(x, example.codes).float() for x in tried]
+            row = [float(root_mean_square(x, example.wanted).mean()) for x in seen]
+            rows.append([*row, float((flow - example.flow).abs().mean()) * FULL / 2])
+        names = ("rmse_code", "rmse_added", "rmse", "flow_px")
+        return dict(zip(names, np.mean(rows, 0).round(3).tolist(), strict=True)) if rows else {}
+
+    return report() | result

@@ -1,0 +1,338 @@
+"""The trainings of the photo's residual: what they learn from, what their losses say, and how runs go on."""
+
+import shutil
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from one_device import OneDevice
+from torch import nn
+from torch.nn import functional as F
+
+from dystyle import train
+from dystyle.encoders.carrier import Carrier, warp
+from dystyle.encoders.features import FeatureEncoder
+from dystyle.engines.graphs import generator, identity, open_generator, to_float
+from dystyle.errors import InputError
+from dystyle.metrics.overlays import cover, overlay
+from dystyle.pictures import load_image, save_picture
+from dystyle.training import carrier, features, photo, portraits
+from dystyle.training.carrier import CarrierConfig, Examples, train_carrier
+from dystyle.training.features import FeaturesConfig, prior, train_features
+from dystyle.training.pairs import Pairs, flow, mesh
+from dystyle.training.photo import FACE, Part, PhotoConfig, descend, face_losses, fill, picture_losses
+from dystyle.training.portraits import Portraits
+from dystyle.weights import load
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, editor, astronaut) -> Path:
+    """Portraits of one photo and one generated face, and two edits, as the runs make them."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "photos").mkdir()
+    save_picture(astronaut, folder / "photos" / "a.png")
+    settings = {"variants": 3, "generated": 1, "least": 2, "seed": 0}
+    Portraits.prepare(
+        folder / "portraits", folder / "photos", editor=editor, generator=generator(), **settings
+    )
+    Pairs.prepare(folder / "pairs", 2, 0, editor, generator())
+    return folder
+
+
+@pytest.fixture
+def features_run(data, tmp_path) -> FeaturesConfig:
+    """A run on the generated face, the photo held out."""
+    config = FeaturesConfig(tmp_path / "straight", steps=3, batch=1, photos=data / "photos", variants=3)
+    shutil.copytree(data / "portraits", config.out / "portraits")
+    return replace(config, generated=1, held=1, width=8, inner=1, outer=1, checkpoint_every=1, backend="onnx")
+
+
+@pytest.fixture
+def carrier_run(data, tmp_path) -> CarrierConfig:
+    """A run on one edit, the other held out."""
+    config = CarrierConfig(tmp_path / "straight", steps=3, batch=1, portraits=data / "portraits", pairs=2)
+    shutil.copytree(data / "pairs", config.out / "pairs")
+    return replace(config, held=1, width=8, own_flow_from=1, checkpoint_every=1, backend="onnx")
+
+
+RUNS = {"features_run": train_features, "carrier_run": train_carrier}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_interrupted_run_ends_as_a_straight_one(run, request, tmp_path, monkeypatch):
+    config, training = request.getfixturevalue(run), RUNS[run]
+    again = replace(config, out=tmp_path / "interrupted")
+    shutil.copytree(config.out, again.out)
+    report = training(config, generator())
+    left = iter(range(2))
+
+    def stop(*pictures):
+        if next(left, None) is None:
+            raise Stop
+        return picture_losses(*pictures)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(sys.modules[training.__module__], "picture_losses", stop)
+        training(again, generator())
+    assert (again.out / "checkpoint.pt").exists()
+    assert training(again, generator()) == report and report["skipped"] == 0
+    (file,) = config.out.glob("*.safetensors")
+    (straight, metadata), (resumed, _) = load(str(file)), load(str(again.out / file.name))
+    assert all(np.array_equal(value, resumed[name]) for name, value in straight.items())
+    assert '"steps": 3' in metadata["recipe"]
+    with pytest.raises(InputError, match="begun with another seed"):
+        training(replace(again, seed=1), generator())
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_training_stays_on_its_device(run, request, monkeypatch):
+    config, network = request.getfixturevalue(run), open_generator().to("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # knows no such device
+    with OneDevice(elsewhere=True):
+        RUNS[run](config, network)
+
+
+def logged(module, monkeypatch) -> list[dict[str, float]]:
+    """The terms of every step that a training will make."""
+    log = []
+
+    def noting(config, network, losses):
+        def noted(step: int):
+            terms = losses(step)
+            log.append({name: float(value.detach()) for name, value in terms.items()})
+            return terms
+
+        return descend(config, network, noted)
+
+    monkeypatch.setattr(module, "descend", noting)
+    return log
+
+
+def test_the_encoder_learns_one_picture(features_run, monkeypatch):
+    log = logged(features, monkeypatch)
+    config = replace(features_run, steps=7, warm_up=2, ema=0.0, lr=3e-3, checkpoint_every=7)
+    train_features(config, generator())
+    # Every third step is on the face, and has terms of its own.
+    assert [("identity" in terms) for terms in log] == [step % 3 == 0 for step in range(7)]
+    assert log[6]["pixels"] < 0.9 * log[0]["pixels"]
+    FeatureEncoder.load(str(config.out / "features.safetensors"))
+
+
+def test_the_carrier_learns_one_edit(carrier_run, monkeypatch):
+    log = logged(carrier, monkeypatch)
+    config = replace(carrier_run, steps=7, warm_up=2, lr=3e-3, checkpoint_every=7)
+    train_carrier(config, generator())
+    assert [("identity" in terms) for terms in log] == [step % 2 == 0 for step in range(7)]
+    assert log[6]["flow"] < log[0]["flow"]
+    Carrier.load(str(config.out / "carrier.safetensors"))
+
+
+def test_every_term_says_what_it_stands_for(data):
+    wanted = to_float(torch.from_numpy(load_image(data / "portraits" / "00000.jpg"))[None])
+    assert all(value == 0 for value in picture_losses(wanted, wanted).values())
+    torch.manual_seed(0)
+    brighter = picture_losses(wanted + 0.1, wanted)
+    assert brighter["pixels"] == pytest.approx(5 * 0.1, rel=1e-3) and brighter["texture"] < 1e-5
+    smooth = F.avg_pool2d(wanted, 9, 1, 4, count_include_pad=False)
+    grain = 0.03 * torch.randn_like(wanted)
+    blurred, mended, grainy = (picture_losses(x, wanted) for x in (smooth, smooth + grain, wanted + grain))
+    assert mended["texture"] < blurred["texture"] < 2 * grainy["texture"]
+    assert mended["pixels"] > blurred["pixels"]
+    # A large fault counts on every level of the pyramid, one that averages away hardly.
+    assert grainy["pixels"] < 0.5 * picture_losses(wanted + 0.024, wanted)["pixels"] * 5
+
+    small, mirrored = F.avg_pool2d(wanted, 4), F.avg_pool2d(wanted, 4).flip(3)
+    stranger = to_float(torch.from_numpy(load_image(data / "portraits" / "00003.jpg"))[None])
+    same, turned, other = (
+        face_losses(x, small, identity()) for x in (small, mirrored, F.avg_pool2d(stranger, 4))
+    )
+    assert abs(same["identity"]) < 1e-2 and abs(same["perceptual"]) < 1e-4
+    assert same["identity"] < turned["identity"] < other["identity"]
+    assert same["perceptual"] < turned["perceptual"] < other["perceptual"]
+
+    scale = torch.rand(512) + 0.5
+    assert prior(3 * scale[:, None, None].expand(2, -1, 64, 64), scale) == pytest.approx(9)
+
+
+def test_parts_are_where_the_generator_makes_them():
+    codes = torch.from_numpy(generator().map(np.ones((1, 512), np.float32)))[:, None].expand(-1, 18, -1)
+    with torch.no_grad():
+        whole, maps = generator()(codes), generator().features(codes, 64)
+        for part in (FACE, Part(0, 28, 36)):
+            cut = part.cut(whole)
+            assert (part.decode(generator(), maps, codes) - cut).abs().mean() < 0.02 * cut.abs().mean()
+    framed, places = part.framed(part.cut(whole)), (slice(8, 136), slice(120, 248))
+    assert torch.allclose(framed[..., *places], F.avg_pool2d(whole, 4)[..., *places], atol=1e-5)
+    assert framed.count_nonzero() <= 3 * 128 * 128
+    drawn = [Part.draw(np.random.default_rng(seed), 36) for seed in range(100)]
+    assert {min(part.top for part in drawn), max(part.left for part in drawn)} == {0, 28}
+
+
+def test_gradients_that_are_not_finite_are_left_out_and_counted(tmp_path):
+    config = PhotoConfig(tmp_path, steps=3, batch=1, warm_up=1, ema=0.0, checkpoint_every=1)
+    tracks = []
+    for faults in ((), (1,)):
+        network = nn.Linear(2, 1)
+        nn.init.ones_(network.weight)
+        track = []
+
+        def losses(step, network=network, track=track, faults=faults):
+            track.append(network.weight.detach().clone())
+            return {"pixels": network.weight.sum() * (np.nan if step in faults else 1)}
+
+        result = descend(replace(config, out=tmp_path / str(len(faults))), network, losses)
+        assert result == {"skipped": len(faults)} and network.weight.isfinite().all()
+        tracks.append(track)
+    assert not torch.equal(tracks[0][2], tracks[0][1]) and torch.equal(tracks[1][2], tracks[1][1])
+    assert tracks[0][1].max() < 1  # downhill
+
+
+def test_a_network_begins_with_its_generators_statistics():
+    network = FeatureEncoder.for_generator(generator(), width=8, inner=1, outer=1)
+    w = torch.from_numpy(
+        generator().map(np.random.default_rng(5).standard_normal((8, 512)).astype(np.float32))
+    )
+    gains = network.gain((w - network.mean_w) / network.std_w) / generator().blocks[4].up(w)
+    assert torch.allclose(gains, gains.mean().expand_as(gains), rtol=1e-2)
+    maps = generator().features(w[:, None].expand(-1, 18, -1), 64)
+    assert (maps.std((0, 2, 3)) / network.scale).log().abs().mean() < 0.3
+
+
+# ------------------------------------------------------------------------------------------ the carrier
+
+
+@torch.no_grad()
+def test_what_is_not_edited_keeps_its_residual():
+    torch.manual_seed(0)
+    network = Carrier.for_encoder(FeatureEncoder(width=8, scale=torch.rand(512) + 0.5), width=8)
+    residual, before, after = torch.randn(3, 1, 512, 64, 64)
+    assert (network(residual, before, before) - residual).abs().max() < 1e-4
+    assert (network(residual, before, after) - residual).abs().mean() > 0.1
+
+
+def test_the_flow_says_where_places_come_from(editor):
+    """Turned to the right by 40 px, a place of the picture comes from its left: minus, in half pictures."""
+    before = editor.synthesize(editor.sample(3))
+    after = np.roll(before, (40, 64), (0, 1))
+    moves = flow(mesh(editor, before), mesh(editor, after))
+    assert moves.shape == (2, 32, 32) and moves.dtype == np.float32
+    face = moves[:, 14:22, 13:19].reshape(2, -1).mean(1)
+    assert face == pytest.approx((-64 / 512, -40 / 512), abs=0.01)
+    assert np.abs(moves[:, (0, -1)]).max() < 0.04
+    seen, wanted = (to_float(torch.from_numpy(x)[None]) for x in (before, after))
+    middle = (..., slice(400, 700), slice(440, 640))
+    moved = warp(seen, torch.from_numpy(moves)[None])
+    assert (moved - wanted)[middle].abs().mean() < 0.4 * (seen - wanted)[middle].abs().mean()
+
+
+@torch.no_grad()
+def test_examples_are_edited_where_the_edit_is_and_nowhere_else(data, monkeypatch):
+    pairs = Pairs.prepare(data / "pairs", 2, 0, None, None)  # finished: nothing is made
+    examples = Examples(pairs, Portraits.load(data / "portraits"), generator(), FeatureEncoder(width=8))
+    own, _, edited, _ = torch.from_numpy(pairs.codes.copy()).unbind(1)
+    still = torch.zeros(2, 2, 32, 32)
+    photos, wanted = examples.photos(np.random.default_rng(0), own, own, still)
+    assert (photos - wanted).abs().max() < 0.01
+    assert (photos - generator()(own)).abs().mean() > 0.05  # no code gives them
+    monkeypatch.setattr(carrier, "OVERLAYS", 0)
+    monkeypatch.setattr(carrier, "BENT", 0)
+    monkeypatch.setattr(carrier, "LIT", 0)
+    moves = torch.from_numpy(pairs.flows[:, 0].copy())
+    photos, wanted = examples.photos(np.random.default_rng(0), own, edited, moves)
+    unedited, pictures = (generator()(codes).clamp(-1, 1) for codes in (own, edited))
+    changed = (pictures - warp(unedited, moves)).abs() > 0.4
+    assert changed.any() and (wanted - pictures).abs()[changed].mean() < 0.1
+    example = examples.draw(np.random.default_rng(0), np.array([1]))
+    assert torch.equal(example.flow[0], torch.from_numpy(pairs.flows[1, 1]))
+    assert torch.equal(example.codes[0], torch.from_numpy(pairs.codes[1, 3]))
+
+
+# --------------------------------------------------------------------------------------------- the data
+
+
+def test_portraits_are_of_photos_and_of_generated_faces(data, editor):
+    portraits = Portraits.load(data / "portraits")
+    assert len(portraits.pictures) == len(portraits.codes) == 4
+    assert portraits.people(variants=3).tolist() == [0, 0, 0, 1]
+    aligned = editor.align(data / "photos" / "a.png")[1]
+    assert np.abs(portraits.pictures[0].astype(int) - aligned).mean() < 2
+    assert np.abs(portraits.pictures[1].astype(int) - aligned[:, ::-1]).mean() < 2
+    code = editor.encode(portraits.pictures[3])
+    assert np.abs(code - portraits.codes[3]).max() < 1e-3
+    seen = editor.synthesize(code, 256) / 127.5 - 1
+    assert np.abs(portraits.renders[3].transpose(1, 2, 0) - seen).mean() < 0.1
+
+
+def test_rows_are_made_once_and_again_after_an_interruption(tmp_path):
+    calls = []
+
+    def make(index: int):
+        calls.append(index)
+        if len(calls) == 31:
+            raise Stop
+        return np.full(2, index), np.full((1, 3), -index)
+
+    columns = {"a": ((2,), np.float32), "b": ((1, 3), np.float16)}
+    with pytest.raises(Stop):
+        fill(tmp_path, 45, columns, make)
+    for _ in range(2):
+        rows = fill(tmp_path, 45, columns, make)
+        assert (rows["a"][:, 0] == np.arange(45)).all() and (rows["b"][:, 0, 2] == -np.arange(45)).all()
+    assert calls == [*range(31), *range(20, 45)]
+    with pytest.raises(InputError, match="another number of rows"):
+        fill(tmp_path, 46, columns, make)
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(InputError, match="damaged; delete"):
+        fill(tmp_path, 45, columns, make)
+
+
+def test_overlays_hide_places_and_leave_the_rest(astronaut):
+    picture = np.zeros((256, 256, 3), np.uint8)
+    hidden = []
+    for seed in range(20):
+        covered, again = (cover(np.random.default_rng(seed), picture, [astronaut]) for _ in range(2))
+        assert covered.dtype == np.uint8 and np.array_equal(covered, again)
+        hidden.append((covered > 0).any(2).mean())
+    assert 0.1 < np.mean(hidden) < 0.6 and max(hidden) < 1
+    green = np.zeros((64, 64, 3), np.uint8)
+    green[..., 1] = 200
+    contents = [overlay(np.random.default_rng(seed), [green], 128)[0] for seed in range(60)]
+    taken = [content for content in contents if not content[..., ::2].any()]
+    assert 20 < len(taken) < 45 and all((content[..., 1] == 200).all() for content in taken)
+    for content, mask in (overlay(np.random.default_rng(seed), [], 128) for seed in range(20)):
+        assert content.min() >= 0 and content.max() <= 255 and 0 <= mask.min() < mask.max() <= 1
+
+
+def test_folders_without_faces_are_one_sentence(tmp_path, data, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+
+    def say(*arguments: str) -> str:
+        arguments = ("--backend=onnx", f"--out={tmp_path / 'run'}", *arguments)
+        monkeypatch.setattr(sys, "argv", ["train", "features", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            train.main()
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    for folder in ("nowhere", "photos"):
+        said = say(f"--photos={tmp_path / folder}")
+        assert said.startswith("There are no pictures in") and said.count("\n") == 1
+    save_picture(np.full((200, 300, 3), 128, np.uint8), tmp_path / "photos" / "grey.png")
+    (tmp_path / "photos" / "torn.jpg").write_bytes(b"\xff\xd8")
+    said = say(f"--photos={tmp_path / 'photos'}").splitlines()
+    assert said[-1].startswith("No face was found in the pictures in") and len(said) == 3
+    assert "grey.png' is left out: No face" in said[0] and "torn.jpg' is left out" in said[1]
+    assert say("--generated=3").startswith("3 people are too few: 21 are needed")
+    assert not (tmp_path / "run" / "portraits").exists()
+    with pytest.raises(InputError, match="no portraits in .*; python -m dystyle.train features makes"):
+        train_carrier(CarrierConfig(tmp_path / "run", portraits=tmp_path), generator())
+    with pytest.raises(InputError, match="more --pairs"):
+        train_carrier(CarrierConfig(tmp_path / "run", portraits=data / "portraits", pairs=16), generator())
