@@ -132,8 +132,8 @@ def _name(host: str) -> str:
 class Body:
     """`receive` of a request, which can read on for a while.
 
-    A client that is still sending when it is refused would otherwise find its connection closed, and not learn
-    why.
+    A client that is still sending when it is refused would otherwise find its connection closed, and not
+    learn why.
     """
 
     def __init__(self, receive: Receive) -> None:
