@@ -672,12 +672,13 @@ def test_large_requests_are_refused_unread(server):
     visitor = Visitor(url)
     many = json.dumps({"fn_index": 1, "data": ["x" * (70 * MEGABYTE)], "session_hash": "x"})
     for path in ("queue/join", "call/measure", "call/v2/measure", "cancel", "reset", "mcp/"):
-        assert visitor.http.post(f"{API}/{path}", content=many, headers=JSON).status_code == 413
         parts = (many[i : i + MEGABYTE].encode() for i in range(0, len(many), MEGABYTE))
-        try:
-            assert visitor.http.post(f"{API}/{path}", content=parts, headers=JSON).status_code == 413
-        except httpx.WriteError:  # the connection was closed before all had been sent
-            pass
+        for content in (many, parts):  # with its length, and without
+            try:
+                answer = visitor.http.post(f"{API}/{path}", content=content, headers=JSON)
+                assert answer.status_code == 413
+            except (httpx.ReadError, httpx.WriteError):  # closed before all had been sent
+                pass
     deep = "[" * 100_000 + "]" * 100_000
     assert visitor.http.post(f"{API}/queue/join", content=deep, headers=JSON).status_code == 400
     photo = bytes(65 * MEGABYTE)
@@ -767,8 +768,14 @@ def test_every_route_that_is_not_needed_is_shut_and_none_leaks(server, private, 
                     json.dumps({"data": [photo], "photo": photo}),
                 ]
             for body in bodies:
-                with visitor.http.stream(method, target, params=query, content=body, headers=JSON) as answer:
-                    first = next(answer.iter_bytes(), b"")
+                try:
+                    with visitor.http.stream(
+                        method, target, params=query, content=body, headers=JSON | {"Connection": "close"}
+                    ) as answer:
+                        first = next(answer.iter_bytes(), b"")
+                except httpx.TransportError:  # closed before all of a large body was sent
+                    assert body and len(body) > MEGABYTE
+                    continue
                 assert answer.status_code < 500, (method, target, body and body[:20], first[:200])
                 assert not any(secret in first for secret in secrets), (method, target)
                 if pattern(path) not in OPEN and not path.startswith(f"{API}/mcp"):

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 SHARE = 0.5  # of a processor, that one address may take outside of the queue
 BURST, PATIENCE = 5, 30  # seconds of its share that an address may use at once, and that it may have to wait
 # About what an answer takes, in seconds of a processor; uploads count by their bytes.
-PAGE_COST, REFUSAL_COST, FILE_COST, BYTE_COST = 0.05, 0.005, 0.002, 1e-8
+PAGE_COST, REFUSAL_COST, FILE_COST, UPLOAD_COST, BYTE_COST = 0.05, 0.005, 0.002, 0.02, 1e-8
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 NO_NAMES = frozenset({"", "0.0.0.0", "::"})
 JSON_BYTES = 2**18  # of an event: sliders, names, an edit as text
@@ -132,8 +132,8 @@ def _name(host: str) -> str:
 class Body:
     """`receive` of a request, which can read on for a while.
 
-    A client that is still sending when it is refused would otherwise find its connection closed, and not learn
-    why.
+    A client that is still sending when it is refused would otherwise find its connection closed, and not
+    learn why.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -344,17 +344,20 @@ class Doors:
             )
             for path in paths:
                 self.uploads.add(path, _address(scope))
+            await JSONResponse(paths)(scope, receive, send)
+            return
         except MultiPartException as error:
-            shutil.rmtree(place, ignore_errors=True)
-            raise Refused(413 if "exceeded" in error.message else 400, error.message) from None
+            refusal = Refused(413 if "exceeded" in error.message else 400, error.message)
         except ClientDisconnect:
-            shutil.rmtree(place, ignore_errors=True)
-            raise
+            refusal = None
         except Exception as error:  # Gradio's parser raises nearly anything on what is no upload
-            shutil.rmtree(place, ignore_errors=True)
             logger.info("An upload was refused: %r", error)
-            raise Refused(400, "This is not an upload.") from None
-        await JSONResponse(paths)(scope, receive, send)
+            refusal = Refused(400, "This is not an upload.")
+        finally:
+            self.allowance.take(_address(scope), UPLOAD_COST)  # one that is broken off gets no answer
+        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        if refusal is not None:
+            raise refusal
 
     async def _heartbeat(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The connection that the page keeps while it is open."""

@@ -20,8 +20,6 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from tests.browser.load import recipe
-
 ADDRESS = "198.51.100.1"
 API = "/gradio_api"
 JSON = {"Content-Type": "application/json"}
@@ -59,7 +57,8 @@ class Hostile:
 
     def fresh_visits(self) -> None:
         """Meets people under ever new names, and fetches none of the pictures."""
-        self.join("meet", [recipe(random.randrange(10**5))], uuid.uuid4().hex)
+        link = json.dumps({"dystyle": 1, "seed": random.randrange(10**5), "edits": {}})
+        self.join("meet", [link], uuid.uuid4().hex)
 
     def empty_events(self) -> None:
         """Moves sliders of visits that there are none of."""
@@ -118,6 +117,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     hostile = Hostile(sys.argv[1])
+    print("begins", flush=True)
     hostile.run(stop)
     print(json.dumps(dict(sorted(hostile.answers.items()))))
 

@@ -100,6 +100,7 @@ def attack(url: str, answers: dict) -> Iterator[None]:
     command = ["nice", "-n", "19", sys.executable, "-m", "tests.browser.hostile", url]
     hostile = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
+        hostile.stdout.readline()  # it begins
         yield
     finally:
         hostile.terminate()
