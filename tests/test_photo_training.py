@@ -188,16 +188,19 @@ def test_gradients_that_are_not_finite_are_left_out_and_counted(tmp_path):
             track.append(network.weight.detach().clone())
             return {"pixels": network.weight.sum() * (np.nan if step in faults else 1)}
 
-        result = descend(replace(config, out=tmp_path / str(len(faults))), network, losses)
+        out = tmp_path / str(len(faults))
+        out.mkdir()
+        result = descend(replace(config, out=out), network, losses)
         assert result == {"skipped": len(faults)} and network.weight.isfinite().all()
         tracks.append(track)
     assert not torch.equal(tracks[0][2], tracks[0][1]) and torch.equal(tracks[1][2], tracks[1][1])
     assert tracks[0][1].max() < 1  # downhill
 
 
+@torch.no_grad()
 def test_a_network_begins_with_its_generators_statistics():
     network = FeatureEncoder.for_generator(generator(), width=8, inner=1, outer=1)
-    z = np.random.default_rng(5).standard_normal((8, 512)).astype(np.float32)
+    z = np.random.default_rng(5).standard_normal((4, 512)).astype(np.float32)
     w = torch.from_numpy(generator().map(z))
     gains = network.gain((w - network.mean_w) / network.std_w) / generator().blocks[4].up(w)
     assert torch.allclose(gains, gains.mean().expand_as(gains), rtol=1e-2)
@@ -225,7 +228,7 @@ def test_the_flow_says_where_places_come_from(editor):
     assert moves.shape == (2, 32, 32) and moves.dtype == np.float32
     face = moves[:, 14:22, 13:19].reshape(2, -1).mean(1)
     assert face == pytest.approx((-64 / 512, -40 / 512), abs=0.01)
-    assert np.abs(moves[:, (0, -1)]).max() < 0.04
+    assert np.abs(moves[:, (0, -1)]).max() < 0.06  # the frame stays
     seen, wanted = (to_float(torch.from_numpy(x)[None]) for x in (before, after))
     middle = (..., slice(400, 700), slice(440, 640))
     moved = warp(seen, torch.from_numpy(moves)[None])
