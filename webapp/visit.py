@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from dystyle.alignment import load_image
 from dystyle.attributes import Attribute
 from dystyle.errors import InputError
+from dystyle.memory import return_freed_memory
+from dystyle.pictures import load_image, open_picture
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -263,10 +264,15 @@ def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
     Raises:
         InputError: see `load_image`.
     """
-    with _DECODING:
-        pixels = load_image(photo)
-    with _LARGE if pixels.size > 3 * LARGE else nullcontext():
+    with open_picture(photo) as picture:
+        large = picture.width * picture.height > LARGE
+    with _LARGE if large else nullcontext():
+        with _DECODING:
+            pixels = load_image(photo)
         yield pixels
+        if large:
+            del pixels
+            return_freed_memory()
 
 
 def fingerprint(photo: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from dystyle.encoders import CHANNELS
 from dystyle.encoders.features import FeatureEncoder, Residual
 from dystyle.encoders.stored import Stored
 
-CHANGE = 0.3  # standard deviations of the features, a change that counts by 1 - 1/e
+CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
 
 
 class FlowNetwork(nn.Module):
