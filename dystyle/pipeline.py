@@ -340,6 +340,11 @@ class FaceEditor:
         return composite(edited, face.portrait, changes(edited, face.unedited[size], *RENDERED))
 
     @property
+    def model(self) -> str:
+        """What makes the pictures, for their credits: the editing method and the generator."""
+        return f"{self.method.title} on {self._generator.name}"
+
+    @property
     def noise_layers(self) -> tuple[str, ...]:
         """The generator's layers that have a noise image, from the coarsest on."""
         names = [name.removesuffix(".noise") for name in self._weights if name.endswith(".noise")]

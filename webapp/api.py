@@ -86,7 +86,7 @@ def add_api(editor: "FaceEditor") -> None:
                 code = editor.edit(inverted.code, edits, face=inverted)
                 portrait = editor.synthesize(code, face=inverted)
                 result = editor.paste(portrait, inverted, picture) if paste else portrait
-            encoded = provenance.encode(result, kind, Credit(edits, photographed=True), mark)
+            encoded = provenance.encode(result, kind, Credit(edits, True, model=editor.model), mark)
         yield from _saved(encoded, kind)
 
     def edit_person(seed: float, edits: dict, kind: str, mark: bool) -> Iterator[str]:
@@ -101,7 +101,7 @@ def add_api(editor: "FaceEditor") -> None:
         with _frank():
             edits = _numbers(edits)
             portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits))
-            encoded = provenance.encode(portrait, kind, Credit(edits, photographed=False), mark)
+            encoded = provenance.encode(portrait, kind, Credit(edits, False, model=editor.model), mark)
         yield from _saved(encoded, kind)
 
     def mix_people(
@@ -124,7 +124,7 @@ def add_api(editor: "FaceEditor") -> None:
             strengths = {} if noise == 1 else dict.fromkeys(editor.noise_layers, noise)
             steps = (f"random person {seed:g} mixed with {other:g} from row {row:g} on",)
             steps += (f"truncation = {truncation:g}", f"noise = {noise:g}")
-            credit = Credit({}, photographed=False, steps=steps)
+            credit = Credit({}, False, steps, editor.model)
             encoded = provenance.encode(editor.synthesize(code, noise=strengths), kind, credit, mark)
         yield from _saved(encoded, kind)
 

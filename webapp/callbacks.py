@@ -280,7 +280,7 @@ class Callbacks:
             picture = seen.portrait(self.editor, configuration)
             if view != PORTRAIT:
                 picture = seen.whole(self.editor, picture)
-            encoded = provenance.encode(picture, kind, credit(seen, configuration), mark)
+            encoded = provenance.encode(picture, kind, credit(self.editor, seen, configuration), mark)
             return f"dystyle-{view}.{'jpg' if kind == 'jpeg' else kind}", encoded
 
         yield from self.hand_over(make)
@@ -306,7 +306,7 @@ class Callbacks:
                 frame = seen.portrait(self.editor, asked)
                 frames.append(provenance.marked(frame) if mark else frame)
                 progress((i + 1) / FRAMES, desc=self.text("Drawing"))
-            return f"dystyle-{sweep or 'edit'}.{kind}", film(frames, kind, credit(seen, asked))
+            return f"dystyle-{sweep or 'edit'}.{kind}", film(frames, kind, credit(self.editor, seen, asked))
 
         yield from self.hand_over(make)
 
@@ -499,9 +499,9 @@ def known(visit: Visit | None) -> Visit:
     return visit
 
 
-def credit(visit: Visit, configuration: Mapping[str, float]) -> Credit:
+def credit(editor: "FaceEditor", visit: Visit, configuration: Mapping[str, float]) -> Credit:
     """How a visit's edited picture was made."""
-    return Credit(configuration, photographed=visit.photo is not None)
+    return Credit(configuration, photographed=visit.photo is not None, model=editor.model)
 
 
 def _mix(start: float, end: float, share: float) -> float:

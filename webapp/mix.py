@@ -89,7 +89,8 @@ class MixCallbacks:
         second = self.editor.sample(int(seed))
         mixed = self.editor.truncate(self.editor.mix(first, second, int(row)), truncation)
         steps = (f"mixed with random person {seed:g} from row {row:g} on", f"truncation = {truncation:g}")
-        return first, second, mixed, Credit(configuration, visit.photo is not None, steps)
+        credit = Credit(configuration, visit.photo is not None, steps, self.editor.model)
+        return first, second, mixed, credit
 
     def _picture(self, visit: Visit, code: np.ndarray, inputs: Sequence, size: int) -> np.ndarray:
         off = [layer for layer in self.editor.noise_layers if layer not in inputs[3]]
