@@ -2,7 +2,8 @@
 
 The editor makes the examples itself. The photo is a generated face, bent, relit and with something laid
 over it, as the encoder's code cannot give it. What it should become is the same face edited, bent and lit
-alike, with what was laid over it moved with the head or left where it is.
+alike, with what was laid over it moved with the head or left where it is. First the flow is learnt alone,
+then with it the gates.
 """
 
 import json
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dystyle.encoders import PHOTO, SIZE
+from dystyle.encoders import SIZE
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.errors import InputError
@@ -30,10 +31,12 @@ from dystyle.training.photo import (
     FULL,
     Part,
     PhotoConfig,
+    Stage,
     descend,
     face_losses,
     picture_losses,
     precision,
+    restore,
     root_mean_square,
 )
 from dystyle.training.portraits import Portraits
@@ -57,8 +60,9 @@ class CarrierConfig(PhotoConfig):
         portraits: folder of portraits (`python -m dystyle.train features` makes it) to take overlays from.
         pairs: edits of generated faces to make. held: how many of them are for the report.
         width: of the network, see `Carrier`.
-        own_flow_from: step from which on every second one takes the network's own flow, not the mesh's.
-        flow_weight: of the mean absolute difference of the network's flow and the mesh's.
+        flow_steps, flow_batch, flow_lr: of the first stage, which learns the flow; `steps`, `batch` and `lr`
+            are of the second one, in which it stays.
+        flow_weight, slope_weight: see `flow_losses`.
     """
 
     out: Path = Path("runs/carrier")
@@ -69,10 +73,13 @@ class CarrierConfig(PhotoConfig):
     steps: int = 800
     batch: int = 2
     width: int = 96
-    own_flow_from: int = 150
+    flow_steps: int = 360
+    flow_batch: int = 8
+    flow_lr: float = 1.5e-3
     texture_weight: float = 3.0
     perceptual_weight: float = 2.0
-    flow_weight: float = 10.0
+    flow_weight: float = 20.0
+    slope_weight: float = 40.0
 
 
 class Example(NamedTuple):
@@ -80,7 +87,7 @@ class Example(NamedTuple):
 
     Attributes:
         residual: (b, 512, 64, 64), of the photos. before, after: likewise, the codes' features.
-        codes: (b, 18, 512), edited. flow: (b, 2, 32, 32), by the mesh.
+        codes: (b, 18, 512), edited.
         wanted: (b, 3, 1024, 1024), the edited photos.
     """
 
@@ -88,7 +95,6 @@ class Example(NamedTuple):
     before: Tensor
     after: Tensor
     codes: Tensor
-    flow: Tensor
     wanted: Tensor
 
 
@@ -106,6 +112,15 @@ class Examples:
         self.device = generator.mean_w.device
 
     @torch.no_grad()
+    def moves(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (b, 512, 64, 64) of these edits' codes before and after, and the flow by the mesh."""
+        arrays = self.pairs.codes, self.pairs.flows
+        codes, flows = (torch.from_numpy(array[index]).to(self.device) for array in arrays)
+        with precision(codes):
+            before, after = (self.generator.features(x, SIZE).float() for x in (codes[:, 1], codes[:, 3]))
+        return before, after, flows[:, 1]
+
+    @torch.no_grad()
     def draw(self, rng: np.random.Generator, index: np.ndarray) -> Example:
         """The examples of these edits, with overlays, bending and light drawn at random."""
         codes, flows, renders = (
@@ -114,11 +129,10 @@ class Examples:
         )
         own, code, own_edited, edited = codes.unbind(1)
         photos, wanted = self.photos(rng, own, own_edited, flows[:, 0])
+        before, residual = restore(self.generator, self.encoder, photos, renders, code)
         with precision(codes):
-            before, after = (self.generator.features(x, SIZE).float() for x in (code, edited))
-            small = F.avg_pool2d(photos, FULL // PHOTO)
-            residual = self.encoder(small, renders, before, code).float()
-        return Example(residual, before, after, edited, flows[:, 1], wanted)
+            after = self.generator.features(edited, SIZE).float()
+        return Example(residual, before, after, edited, wanted)
 
     def photos(
         self, rng: np.random.Generator, codes: Tensor, edited: Tensor, flow: Tensor
@@ -178,6 +192,18 @@ def replacement(pictures: Tensor, moved: Tensor) -> Tensor:
     return F.interpolate(((change - least) / (full - least)).clamp(0, 1), (FULL, FULL), mode="bilinear")
 
 
+def flow_losses(flow: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """What flows (b, 2, s, s) lack of others.
+
+    Returns:
+        "flow": mean absolute difference; "slope": the same of their changes from place to place, so that
+        what moves together stays together.
+    """
+    difference = flow - wanted
+    slopes = (difference.diff(dim=dim).abs().mean() for dim in (2, 3))
+    return {"flow": difference.abs().mean(), "slope": sum(slopes)}
+
+
 def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str, float]:
     """Write `carrier.safetensors` into the run's folder; goes on from the run's checkpoint.
 
@@ -210,19 +236,28 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((config.seed, step))
+        if step < config.flow_steps:
+            index = rng.integers(config.held, len(pairs.codes), config.flow_batch)
+            before, after, flow = examples.moves(index)
+            with precision(before):
+                return flow_losses(network.moved(before, after).float(), flow)
         example = examples.draw(rng, rng.integers(config.held, len(pairs.codes), config.batch))
         on_face = step % FACE_EVERY == 0
         part = FACE if on_face else Part.draw(rng, SIDE)
-        before, after = example.before, example.after
-        with precision(before):
-            own = network.moved(before, after).float()
-            taken = own.detach() if step >= config.own_flow_from and not on_face else example.flow
-            carried = network(example.residual, before, after, taken).float()
-        seen, wanted = part.decode(generator, after + carried, example.codes), part.cut(example.wanted)
-        terms = picture_losses(seen, wanted) | {"flow": (own - example.flow).abs().mean()}
+        carried = carry(example)
+        seen = part.decode(generator, example.after + carried, example.codes)
+        wanted = part.cut(example.wanted)
+        terms = picture_losses(seen, wanted)
         return terms | (face_losses(part.framed(seen), part.framed(wanted), identity) if on_face else {})
 
-    result = descend(config, network, losses)
+    def carry(example: Example) -> Tensor:
+        with precision(example.before):
+            with torch.no_grad():  # the flow has been learnt
+                flow = network.moved(example.before, example.after).float()
+            return network(example.residual, example.before, example.after, flow).float()
+
+    stages = Stage(config.flow_steps, config.flow_lr), Stage(config.steps, config.lr)
+    result = descend(config, network, stages, losses)
     network.eval().save(config.out / "carrier.safetensors", recipe=json.dumps(resume.recipe(config)))
 
     @torch.no_grad()
@@ -230,14 +265,12 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
         rows = []
         for index in range(config.held):
             example = examples.draw(np.random.default_rng((config.seed, index)), np.array([index]))
-            residual, before, after = example.residual, example.before, example.after
-            with precision(before):
-                flow = network.moved(before, after).float()
-                carried = network(residual, before, after, flow).float()
-                tried = after, after + residual, after + carried
+            after, (*moved, flow) = example.after, examples.moves(np.array([index]))
+            tried = after, after + example.residual, after + carry(example)
+            with precision(after):
                 seen = [generator.decode(x, example.codes).float() for x in tried]
-            row = [float(root_mean_square(x, example.wanted).mean()) for x in seen]
-            rows.append([*row, float((flow - example.flow).abs().mean()) * FULL / 2])
+                missed = (network.moved(*moved).float() - flow).abs().mean() * FULL / 2
+            rows.append([*(float(root_mean_square(x, example.wanted).mean()) for x in seen), float(missed)])
         names = ("rmse_code", "rmse_added", "rmse", "flow_px")
         return dict(zip(names, np.mean(rows, 0).round(3).tolist(), strict=True)) if rows else {}
 

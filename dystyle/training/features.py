@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dystyle.encoders import PHOTO, SIZE
+from dystyle.encoders import PASSES
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
@@ -21,13 +20,14 @@ from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
 from dystyle.training.photo import (
     FACE,
-    FULL,
     Part,
     PhotoConfig,
+    Stage,
     descend,
     face_losses,
     picture_losses,
     precision,
+    restore,
     root_mean_square,
 )
 from dystyle.training.portraits import Portraits, photos_fingerprint
@@ -47,6 +47,8 @@ class FeaturesConfig(PhotoConfig):
         variants, generated: see `Portraits.prepare`.
         held: how many people are for the report, the photos' first.
         width, inner, outer: of the network, see `FeatureEncoder`.
+        second_steps, second_lr: a further stage, in half of whose steps the network looks again, at the
+            picture of what it predicted first: `FaceEditor` lets it look twice.
         prior_weight: of the residual's mean square, in units of the features' standard deviation.
     """
 
@@ -60,6 +62,8 @@ class FeaturesConfig(PhotoConfig):
     width: int = 128
     inner: int = 2
     outer: int = 2
+    second_steps: int = 400
+    second_lr: float = 5e-4
     prior_weight: float = 0.02
 
 
@@ -112,26 +116,21 @@ def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[st
         )
         return pictures.permute(0, 3, 1, 2) / 127.5 - 1, renders.float(), codes
 
-    def predict(portraits: Tensor, renders: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and residuals."""
-        with precision(codes):
-            with torch.no_grad():
-                features = generator.features(codes, SIZE).float()
-            small = F.avg_pool2d(portraits, FULL // PHOTO)
-            return features, network(small, renders, features, codes).float()
-
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((config.seed, step))
         portraits, renders, codes = batch(rng.choice(learnt, config.batch))
         gain, offset = torch.from_numpy(rng.standard_normal((2, config.batch, 1, 1, 1))).float().to(device)
         portraits = (portraits * (1 + 0.06 * gain) + 0.04 * offset).clamp(-1, 1)
         part = FACE if step % FACE_EVERY == 0 else Part.draw(rng, SIDE)
-        features, residual = predict(portraits, renders, codes)
+        again = step >= config.steps and step // FACE_EVERY % 2 == 1
+        passes = PASSES if again else 1
+        features, residual = restore(generator, network, portraits, renders, codes, passes)
         seen, wanted = part.decode(generator, features + residual, codes), part.cut(portraits)
         terms = picture_losses(seen, wanted) | {"prior": prior(residual, network.scale)}
         return terms | (face_losses(part.framed(seen), part.framed(wanted), identity) if part is FACE else {})
 
-    result = descend(config, network, losses)
+    stages = Stage(config.steps, config.lr), Stage(config.second_steps, config.second_lr)
+    result = descend(config, network, stages, losses)
     network.eval().save(config.out / "features.safetensors", recipe=json.dumps(resume.recipe(config)))
 
     @torch.no_grad()
@@ -139,7 +138,7 @@ def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[st
         rows = []
         for index in range(config.held):
             portraits, renders, codes = batch(np.array([index]))
-            features, residual = predict(portraits, renders, codes)
+            features, residual = restore(generator, network, portraits, renders, codes)
             row = []
             for x in (features, features + residual):
                 with precision(codes):

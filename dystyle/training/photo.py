@@ -4,7 +4,7 @@ See `dystyle.training.features` and `dystyle.training.carrier`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from dystyle.encoders import RENDER
+from dystyle.encoders import PASSES, PHOTO, RENDER, SIZE
+from dystyle.encoders.features import FeatureEncoder
 from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
@@ -36,7 +37,8 @@ class PhotoConfig:
 
     Attributes:
         out: folder of the run; an interrupted one goes on.
-        steps, batch: of AdamW. lr: of it, after `warm_up` steps; it falls to 3 % along a cosine.
+        steps, batch, lr: of AdamW. In every stage the rate rises over `warm_up` steps, then falls to 3 %
+            along a cosine.
         pixels_weight, texture_weight: see `picture_losses`.
         identity_weight, perceptual_weight: see `face_losses`.
         ema: decay of the averaged weights, which are written.
@@ -144,14 +146,26 @@ def root_mean_square(seen: Tensor, wanted: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------- loop
 
 
+class Stage(NamedTuple):
+    """A part of a training with a rise and fall of the learning rate of its own."""
+
+    steps: int
+    lr: float
+
+
 def descend(
-    config: PhotoConfig, network: nn.Module, losses: Callable[[int], dict[str, Tensor]]
+    config: PhotoConfig,
+    network: nn.Module,
+    stages: Sequence[Stage],
+    losses: Callable[[int], dict[str, Tensor]],
 ) -> dict[str, int]:
     """Train a network in place; goes on from the run's checkpoint.
 
+    Weights that a step's terms do not reach stay as they are.
+
     Args:
         losses: step -> its terms, each of which has a weight in `config`. The same step draws the same
-            batch, so that an interrupted run ends as a straight one.
+            batch, so that an interrupted run ends as a straight one. Steps count through all stages.
 
     Returns:
         "skipped": steps whose gradient was not finite, which changed nothing.
@@ -165,10 +179,12 @@ def descend(
         for name, values in average.items():
             values.copy_(state["average"][name])
         start, skipped = state["step"], state["skipped"]
-    for step in (progress := trange(start, config.steps, initial=start, total=config.steps, mininterval=5)):
-        falling = LEAST + (1 - LEAST) * (1 + math.cos(math.pi * step / config.steps)) / 2
+    plan = [(stage, done) for stage in stages for done in range(stage.steps)]
+    for step in (progress := trange(start, len(plan), initial=start, total=len(plan), mininterval=5)):
+        stage, done = plan[step]
+        falling = LEAST + (1 - LEAST) * (1 + math.cos(math.pi * done / stage.steps)) / 2
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * min(1, (step + 1) / config.warm_up) * falling
+            group["lr"] = stage.lr * min(1, (done + 1) / config.warm_up) * falling
         terms = losses(step)
         loss = sum(getattr(config, f"{name}_weight") * value for name, value in terms.items())
         optimiser.zero_grad()
@@ -182,7 +198,7 @@ def descend(
             skipped += 1
         shown = {name: f"{float(value.detach()):.3f}" for name, value in terms.items()}
         progress.set_postfix(shown | {"skipped": skipped}, refresh=False)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == len(plan):
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
             resume.write(checkpoint, state | {"average": average, "step": step + 1, "skipped": skipped})
     for name, values in network.named_parameters():
@@ -191,6 +207,32 @@ def descend(
 
 
 # ------------------------------------------------------------------------------------------------- data
+
+
+def restore(
+    generator: MobileStyleGAN,
+    encoder: FeatureEncoder,
+    portraits: Tensor,
+    renders: Tensor,
+    codes: Tensor,
+    passes: int = PASSES,
+) -> tuple[Tensor, Tensor]:
+    """Features of codes (b, 18, 512), and residuals after so many looks, both (b, 512, 64, 64) float32.
+
+    As `dystyle.engines.graphs.Restoring`, with gradients of the last look.
+
+    Args:
+        portraits: (b, 3, 1024, 1024) in [-1, 1]. renders: (b, 3, 256, 256), the codes' pictures.
+    """
+    portraits = F.avg_pool2d(portraits, FULL // PHOTO)
+    with precision(codes):
+        with torch.no_grad():
+            features = generator.features(codes, SIZE).float()
+            residual = torch.zeros_like(features)
+            for _ in range(passes - 1):
+                residual = residual + encoder(portraits, renders, features + residual, codes).float()
+                renders = F.avg_pool2d(generator.decode(features + residual, codes).float(), FULL // RENDER)
+        return features, residual + encoder(portraits, renders, features + residual, codes).float()
 
 
 @torch.no_grad()
