@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -24,6 +23,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dystyle import __version__
 from dystyle.errors import InputError
 from dystyle.pictures import SAVED, encode_picture, kind_of, write_picture
 
@@ -124,10 +124,7 @@ class Credit:
 
 def tool() -> str:
     """This program's name and version."""
-    try:
-        return f"DyStyle Studio {version('dystyle')}"
-    except PackageNotFoundError:  # run from a folder, as on Hugging Face Spaces
-        return "DyStyle Studio"
+    return f"DyStyle Studio {__version__}"
 
 
 def encode(
