@@ -12,7 +12,7 @@ from dystyle import FaceEditor
 from dystyle.attributes import ATTRIBUTES
 from dystyle.edit import EditConfig, run
 from dystyle.editors.base import Editor
-from dystyle.evaluation import inversion, sheets
+from dystyle.evaluation import inversion_quality, sheets
 from tests.browser.fake_editor import FakeEditor
 from webapp.api import add_api
 from webapp.compare import Comparer
@@ -78,7 +78,7 @@ def sheet(editor: Watched, photo: Path) -> None:
 
 def report(editor: Watched, photo: Path) -> None:
     face = editor.invert(photo)
-    inversion._edit_is_right(editor, face.code, EDIT, face)
+    inversion_quality._edit_is_right(editor, face.code, EDIT, face)
 
 
 @pytest.mark.parametrize("door", [command_line, page, comparison, api, sheet, report])

@@ -14,7 +14,6 @@ from dystyle.encoders import RENDER
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
 from dystyle.pipeline import FaceEditor
-from dystyle.training.editor import TARGET_RANGES
 from dystyle.training.photo import fill, render
 
 FLOW = 32  # px
@@ -85,7 +84,7 @@ def draw_edit(rng: np.random.Generator, values: dict[str, float]) -> dict[str, f
         if row.kind == "binary" and rng.random() < TURNED:
             edit[name] = float(values[name] < 0.5)
         else:
-            edit[name] = float(rng.uniform(*TARGET_RANGES.get(name, (row.low, row.high))))
+            edit[name] = float(rng.uniform(*row.trained))
     return edit
 
 

@@ -19,8 +19,8 @@ from dystyle.encoders import RENDER
 from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.metrics.distances import perceptual_loss
 from dystyle.training import resume
-from dystyle.training.losses import perceptual_loss
 
 FULL = 1024
 STRIDE = 16  # px of the full picture by px of the features
