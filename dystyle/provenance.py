@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -23,7 +24,6 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dystyle import __version__
 from dystyle.errors import InputError
 from dystyle.pictures import SAVED, encode_picture, kind_of, write_picture
 
@@ -124,7 +124,10 @@ class Credit:
 
 def tool() -> str:
     """This program's name and version."""
-    return f"DyStyle Studio {__version__}"
+    try:
+        return f"DyStyle Studio {version('dystyle')}"
+    except PackageNotFoundError:  # run from a folder, as on Hugging Face Spaces
+        return "DyStyle Studio"
 
 
 def encode(
