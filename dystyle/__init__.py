@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from dystyle.pipeline import FaceEditor
 
 __all__ = ["FaceEditor", "InputError"]
+__version__ = "0.1.0"  # pyproject.toml reads it from here
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     # Imported when first asked for: command lines of parts of the package need not load all of it.
     if name == "FaceEditor":
         from dystyle.pipeline import FaceEditor

@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,8 +70,8 @@ class Attribute:
     unit: str
     label: str
     scale: Literal["linear", "probability"] = "probability"
-    trained: tuple[float, float] = ()
-    evaluated: tuple[float, float] = ()
+    trained: tuple[float, ...] = ()
+    evaluated: tuple[float, ...] = ()
     tolerance: float = math.nan
     error_bounds: tuple[float, float] | None = None
     identity_cost: float = 0.0
@@ -225,7 +225,7 @@ ATTRIBUTES: dict[str, Attribute] = {
 
 
 def validate_configuration(
-    configuration: Mapping[str, object], supported: Mapping[str, Attribute] | None = None
+    configuration: Mapping[str, Any], supported: Mapping[str, Attribute] | None = None
 ) -> dict[str, float]:
     """Check a configuration and return it as floats, in the table's order.
 

@@ -3,10 +3,11 @@
 import copy
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -89,12 +90,15 @@ class FaceEditor:
         self.backend, self.method, self._encoder = backend, method, encoder
         self._descent = tuple(descent)
         self._generator = generator or GeneratorFacts.load()
-        self._refiner: Callable[..., Iterator[Step]] = partial(_refine, device=device)
+        self._refiner: Callable[..., Generator[Step, None, None]] = partial(_refine, device=device)
         self.sizes = self._generator.sizes
         self.attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in method.names}
-        self._aligner = FaceAligner(
-            lambda x: tuple(backend.run("detector", x)), lambda x: backend.run("mesh", x)[0]
-        )
+
+        def detector(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            scores, boxes = backend.run("detector", x)
+            return scores, boxes
+
+        self._aligner = FaceAligner(detector, lambda x: backend.run("mesh", x)[0])
         # What noise strengths and changed style channels replace, in the default generator.
         default = {} if self._generator.file else load(DEFAULT)[0]
         self._weights = {name: value for name, value in default.items() if name.endswith(ADJUSTABLE)}
@@ -145,7 +149,7 @@ class FaceEditor:
         other.attributes = {name: ATTRIBUTES[name] for name in other.method.names}
         return other
 
-    def with_refiner(self, refiner: "Callable[..., Iterator[Step]]") -> "FaceEditor":
+    def with_refiner(self, refiner: "Callable[..., Generator[Step, None, None]]") -> "FaceEditor":
         """The same editor, but codes are refined somewhere else.
 
         Args:
@@ -196,7 +200,8 @@ class FaceEditor:
         report = progress or (lambda fraction, message: None)
         report(0.0, "Finding the face")
         face, portrait = self.align(photo, index)
-        code, tuned = self.encode(portrait), {}
+        code = self.encode(portrait)
+        tuned: Mapping[str, np.ndarray] = {}
         if refine != "fast":
             self.backend.release_memory()  # for the optimisation, which takes as much
             with closing(self._refiner(portrait, code, refine, self._generator.file)) as steps:
@@ -405,12 +410,14 @@ class FaceEditor:
         self.edit(code, {name: row.high for name, row in self.attributes.items()})
 
 
-def _refine(*arguments, device: str) -> "Iterator[Step]":
+def _refine(
+    portrait: np.ndarray, code: np.ndarray, quality: str, file: Path | None, device: str
+) -> "Generator[Step, None, None]":
     """Refine here; on the CPU if PyTorch cannot use the device that the engines run on."""
     # Optimisation needs gradients, and so torch, which nothing else here does.
     from dystyle.encoders.refine import refine
 
-    return refine(*arguments, device=device if has_gpu() else "cpu")
+    return refine(portrait, code, quality, file, device if has_gpu() else "cpu")
 
 
 def _choose(what: str, value, choices) -> None:

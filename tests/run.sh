@@ -70,6 +70,7 @@ export DYSTYLE_CHROMIUM DYSTYLE_SCREENSHOTS="${DYSTYLE_SCREENSHOTS:-build/screen
 # 3. The checks.
 "$python" -m ruff check .
 "$python" -m ruff format --check .
+"$python" -m mypy
 .venv/bin/lint-imports
 marks=""
 "$python" -c "import torch; raise SystemExit(not torch.cuda.is_available())" || marks="not gpu"

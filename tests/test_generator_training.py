@@ -494,8 +494,12 @@ def test_two_processes_train_one_generator(tmp_path, folder):
     script = Path(__file__).with_name("two_generator_processes.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*launch, script, tmp_path / "run", folder], check=True, timeout=300)
+    with pytest.raises(InputError, match="another precision"):
+        GeneratorTrainer(small(tmp_path / "run", folder))
+    recipe = tmp_path / "run" / "recipe.json"
+    recipe.write_text(recipe.read_text().replace("bf16", "no"))  # accelerate keeps to one precision a process
     with pytest.raises(InputError, match="2 process"):
-        GeneratorTrainer(small(tmp_path / "run", folder, precision="bf16")).run()
+        GeneratorTrainer(small(tmp_path / "run", folder)).run()
 
 
 def test_a_run_goes_on_as_it_was_begun_only(tmp_path, folder):

@@ -83,7 +83,7 @@ Step = tuple[float, str, tuple[np.ndarray, dict[str, np.ndarray]] | None]
 
 def refine(
     portrait: np.ndarray, code: np.ndarray, quality: str, file: Path | None = None, device: str = "cpu"
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Refine a code; plain values in and out, so that another process may do it. Closing it stops the work.
 
     Args:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from cuda_ext import build
 from dystyle.backend import Backend
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.hardware import PRECISIONS, runtimes
@@ -386,7 +387,7 @@ def reference_ops() -> Iterator[None]:
     """Inside, the ops are plain PyTorch."""
     before = os.environ.get("DYSTYLE_OPS")
     os.environ["DYSTYLE_OPS"] = "reference"
-    load.cache_clear()
+    build.load.cache_clear()
     try:
         yield
     finally:
@@ -394,7 +395,7 @@ def reference_ops() -> Iterator[None]:
             del os.environ["DYSTYLE_OPS"]
         else:
             os.environ["DYSTYLE_OPS"] = before
-        load.cache_clear()
+        build.load.cache_clear()
 
 
 def _describe(name: str) -> tuple[torch.device, dict]:
