@@ -1,9 +1,10 @@
 """The carrier: what of a photo's residual stays, moves with the head, or gives way when its code is edited.
 
 A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped by
-a flow, then gated and completed channel by channel: D' = (1 - c g) o warp(D) + c a, where c in 0..1 is how
-much the features change beyond the flow. What the edit leaves alone keeps its residual (c = 0), what it
-replaces loses it. The gates see both features, as the selective transfer unit's do (STGAN, Liu et al. 2019).
+a flow, then gated and completed channel by channel: D' = f ((1 - c g) o warp(D) + c a), where c in 0..1 is how
+much the features change beyond the flow, and f fades what lies where they change most. What the edit leaves
+alone keeps its residual (c = 0, f = 1), what it replaces loses it. The gates see both features, as the
+selective transfer unit's do (STGAN, Liu et al. 2019).
 """
 
 import torch
@@ -15,6 +16,9 @@ from dystyle.encoders.features import FeatureEncoder, Residual
 from dystyle.encoders.stored import Stored
 
 CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
+# A change by FADE of the largest one leaves 1/e of the residual, but no less than FAINT and no more than CLEAR:
+# ageing changes the features little and everywhere, a smile much and around the mouth.
+FADE, FAINT, CLEAR = 0.5, 0.12, 0.3
 
 
 class FlowNetwork(nn.Module):
@@ -99,12 +103,19 @@ class Carrier(Stored, nn.Module):
         joined = warp(torch.cat((residual, before), 1), flow)
         lacking, expected = joined[:, :CHANNELS] / scale, joined[:, CHANNELS:] / scale
         difference = after / scale - expected
-        change = F.avg_pool2d(difference.abs().mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
-        change = 1 - torch.exp(-change / CHANGE)
+        size = difference.abs().mean(1, keepdim=True)
+        change = 1 - torch.exp(-F.avg_pool2d(size, 3, 1, 1, count_include_pad=False) / CHANGE)
         x = self.feel(expected) + self.change(difference) + self.lack(lacking)
         x = F.silu(self.trunk(x))
         kept = lacking * (1 - change * torch.sigmoid(self.gate(x))) + change * self.add(x)
-        return kept * scale
+        return kept * self._fade(size) * scale
+
+    @staticmethod
+    def _fade(size: Tensor) -> Tensor:
+        """How much of a residual is left, (b, 1, h, w) in 0..1, where features change by `size`, likewise."""
+        size = F.avg_pool2d(size, 5, 1, 2, count_include_pad=False)
+        reach = (FADE * size.amax((2, 3), keepdim=True)).clamp(FAINT, CLEAR)
+        return torch.exp(-((size / reach) ** 2))
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
