@@ -1,9 +1,9 @@
 """The carrier: what of a photo's residual stays, moves with the head, or gives way when its code is edited.
 
-A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped by
-a flow, then gated and completed channel by channel: D' = f ((1 - c g) o warp(D) + c a), where c in 0..1 is how
-much the features change beyond the flow, and f fades what lies where they change most. What the edit leaves
-alone keeps its residual (c = 0, f = 1), what it replaces loses it. The gates see both features, as the
+A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped
+by a flow, then gated and completed channel by channel: D' = f ((1 - c g) o warp(D) + c a), where c in 0..1 is
+how much the features change beyond the flow, and f fades what lies where they change most. What the edit
+leaves alone keeps its residual (c = 0, f = 1), what it replaces loses it. The gates see both features, as the
 selective transfer unit's do (STGAN, Liu et al. 2019).
 """
 
@@ -16,8 +16,8 @@ from dystyle.encoders.features import FeatureEncoder, Residual
 from dystyle.encoders.stored import Stored
 
 CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
-# A change by FADE of the largest one leaves 1/e of the residual, but no less than FAINT and no more than CLEAR:
-# ageing changes the features little and everywhere, a smile much and around the mouth.
+# A change by FADE of the largest one leaves 1/e of the residual, but by no less than FAINT and no more than
+# CLEAR: ageing changes the features little and everywhere, a smile much and around the mouth.
 FADE, FAINT, CLEAR = 0.5, 0.12, 0.3
 
 

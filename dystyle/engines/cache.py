@@ -24,6 +24,7 @@ from dystyle.engines.editor_graph import EditorWeights, build_editor_graph, shar
 from dystyle.engines.generator_graph import default_generator_graph
 from dystyle.engines.recipes import fingerprint, recipe
 from dystyle.errors import InputError
+from dystyle.memory import return_freed_memory
 from dystyle.weights import cache_folder, load, sha256
 
 
@@ -144,6 +145,7 @@ def _build(name: str) -> bytes:
     _say(f"Building the engine {name} ...")
     content = io.BytesIO()
     export(name, content)
+    return_freed_memory()  # tracing runs the graph once
     return content.getvalue()
 
 
