@@ -19,7 +19,7 @@ from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import Editor, styles_of
 from dystyle.editors.search import MOST_LOOKS
-from dystyle.encoders import PHOTO
+from dystyle.encoders import CHANNELS, PASSES, PHOTO, RENDER, SIZE
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -37,6 +37,7 @@ DEVICES = ("cpu", "cuda", "auto")
 # Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
 # differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
+NO_RESIDUAL = np.zeros((1, CHANNELS, SIZE, SIZE), np.float32)
 REFINE = ("fast", "balanced", "precise")
 
 
@@ -216,8 +217,12 @@ class FaceEditor:
 
     def _restore(self, portrait: np.ndarray, code: np.ndarray) -> np.ndarray:
         """What of a portrait its code lacks, see `InvertedFace.residual`."""
-        residual = self.backend.run("residual", _resize(portrait, PHOTO)[None], codes=code[None])[0][0]
-        return residual.astype(np.float16)
+        portrait, residual = _resize(portrait, PHOTO)[None], NO_RESIDUAL
+        for _ in range(PASSES):
+            render = _resize(self._render(1024, code, {}, residual), RENDER)[None].astype(np.float32)
+            known = {"codes": code[None], "residual": residual, "renders": render}
+            (residual,) = self.backend.run("residual", portrait, **known)
+        return residual[0].astype(np.float16)
 
     def encode(self, portrait: np.ndarray) -> np.ndarray:
         """The code (18, 512) float32 of an aligned portrait (s, s, 3) uint8 RGB, as fast as it can be had."""
@@ -325,24 +330,35 @@ class FaceEditor:
         for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
-        code, graph = np.asarray(_check_code(code)), self._generator.graph(size)
+        code = np.asarray(_check_code(code))
         if face is None or face.residual is None:
-            return self.backend.run(graph, code[None], weights)[0][0]
-        graph = f"{graph}_residual"
-
-        def render(code: np.ndarray, residual: np.ndarray) -> np.ndarray:
-            return self.backend.run(graph, code[None], weights, residual=residual)[0][0]
-
+            return self._render(size, code, weights)
         own = face.residual[None].astype(np.float32)
         if np.array_equal(code, face.code):
-            return render(code, own)
+            return self._render(size, code, weights, own)
         carried = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])[0]
-        edited = render(code, carried)
+        edited = self._render(size, code, weights, carried)
         if weights:
             return edited
         if size not in face.unedited:
-            face.unedited[size] = render(face.code, own)
+            face.unedited[size] = self._render(size, face.code, weights, own)
         return composite(edited, face.portrait, changes(edited, face.unedited[size], *RENDERED))
+
+    def _render(
+        self,
+        size: int,
+        code: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        residual: np.ndarray = NO_RESIDUAL,
+    ) -> np.ndarray:
+        """The generator's picture of a code and a residual (1, 512, 64, 64) of the default one's features.
+
+        One engine of a size serves both with and without a residual: it holds some hundred megabytes.
+        """
+        graph = self._generator.graph(size)
+        if self._generator.file is not None:
+            return self.backend.run(graph, code[None], weights)[0][0]
+        return self.backend.run(f"{graph}_residual", code[None], weights, residual=residual)[0][0]
 
     @property
     def model(self) -> str:

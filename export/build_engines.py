@@ -112,7 +112,8 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray) -> dict[str, np.nda
     if name.startswith("generator"):
         return {"input": codes} | ({"residual": residuals} if name.endswith("_residual") else {})
     if name == "residual":
-        return {"input": faces.repeat(2, 1).repeat(2, 2), "codes": codes}
+        known = {"codes": codes, "residual": residuals, "renders": faces.astype(np.float32)}
+        return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
     if name == "carrier":
         return {"input": residuals, "codes": codes, "edited": codes[::-1].copy()}
     if name in ("detector", "mesh"):

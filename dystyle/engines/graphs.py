@@ -13,7 +13,8 @@ reference backend, not to run engines.
 | `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
 | `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
-| `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512) | residuals (b, 512, 64, 64) float32 |
+| `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), `residual` (b, 512, 64, 64) so far, \
+`renders` (b, 256, 256, 3) float32 of both in 0..255 | better residuals (b, 512, 64, 64) float32 |
 | `carrier` | residuals (b, 512, 64, 64) of `codes`, and `edited`, both (b, 18, 512) | residuals of `edited` |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
@@ -31,11 +32,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.encoders import PASSES, PHOTO, RENDER, SIZE
+from dystyle.encoders import PHOTO, RENDER, SIZE
 from dystyle.encoders.carrier import Carrier
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
@@ -98,19 +98,15 @@ class Synthesis(nn.Module):
 
 
 class Restoring(nn.Module):
-    """Portraits and their codes to residuals of the features, by the bundled feature encoder."""
+    """What is known of portraits to a better residual of the features, by the bundled feature encoder."""
 
     def __init__(self) -> None:
         super().__init__()
         self.generator, self.encoder = generator(), FeatureEncoder.load("features")
 
-    def forward(self, portraits: Tensor, codes: Tensor) -> Tensor:
-        portraits, before = to_float(portraits), self.generator.features(codes, SIZE)
-        features = before
-        for _ in range(PASSES):
-            renders = F.avg_pool2d(self.generator.decode(features, codes, 1024), 1024 // RENDER)
-            features = features + self.encoder(portraits, renders, features, codes)
-        return features - before
+    def forward(self, portraits: Tensor, codes: Tensor, residual: Tensor, renders: Tensor) -> Tensor:
+        features = self.generator.features(codes, SIZE) + residual
+        return residual + self.encoder(to_float(portraits), to_float(renders), features, codes)
 
 
 class Carrying(nn.Module):
@@ -184,7 +180,12 @@ GRAPHS: dict[str, Graph] = {
     "identity": Graph(Embedding, (256, 256, 3), torch.uint8),
     "detector": Graph(lambda: load_network("blazeface"), (3, 256, 256), torch.float32),
     "mesh": Graph(lambda: load_network("facemesh"), (3, 192, 192), torch.float32),
-    "residual": Graph(Restoring, (PHOTO, PHOTO, 3), torch.uint8, {"codes": CODES}),
+    "residual": Graph(
+        Restoring,
+        (PHOTO, PHOTO, 3),
+        torch.uint8,
+        {"codes": CODES, "residual": RESIDUALS, "renders": (RENDER, RENDER, 3)},
+    ),
     "carrier": Graph(Carrying, RESIDUALS, torch.float32, {"codes": CODES, "edited": CODES}),
 }
 
