@@ -50,7 +50,7 @@ class EditConfig:
     sample: int | None = None
     paste: bool = False
     face: int = 0
-    refine: str = "balanced"
+    refine: str = "fast"
     encoder: str = "fast"
     generator: str = DEFAULT
     method: str = "dystyle"

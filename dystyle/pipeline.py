@@ -220,8 +220,9 @@ class FaceEditor:
         portrait, residual = _resize(portrait, PHOTO)[None], NO_RESIDUAL
         for _ in range(PASSES):
             render = _resize(self._render(1024, code, {}, residual), RENDER)[None].astype(np.float32)
-            known = {"codes": code[None], "residual": residual, "renders": render}
-            (residual,) = self.backend.run("residual", portrait, **known)
+            (residual,) = self.backend.run(
+                "residual", portrait, None, codes=code[None], residual=residual, renders=render
+            )
         return residual[0].astype(np.float16)
 
     def encode(self, portrait: np.ndarray) -> np.ndarray:
@@ -336,13 +337,15 @@ class FaceEditor:
         own = face.residual[None].astype(np.float32)
         if np.array_equal(code, face.code):
             return self._render(size, code, weights, own)
-        carried = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])[0]
+        carried, business = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])
         edited = self._render(size, code, weights, carried)
         if weights:
             return edited
         if size not in face.unedited:
             face.unedited[size] = self._render(size, face.code, weights, own)
-        return composite(edited, face.portrait, changes(edited, face.unedited[size], *RENDERED))
+        changed = changes(edited, face.unedited[size], *RENDERED)
+        changed *= cv2.resize(business[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
+        return composite(edited, face.portrait, changed)
 
     def _render(
         self,

@@ -132,7 +132,7 @@ def add_api(editor: "FaceEditor") -> None:
         photo, edits = gr.File(label="photo"), Edits({}, label="edits")
         seed, other = Bounded("seed", 0, LARGEST_SEED), Bounded("other", 1, LARGEST_SEED)
         face, row = Bounded("face", 0, 99), Bounded("row", 8, 18)
-        quality = gr.Radio(list(QUALITIES), value="balanced", label="quality")
+        quality = gr.Radio(list(QUALITIES), value="fast", label="quality")
         paste, mark = gr.Checkbox(False, label="paste"), gr.Checkbox(False, label="mark")
         kind = gr.Radio(list(provenance.FORMATS), value="png", label="kind")
         values, result = gr.JSON(label="values"), gr.File(label="picture")

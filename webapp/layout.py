@@ -109,7 +109,7 @@ class Layout:
         )
         self.quality = gr.Radio(
             [(text("Fast"), "fast"), (text("Balanced"), "balanced"), (text("Precise"), "precise")],
-            value="balanced",
+            value="fast",
             label=text("Quality"),
             info=text(
                 "Fast gives a likeness at once, Balanced a closer one, in seconds. "

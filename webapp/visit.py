@@ -58,7 +58,7 @@ class Recipe:
     seed: int | None = None
     photo: str | None = None
     face: int = 0
-    quality: str = "balanced"
+    quality: str = "fast"
 
     def to_json(self) -> str:
         """A small JSON object; what does not apply is left out."""
@@ -152,7 +152,7 @@ class Visit:
     path: str | None = None
     index: int = 0
     seed: int | None = None
-    quality: str = "balanced"
+    quality: str = "fast"
     drawn: tuple | None = field(default=None, repr=False)
     mixed: tuple | None = field(default=None, repr=False)
     history: list[Step] = field(default_factory=list, repr=False)

@@ -16,9 +16,12 @@ from dystyle.encoders.features import FeatureEncoder, Residual
 from dystyle.encoders.stored import Stored
 
 CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
-# A change by FADE of the largest one leaves 1/e of the residual, but by no less than FAINT and no more than
-# CLEAR: ageing changes the features little and everywhere, a smile much and around the mouth.
-FADE, FAINT, CLEAR = 0.5, 0.12, 0.3
+# A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes the
+# features little and everywhere, a smile much and around the mouth.
+FADE, FAINT, CLEAR = 0.45, 0.09, 0.3
+# A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes features
+# little and everywhere, a smile much and around the mouth.
+FADED, MOVED = (0.1, 0.4), (0.01, 0.03)
 
 
 class FlowNetwork(nn.Module):
@@ -92,11 +95,20 @@ class Carrier(Stored, nn.Module):
         return self.flow(before, after) - self.flow(before, before)
 
     def forward(self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None) -> Tensor:
-        """The residual (b, 512, 64, 64) of the edited features.
+        """The residual (b, 512, 64, 64) of the edited features; arguments as `carry`."""
+        return self.carry(residual, before, after, flow)[0]
+
+    def carry(
+        self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The residual of the edited features, and where the edit has any business.
 
         Args:
             residual: (b, 512, 64, 64), of `before`. before, after: the features of both codes, likewise.
             flow: (b, 2, 32, 32), instead of the network's own.
+
+        Returns:
+            (b, 512, 64, 64); (b, 1, 64, 64) from 0, where neither features change nor anything moves, to 1.
         """
         flow = self.moved(before, after) if flow is None else flow
         scale = self.scale[:, None, None]
@@ -108,7 +120,10 @@ class Carrier(Stored, nn.Module):
         x = self.feel(expected) + self.change(difference) + self.lack(lacking)
         x = F.silu(self.trunk(x))
         kept = lacking * (1 - change * torch.sigmoid(self.gate(x))) + change * self.add(x)
-        return kept * self._fade(size) * scale
+        fade = self._fade(size)
+        distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
+        business = torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
+        return kept * fade * scale, business
 
     @staticmethod
     def _fade(size: Tensor) -> Tensor:
@@ -127,3 +142,8 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     base = torch.stack((columns.expand(height, width), rows[:, None].expand(height, width)))
     grid = (base + flow).permute(0, 2, 3, 1)
     return F.grid_sample(x, grid.to(x.dtype), padding_mode="border", align_corners=False)
+
+
+def _ramp(x: Tensor, low: float, high: float) -> Tensor:
+    """From 0 at `low` to 1 at `high`."""
+    return ((x - low) / (high - low)).clamp(0, 1)

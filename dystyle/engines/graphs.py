@@ -15,7 +15,8 @@ reference backend, not to run engines.
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), `residual` (b, 512, 64, 64) so far, \
 `renders` (b, 256, 256, 3) float32 of both in 0..255 | better residuals (b, 512, 64, 64) float32 |
-| `carrier` | residuals (b, 512, 64, 64) of `codes`, and `edited`, both (b, 18, 512) | residuals of `edited` |
+| `carrier` | residuals (b, 512, 64, 64) of `codes`, and `edited`, both (b, 18, 512) | those of `edited`; \
+where the edit has business, (b, 1, 64, 64) |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -116,9 +117,9 @@ class Carrying(nn.Module):
         super().__init__()
         self.generator, self.carrier = generator(), Carrier.load("carrier")
 
-    def forward(self, residuals: Tensor, codes: Tensor, edited: Tensor) -> Tensor:
+    def forward(self, residuals: Tensor, codes: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
         features = (self.generator.features(x, SIZE) for x in (codes, edited))
-        return self.carrier(residuals, *features)
+        return self.carrier.carry(residuals, *features)
 
 
 class Encoding(nn.Module):
