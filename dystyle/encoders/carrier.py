@@ -19,8 +19,8 @@ CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 -
 # A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes the
 # features little and everywhere, a smile much and around the mouth.
 FADE, FAINT, CLEAR = 0.45, 0.09, 0.3
-# A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes features
-# little and everywhere, a smile much and around the mouth.
+# From and up to where an edit has business at a place: the share of the residual that fades there, and how
+# far it moves, in half pictures.
 FADED, MOVED = (0.1, 0.4), (0.01, 0.03)
 
 
