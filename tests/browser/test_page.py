@@ -233,10 +233,10 @@ def test_presets_pressed_in_quick_succession_all_apply(cartoon, visit, monkeypat
     page = visit(url)
     edit, busy, free = editor.edit, threading.Event(), threading.Event()
 
-    def slow(*args):
+    def slow(*args, **more):
         busy.set()
         free.wait(30)
-        return edit(*args)
+        return edit(*args, **more)
 
     monkeypatch.setattr(editor, "edit", slow)
     page.locator("#preset-0").click()
@@ -333,7 +333,7 @@ def test_a_comparison_starts_with_an_edit_of_its_own_and_can_be_cancelled(cartoo
     def endless(method):
         other = with_method(method)
 
-        def edit(code, configuration, progress):
+        def edit(code, configuration, progress, face=None):
             while True:
                 progress(0.5, "Looking for the strength")
                 threading.Event().wait(0.02)
