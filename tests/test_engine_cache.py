@@ -116,8 +116,9 @@ def test_every_weight_that_is_put_into_an_engine_makes_another_one(monkeypatch, 
 @pytest.mark.parametrize("field", ["low", "high", "kind", "carries"])
 def test_the_attribute_table_makes_other_engines(monkeypatch, field):
     before = fingerprints()
-    value = {"low": -60, "high": 60, "kind": "binary", "carries": ("age",)}[field]
-    monkeypatch.setitem(ATTRIBUTES, "yaw", replace(ATTRIBUTES["yaw"], **{field: value}))
+    name = "smile" if field == "kind" else "yaw"
+    value = {"low": -60, "high": 60, "kind": "numeric", "carries": ("age",)}[field]
+    monkeypatch.setitem(ATTRIBUTES, name, replace(ATTRIBUTES[name], **{field: value}))
     assert changed(before) >= USES_THE_TABLE
 
 

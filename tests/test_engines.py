@@ -36,7 +36,7 @@ def codes(editor) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["generator_256", "generator_128", "generator_1024"])
 def test_pictures_before_rounding_equal_torch(name, codes):
-    pictures, expected = compare_pictures(OnnxBackend(), name, codes)
+    pictures, expected = compare_pictures(OnnxBackend(), name, {"input": codes})
     assert parity(name, [pictures], [expected], LIMITS["generator"])["passed"]
     wrong = pictures.copy()
     wrong[0, 3, 5, 1] += 3e-3
@@ -44,7 +44,7 @@ def test_pictures_before_rounding_equal_torch(name, codes):
 
 
 def test_reduced_precision_is_held_to_a_psnr(codes):
-    pictures, expected = compare_pictures(OpenVinoBackend(), "generator_256", codes)
+    pictures, expected = compare_pictures(OpenVinoBackend(), "generator_256", {"input": codes})
     assert parity("generator_256", [pictures], [expected], 0, reduced=True)["passed"]
     noisy = pictures + np.random.default_rng(1).normal(0, 0.02, pictures.shape)  # 40 dB
     assert not parity("generator_256", [noisy], [expected], 0, reduced=True)["passed"]

@@ -34,7 +34,7 @@ def test_an_edit_changes_what_it_should_and_leaves_the_photos_own_pixels(editor,
     edited = editor.synthesize(editor.edit(face.code, {"smile": 0.0}), size, face=face)
     changed = difference(edited, face.portrait)
     top, mouth = slice(0, size // 8), slice(size * 5 // 8, size * 13 // 16)
-    assert np.median(changed[top]) == 0 and changed[mouth, size * 3 // 8 : size * 5 // 8].mean() > 4
+    assert np.median(changed[top]) < 0.5 and changed[mouth, size * 3 // 8 : size * 5 // 8].mean() > 4
     assert editor.measure(edited)["smile"] < before - 0.3
 
 
@@ -58,7 +58,7 @@ def test_changes_are_soft_and_small_ones_do_not_count():
     edited = before + np.uint8(2)
     edited[400:600, 400:600] += 50
     mask = changes(edited, before, 3, 12)
-    assert mask[125, 125] == 1 and mask[20, 20] == 0 and 0 < mask[97].max() < 1
+    assert mask[125, 125] == pytest.approx(1) and mask[20, 20] == 0 and 0 < mask[97].max() < 1
     mixed = composite(edited, before, mask)
     assert mixed[500, 500, 0] == 152 and mixed[50, 50, 0] == 100
     quad = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])

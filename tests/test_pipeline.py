@@ -188,7 +188,7 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
 
     own, without = editor.synthesize(tuned.code, face=tuned), editor.synthesize(tuned.code)
     assert error(own) < error(without) - 1
-    assert np.array_equal(editor.synthesize(face.code, face=face), plain)
+    assert np.array_equal(editor.synthesize(face.code), plain)
     # Previews carry the weights that they have, and both backends agree.
     for size in (256, 1024):
         pictures = [e.synthesize(tuned.code, size, face=tuned).astype(int) for e in (editor, reference)]

@@ -16,7 +16,7 @@ from dystyle.evaluation import inversion_quality, sheets
 from tests.browser.fake_editor import FakeEditor
 from webapp.api import add_api
 from webapp.compare import Comparer
-from webapp.visit import Visit
+from webapp.visit import Photo, Visit
 
 EDIT = {"age": 60.0}
 
@@ -55,13 +55,17 @@ def command_line(editor: Watched, photo: Path) -> None:
     run(EditConfig(photo=photo, set=("age=60",), out=photo.with_name("out.png")))
 
 
+def opened(editor: Watched, photo: Path) -> Visit:
+    pixels = cv2.imread(str(photo))[..., ::-1]
+    return Visit.of_photo(editor, Photo.of(photo.read_bytes(), pixels), pixels, str(photo), "fast")
+
+
 def page(editor: Watched, photo: Path) -> None:
-    Visit.of_photo(editor, cv2.imread(str(photo))[..., ::-1], str(photo), "fast").portrait(editor, EDIT)
+    opened(editor, photo).portrait(editor, EDIT)
 
 
 def comparison(editor: Watched, photo: Path) -> None:
-    visit = Visit.of_photo(editor, cv2.imread(str(photo))[..., ::-1], str(photo), "fast")
-    Comparer(editor).edit("linear", visit, EDIT, lambda *_: None)
+    Comparer(editor).edit("linear", opened(editor, photo), EDIT, lambda *_: None)
 
 
 def api(editor: Watched, photo: Path) -> None:

@@ -18,7 +18,7 @@ from webapp import zero_gpu
 from webapp.callbacks import Callbacks, Cancelled
 from webapp.language import CHINESE
 from webapp.layout import Layout
-from webapp.visit import Visit
+from webapp.visit import Photo, Visit
 
 FORK = multiprocessing.get_context("fork")
 
@@ -113,7 +113,7 @@ def page(editor) -> Callbacks:
 
 
 def fit(callbacks: Callbacks, photo: np.ndarray, progress=lambda share, desc: None) -> Visit:
-    return callbacks._fit(photo, "photo.png", "precise", 0, VISITOR, progress)
+    return callbacks._fit(Photo.of(b"", photo), photo, "photo.png", "precise", 0, VISITOR, progress)
 
 
 def test_the_page_gets_the_same_code_from_a_lent_gpu(spaces, lent, editor, astronaut, two_threads):

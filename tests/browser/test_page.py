@@ -455,10 +455,10 @@ def test_photo_with_two_faces_is_edited_where_it_was_clicked(cartoon, visit, tmp
 
     slider(page, "mouth_open").press("Home")  # the photo follows, too
     expect_edits(page, "→ 0")
-    choose(page, "Fast")  # fits again and keeps the edit
+    choose(page, "Balanced")  # fits again and keeps the edit
     expect_width(page, 1024)
     expect_edits(page, "→ 0")
-    assert editor.last("invert") == ("fast", 1)
+    assert editor.last("invert") == ("balanced", 1)
 
 
 def test_comparing_shows_the_unedited_portrait(cartoon, visit):
