@@ -112,8 +112,8 @@ class Layout:
             value="fast",
             label=text("Quality"),
             info=text(
-                "Fast gives a likeness at once, Balanced a closer one, in seconds. "
-                "Precise keeps details, too, in up to a minute."
+                "Fast keeps your photo wherever nothing is edited. Balanced refines the face first, in "
+                "seconds. Precise fits the generator to it, in up to a minute, and redraws all of it."
             ),
             elem_id="quality",
             elem_classes="segments",
