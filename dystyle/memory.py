@@ -7,6 +7,7 @@ import sys
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 # Bytes of a block that is its own mapping, up to which glibc raises its threshold by itself.
 _LARGE = 1 << 25
+_SHARED = 1 << 22  # likewise where many threads share
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
@@ -28,12 +29,13 @@ def share_freed_memory() -> bool:
     """Tell glibc that threads have two pools of memory between them, for the rest of this process.
 
     By default there are up to eight a core, and what one thread has freed is not there for the others:
-    a page that many threads serve grows for as long as it is used. To be called before threads start.
+    a page that many threads serve grows for as long as it is used. Large blocks, as of residuals and
+    pictures, go back at once instead of leaving holes between small ones. To be called before threads start.
 
     Returns:
         As `keep_freed_memory`.
     """
-    return _tell((_ARENA_MAX, 2))
+    return _tell((_ARENA_MAX, 2), (_MMAP_THRESHOLD, _SHARED), (_TRIM_THRESHOLD, 2 * _SHARED))
 
 
 def return_freed_memory() -> bool:

@@ -36,7 +36,7 @@ class SheetConfig:
     seeds: tuple[int, ...] = ()
     edits: tuple[str, ...] = ("age=65", "smile=0", "yaw=25,smile=1")
     size: int = 256
-    refine: str = "balanced"
+    refine: str = "fast"
     encoder: str = "fast"
     truncation: float = 0.7
 
