@@ -66,7 +66,7 @@ class InvertedFace:
     box: np.ndarray
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
     residual: np.ndarray | None = None
-    unedited: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    unedited: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 class FaceEditor:
@@ -337,14 +337,14 @@ class FaceEditor:
         own = face.residual[None].astype(np.float32)
         if np.array_equal(code, face.code):
             return self._render(size, code, weights, own)
-        carried, business = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])
+        carried, touched = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])
         edited = self._render(size, code, weights, carried)
         if weights:
             return edited
         if size not in face.unedited:
             face.unedited[size] = self._render(size, face.code, weights, own)
         changed = changes(edited, face.unedited[size], *RENDERED)
-        changed *= cv2.resize(business[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
+        changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         return composite(edited, face.portrait, changed)
 
     def _render(
@@ -426,7 +426,10 @@ class FaceEditor:
         self.measure(picture)
         self.encode(picture)
         self._aligner.detect(_resize(picture, 256))
-        self.edit(code, {name: row.high for name, row in self.attributes.items()})
+        edited = self.edit(code, {name: row.high for name, row in self.attributes.items()})
+        if self._descent:  # what only photos go through
+            residual = self._restore(picture, code)[None].astype(np.float32)
+            self.backend.run("carrier", residual, None, codes=code[None], edited=edited[None])
 
 
 def _refine(

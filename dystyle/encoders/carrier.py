@@ -19,8 +19,8 @@ CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 -
 # A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes the
 # features little and everywhere, a smile much and around the mouth.
 FADE, FAINT, CLEAR = 0.45, 0.09, 0.3
-# From and up to where an edit has business at a place: the share of the residual that fades there, and how
-# far it moves, in half pictures.
+# From and up to where an edit touches a place: the share of the residual that fades there, and how far it
+# moves, in half pictures.
 FADED, MOVED = (0.1, 0.4), (0.01, 0.03)
 
 
@@ -101,7 +101,7 @@ class Carrier(Stored, nn.Module):
     def carry(
         self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The residual of the edited features, and where the edit has any business.
+        """The residual of the edited features, and which places the edit touches.
 
         Args:
             residual: (b, 512, 64, 64), of `before`. before, after: the features of both codes, likewise.
@@ -122,8 +122,8 @@ class Carrier(Stored, nn.Module):
         kept = lacking * (1 - change * torch.sigmoid(self.gate(x))) + change * self.add(x)
         fade = self._fade(size)
         distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
-        business = torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
-        return kept * fade * scale, business
+        touched = torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
+        return kept * fade * scale, touched
 
     @staticmethod
     def _fade(size: Tensor) -> Tensor:

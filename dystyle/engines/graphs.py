@@ -16,7 +16,7 @@ reference backend, not to run engines.
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), `residual` (b, 512, 64, 64) so far, \
 `renders` (b, 256, 256, 3) float32 of both in 0..255 | better residuals (b, 512, 64, 64) float32 |
 | `carrier` | residuals (b, 512, 64, 64) of `codes`, and `edited`, both (b, 18, 512) | those of `edited`; \
-where the edit has business, (b, 1, 64, 64) |
+which places the edit touches, (b, 1, 64, 64) |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
