@@ -46,7 +46,8 @@ class FeaturesConfig(PhotoConfig):
             faces only.
         variants, generated: see `Portraits.prepare`.
         held: how many people are for the report, the photos' first.
-        width, inner, outer: of the network, see `FeatureEncoder`.
+        start: weights to go on from (a name or a path), whose structure counts; none: untrained.
+        width, inner, outer: of an untrained network, see `FeatureEncoder`.
         second_steps, second_lr: a further stage, in half of whose steps the network looks again, at the
             picture of what it predicted first: `FaceEditor` lets it look twice.
         prior_weight: of the residual's mean square, in units of the features' standard deviation.
@@ -59,6 +60,7 @@ class FeaturesConfig(PhotoConfig):
     held: int = 20
     steps: int = 1000
     batch: int = 4
+    start: str | None = None
     width: int = 128
     inner: int = 2
     outer: int = 2
@@ -70,6 +72,11 @@ class FeaturesConfig(PhotoConfig):
 def prior(residual: Tensor, scale: Tensor) -> Tensor:
     """Mean square of a residual (b, 512, 64, 64) in units of the features' standard deviations (512,)."""
     return (residual / scale[:, None, None]).square().mean()
+
+
+def _untrained(config: FeaturesConfig, generator: MobileStyleGAN) -> FeatureEncoder:
+    structure = {"width": config.width, "inner": config.inner, "outer": config.outer}
+    return FeatureEncoder.for_generator(generator, **structure)
 
 
 def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[str, float]:
@@ -84,8 +91,8 @@ def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[st
         steps were skipped, see `descend`.
 
     Raises:
-        InputError: there are no photos or no faces in them, too few people are left to learn from, or the
-            run in the folder was begun otherwise, see `resume`.
+        InputError: there are no photos or no faces in them, too few people are left to learn from, the run in
+            the folder was begun otherwise, see `resume`, or as `FeatureEncoder.load`.
     """
     device = generator.mean_w.device
     settings = resume.recipe(config, free=("checkpoint_every",))
@@ -103,10 +110,9 @@ def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[st
     )
     learnt = np.flatnonzero(data.people(config.variants) >= config.held)
     identity = IdentityNetwork().eval().requires_grad_(False).to(device)
-    structure = {"width": config.width, "inner": config.inner, "outer": config.outer}
     torch.manual_seed(config.seed)
-    network = FeatureEncoder.for_generator(generator, **structure)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = _untrained(config, generator) if config.start is None else FeatureEncoder.load(config.start)
+    network = network.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
 
     def batch(index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Portraits in full, their codes' renders, and codes."""
