@@ -1,5 +1,6 @@
 """What a hostile client may ask of the running page: raw HTTP, on the loopback only."""
 
+import asyncio
 import base64
 import io
 import json
@@ -12,10 +13,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 import numpy as np
@@ -24,7 +25,8 @@ from PIL import Image
 
 from tests.browser.conftest import ROOT, free_port
 from tests.browser.fake_editor import FakeEditor
-from webapp import LAUNCH_OPTIONS, build_page, fair_queue, files
+from webapp import LAUNCH_OPTIONS, build_page, doors, fair_queue, files
+from webapp.doors import Allowance, TooMany
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
 from webapp.visits import size
 
@@ -515,6 +517,47 @@ def test_nobody_waits_for_all_that_another_has_asked():
         polite.outcome(events[-1].json()["event_id"])
         # The one that was running, then turn by turn.
         assert asked.index(3000) <= 2 and asked.index(3001) <= 5
+
+
+def test_an_address_that_floods_is_cut_and_others_are_served(monkeypatch):
+    for name, seconds in {"BURST": 1, "PATIENCE": 0, "FLOOD": 3}.items():
+        monkeypatch.setattr(doors, name, seconds)
+    with here() as (url, _, _):
+        address = urlsplit(url).hostname, urlsplit(url).port
+
+        def ask(visitor: str) -> bytes:
+            """The status line that a new connection gets."""
+            head = f"GET /nothing HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {visitor}\r\n\r\n"
+            with socket.create_connection(address) as connection, suppress(ConnectionError):
+                connection.sendall(head.encode())
+                return connection.makefile("rb").readline()
+            return b""
+
+        answers = [ask("198.51.100.1") for _ in range(500)]
+        statuses = [answer.split()[1] if answer else b"cut" for answer in answers]
+        assert list(dict.fromkeys(statuses)) == [b"404", b"429", b"cut"]  # one after the other
+        assert statuses.count(b"cut") > 20
+        assert ask("192.0.2.1").split()[1] == b"404"
+
+
+def test_no_more_than_some_requests_of_an_address_wait(monkeypatch):
+    monkeypatch.setattr(doors, "WAITING", 2)
+
+    async def ask() -> list:
+        allowance = Allowance()
+        allowance.take("a", (doors.BURST + 10) * doors.SHARE)  # the next would have to wait ten seconds
+        asked = [asyncio.create_task(allowance.wait("a")) for _ in range(3)]
+        done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await allowance.wait("b")  # has nothing to do with it
+        with pytest.raises(asyncio.TimeoutError):  # there is room again
+            await asyncio.wait_for(allowance.wait("a"), 0.01)
+        return [task.exception() for task in done]
+
+    (refusal,) = asyncio.run(ask())
+    assert isinstance(refusal, TooMany)
 
 
 def test_results_that_nobody_fetches_are_dropped(monkeypatch):

@@ -8,9 +8,10 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 SHARE = 0.5  # of a processor, that one address may take outside of the queue
 BURST, PATIENCE = 5, 30  # seconds of its share that an address may use at once, and that it may have to wait
+FLOOD = 60  # seconds that an address is over its share, from which on its new connections are cut
+WAITING = 64  # requests of one address that wait for its share; a page that opens sends some 40
 # About what an answer takes, in seconds of a processor; uploads count by their bytes.
 PAGE_COST, REFUSAL_COST, FILE_COST, UPLOAD_COST, BYTE_COST = 0.05, 0.005, 0.002, 0.02, 1e-8
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -62,6 +65,13 @@ class Refused(Exception):
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status, self.sentence = status, sentence
+
+
+class TooMany(Refused):
+    """One of more requests than an address may send; what it is still sending is not read."""
+
+    def __init__(self) -> None:
+        super().__init__(429, "Too many requests; please wait a minute.")
 
 
 @dataclass(frozen=True)
@@ -161,18 +171,33 @@ class Allowance:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}  # when an address will have had its share of what it has taken
+        self._waiting: Counter[str] = Counter()
 
     async def wait(self, address: str) -> None:
         """Wait until `address` may take more.
 
         Raises:
-            Refused: that would be too long.
+            TooMany: that would be too long, or too many of its requests wait already.
         """
-        over = self._until.get(address, 0.0) - time.monotonic() - BURST
-        if over > PATIENCE:
-            raise Refused(429, "Too many requests; please wait a minute.")
+        over = self._over(address)
+        if over > PATIENCE or self._waiting[address] >= WAITING:
+            raise TooMany
         if over > 0:
-            await asyncio.sleep(over)
+            self._waiting[address] += 1
+            try:
+                await asyncio.sleep(over)
+            finally:
+                self._waiting[address] -= 1
+                if not self._waiting[address]:
+                    del self._waiting[address]
+
+    def floods(self, address: str) -> bool:
+        """Whether `address` has sent so much that it is not worth an answer."""
+        return self._over(address) > FLOOD
+
+    def _over(self, address: str) -> float:
+        """Seconds until `address` has had its share of what it has taken, less what it may use at once."""
+        return self._until.get(address, 0.0) - time.monotonic() - BURST
 
     def take(self, address: str, seconds: float) -> None:
         """Note what an answer to `address` has taken."""
@@ -191,6 +216,7 @@ class Doors:
         pages: paths of the page in its languages.
         endpoints: names of the API's.
         hosts, uploads, visits: who may ask, for which files, and what is noted of them.
+        allowance: what each address has taken.
         mcp: whether the API's endpoints are MCP tools, too.
     """
 
@@ -200,8 +226,8 @@ class Doors:
     hosts: Hosts
     uploads: Uploads
     visits: Visits
+    allowance: Allowance
     mcp: bool = False
-    allowance: Allowance = field(default_factory=Allowance)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -214,9 +240,12 @@ class Doors:
             self._check_sender(scope)
             await self._route(scope, receive, send)
         except Refused as refusal:
-            await receive.drain()
+            headers = {"Connection": "close"}
+            if not isinstance(refusal, TooMany):
+                await receive.drain()
+                headers = {}
             said = {"detail": refusal.sentence, "error": refusal.sentence}
-            await JSONResponse(said, refusal.status)(scope, receive, send)
+            await JSONResponse(said, refusal.status, headers)(scope, receive, send)
         except ClientDisconnect:
             pass
 
@@ -333,6 +362,7 @@ class Doors:
         upload_id = request.query_params.get("upload_id", "")
         if not UPLOAD_ID.fullmatch(upload_id):
             raise Refused(400, "This is not the name of an upload.")
+        self.allowance.take(_address(scope), UPLOAD_COST)
         place = self.uploads.place()
         try:
             paths, *_ = await upload_fn(
@@ -353,8 +383,6 @@ class Doors:
         except Exception as error:  # Gradio's parser raises nearly anything on what is no upload
             logger.info("An upload was refused: %r", error)
             refusal = Refused(400, "This is not an upload.")
-        finally:
-            self.allowance.take(_address(scope), UPLOAD_COST)  # one that is broken off gets no answer
         await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
         if refusal is not None:
             raise refusal

@@ -3,23 +3,28 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import gradio as gr
 from gradio.routes import App, ORJSONResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from webapp.doors import Doors, Hosts
+from webapp.doors import Allowance, Doors, Hosts
 from webapp.fair_queue import FairQueue
 from webapp.files import SWEEP_SECONDS, Uploads, remove_all, sweep
 from webapp.visits import Visits
 
 logger = logging.getLogger(__name__)
+
+FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r]*)", re.IGNORECASE)
 
 
 class Studio(gr.Blocks):
@@ -35,7 +40,7 @@ class Studio(gr.Blocks):
         for event in self.fns.values():
             event.queue = True
 
-    def launch(self, *args, server_name: str | None = None, **options):
+    def launch(self, *args, server_name: str | None = None, prevent_thread_lock: bool = False, **options):
         """As Gradio's, with the doors before it. DYSTYLE_HOSTS names the hosts by which visitors know the
         page, DYSTYLE_PHOTO_URLS=1 allows photos from public addresses of the web."""
         server_name = server_name or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
@@ -51,29 +56,63 @@ class Studio(gr.Blocks):
             with suppress(asyncio.CancelledError):
                 await task
 
-        app = _App(self, Hosts.of(server_name), uploads, visits)
-        return super().launch(
-            *args, server_name=server_name, _app=app, app_kwargs={"lifespan": lifespan}, **options
-        )
+        allowance = Allowance()
+        app = _App(self, Hosts.of(server_name), uploads, visits, allowance)
+        options |= {"server_name": server_name, "_app": app, "app_kwargs": {"lifespan": lifespan}}
+        launched = super().launch(*args, prevent_thread_lock=True, **options)
+        if self.server is not None:  # uvicorn asks for the class of each new connection
+            self.server.config.http_protocol_class = partial(Turnstile, allowance=allowance)
+        if not prevent_thread_lock:
+            self.block_thread()
+        return launched
+
+
+class Turnstile(AutoHTTPProtocol):
+    """A connection; that of an address which floods the page is cut before its request is read.
+
+    Args:
+        allowance: knows who does.
+    """
+
+    def __init__(self, *args, allowance: Allowance, **options) -> None:
+        super().__init__(*args, **options)
+        self._allowance, self._begun = allowance, False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            if self._allowance.floods(self._address(data)):
+                self.transport.abort()
+                return
+        super().data_received(data)
+
+    def _address(self, data: bytes) -> str:
+        """Where the first request comes from; as uvicorn's middleware finds it, if a proxy tells."""
+        address, proxies = self.client[0] if self.client else "", self.config.loaded_app.trusted_hosts
+        told = b", ".join(FORWARDED.findall(data, 0, max(0, data.find(b"\r\n\r\n")))).decode("latin-1")
+        return proxies.get_trusted_client_address(told)[0] if told and address in proxies else address
 
 
 class _App(App):
-    def __init__(self, blocks: Studio, hosts: Hosts, uploads: Uploads, visits: Visits) -> None:
+    def __init__(
+        self, blocks: Studio, hosts: Hosts, uploads: Uploads, visits: Visits, allowance: Allowance
+    ) -> None:
         super().__init__(
             default_response_class=ORJSONResponse,
             openapi_url=None,
             exception_handlers={TypeError: _other_inputs},
         )
-        self._behind = blocks, hosts, uploads, visits
+        self._behind = blocks, hosts, uploads, visits, allowance
         self.state_holder = visits
 
     def build_middleware_stack(self) -> ASGIApp:
-        blocks, hosts, uploads, visits = self._behind
+        blocks, hosts, uploads, visits, allowance = self._behind
         pages = frozenset(path for name, *_ in blocks.pages for path in (f"/{name}", f"/{name}/"))
         events = blocks.fns.values()
         endpoints = frozenset(event.api_name for event in events if event.api_visibility == "public")
         mcp = blocks.mcp_server_obj is not None
-        return Doors(super().build_middleware_stack(), pages, endpoints, hosts, uploads, visits, mcp)
+        app = super().build_middleware_stack()
+        return Doors(app, pages, endpoints, hosts, uploads, visits, allowance, mcp)
 
 
 def _other_inputs(_: Request, error: TypeError) -> JSONResponse:

@@ -85,12 +85,15 @@ class Hostile:
     def broken_uploads(self) -> None:
         """Begins an upload and goes away."""
         address = (self.http.base_url.host, self.http.base_url.port)
-        with socket.create_connection(address) as connection:
-            head = f"POST {API}/upload HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {ADDRESS}\r\n"
-            head += "Content-Length: 60000000\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n"
-            part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-            connection.sendall((head + part).encode() + bytes(10**6))
-        self.answers["upload broken off"] += 1
+        head = f"POST {API}/upload HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {ADDRESS}\r\n"
+        head += "Content-Length: 60000000\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n"
+        part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        try:
+            with socket.create_connection(address) as connection:
+                connection.sendall((head + part).encode() + bytes(10**6))
+            self.answers["upload broken off"] += 1
+        except OSError as error:
+            self.answers[f"upload broken off {type(error).__name__}"] += 1
 
     def run(self, stop: threading.Event) -> None:
         attacks = (
