@@ -19,7 +19,7 @@ from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import Editor, styles_of
 from dystyle.editors.search import MOST_LOOKS
-from dystyle.encoders import CHANNELS, PASSES, PHOTO, RENDER, SIZE
+from dystyle.encoders import PASSES, PHOTO, RENDER
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -37,7 +37,6 @@ DEVICES = ("cpu", "cuda", "auto")
 # Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
 # differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
-NO_RESIDUAL = np.zeros((1, CHANNELS, SIZE, SIZE), np.float32)
 REFINE = ("fast", "balanced", "precise")
 
 
@@ -55,7 +54,8 @@ class InvertedFace:
         residual: (512, 64, 64) float16, what of the portrait the code lacks, as an offset of the generator's
             features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
             generator is not the bundled one.
-        unedited: pictures of the code by size, uint8 (size, size, 3), kept here by `FaceEditor.synthesize`.
+        kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
+            pictures of it by size, uint8 (size, size, 3).
 
     `FaceEditor.synthesize` uses the last three when it is given the face.
     """
@@ -66,7 +66,7 @@ class InvertedFace:
     box: np.ndarray
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
     residual: np.ndarray | None = None
-    unedited: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 class FaceEditor:
@@ -217,13 +217,12 @@ class FaceEditor:
 
     def _restore(self, portrait: np.ndarray, code: np.ndarray) -> np.ndarray:
         """What of a portrait its code lacks, see `InvertedFace.residual`."""
-        portrait, residual = _resize(portrait, PHOTO)[None], NO_RESIDUAL
+        own = seen = self._features(code)
         for _ in range(PASSES):
-            render = _resize(self._render(1024, code, {}, residual), RENDER)[None].astype(np.float32)
-            (residual,) = self.backend.run(
-                "residual", portrait, None, codes=code[None], residual=residual, renders=render
-            )
-        return residual[0].astype(np.float16)
+            render = _resize(self._decode(1024, seen, code), RENDER)[None].astype(np.float32)
+            known = {"codes": code[None], "features": seen, "renders": render}
+            seen = seen + self.backend.run("residual", _resize(portrait, PHOTO)[None], **known)[0]
+        return (seen - own)[0].astype(np.float16)
 
     def encode(self, portrait: np.ndarray) -> np.ndarray:
         """The code (18, 512) float32 of an aligned portrait (s, s, 3) uint8 RGB, as fast as it can be had."""
@@ -332,36 +331,41 @@ class FaceEditor:
             _choose("noise layer", layer, self.noise_layers)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         code = np.asarray(_check_code(code))
+        if self._generator.file is not None:
+            return self.backend.run(self._generator.graph(size), code[None], weights)[0][0]
+        features = self._features(code, weights)
         if face is None or face.residual is None:
-            return self._render(size, code, weights)
+            return self._decode(size, features, code, weights)
         own = face.residual[None].astype(np.float32)
         if np.array_equal(code, face.code):
-            return self._render(size, code, weights, own)
-        carried, touched = self.backend.run("carrier", own, codes=face.code[None], edited=code[None])
-        edited = self._render(size, code, weights, carried)
+            return self._decode(size, features + own, code, weights)
+        if "features" not in face.kept:
+            face.kept["features"] = self._features(face.code)[0].astype(np.float16)
+        before = face.kept["features"][None].astype(np.float32)
+        after = self._features(code) if weights else features
+        carried, touched = self.backend.run("carrier", own, before=before, after=after)
+        edited = self._decode(size, features + carried, code, weights)
         if weights:
             return edited
-        if size not in face.unedited:
-            face.unedited[size] = self._render(size, face.code, weights, own)
-        changed = changes(edited, face.unedited[size], *RENDERED)
+        if size not in face.kept:
+            face.kept[size] = self._decode(size, before + own, face.code)
+        changed = changes(edited, face.kept[size], *RENDERED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         return composite(edited, face.portrait, changed)
 
-    def _render(
+    def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """The default generator's activations at 64 px for a code, (1, 512, 64, 64) float32."""
+        return self.backend.run("features", code[None], weights)[0]
+
+    def _decode(
         self,
         size: int,
+        features: np.ndarray,
         code: np.ndarray,
-        weights: Mapping[str, np.ndarray],
-        residual: np.ndarray = NO_RESIDUAL,
+        weights: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """The generator's picture of a code and a residual (1, 512, 64, 64) of the default one's features.
-
-        One engine of a size serves both with and without a residual: it holds some hundred megabytes.
-        """
-        graph = self._generator.graph(size)
-        if self._generator.file is not None:
-            return self.backend.run(graph, code[None], weights)[0][0]
-        return self.backend.run(f"{graph}_residual", code[None], weights, residual=residual)[0][0]
+        """The picture of activations (1, 512, 64, 64): those of `_features`, with or without a residual."""
+        return self.backend.run(f"decoder_{size}", features, weights, codes=code[None])[0][0]
 
     @property
     def model(self) -> str:
@@ -429,7 +433,8 @@ class FaceEditor:
         edited = self.edit(code, {name: row.high for name, row in self.attributes.items()})
         if self._descent:  # what only photos go through
             residual = self._restore(picture, code)[None].astype(np.float32)
-            self.backend.run("carrier", residual, None, codes=code[None], edited=edited[None])
+            features = {"before": self._features(code), "after": self._features(edited)}
+            self.backend.run("carrier", residual, **features)
 
 
 def _refine(

@@ -22,10 +22,9 @@ import tyro
 from dystyle import InputError
 from dystyle.attributes import ATTRIBUTES, validate_configuration
 from dystyle.editors.structure import Structure
-from dystyle.encoders import CHANNELS, SIZE
 from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.graphs import GRAPHS, TorchBackend
-from dystyle.engines.hardware import PRECISIONS, tensorrt_runtime
+from dystyle.engines.hardware import PICTURES, PRECISIONS, tensorrt_runtime
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
@@ -35,6 +34,8 @@ from dystyle.weights import cache_folder, load, resolve
 # Largest difference allowed. Pictures: levels before rounding, in the range [-1, 1].
 LIMITS = {
     "generator": 2e-3,
+    "features": 5e-3,
+    "decoder": 2e-3,
     "encoder": 2e-3,
     "reader": 5e-2,
     "identity": 1e-3,
@@ -106,16 +107,18 @@ def open_backend(backend: str, precision: str | None) -> OnnxBackend:
     return OnnxBackend("cpu" if backend == "onnx" else runtime, precision or "fp32")
 
 
-def example(name: str, faces: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
-    """Realistic inputs of a graph by name: codes, portraits, pictures in the network's range, residuals."""
-    residuals = np.random.default_rng(0).normal(0, 0.3, (len(codes), CHANNELS, SIZE, SIZE)).astype(np.float32)
-    if name.startswith("generator"):
-        return {"input": codes} | ({"residual": residuals} if name.endswith("_residual") else {})
+def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Realistic inputs of a graph by name: codes, portraits, pictures in the network's range, features."""
+    if name.startswith(("generator", "features")):
+        return {"input": codes}
+    if name.startswith("decoder"):
+        return {"input": features, "codes": codes}
     if name == "residual":
-        known = {"codes": codes, "residual": residuals, "renders": faces.astype(np.float32)}
+        known = {"codes": codes, "features": features, "renders": faces.astype(np.float32)}
         return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
     if name == "carrier":
-        return {"input": residuals, "codes": codes, "edited": codes[::-1].copy()}
+        others = {"before": features, "after": features[::-1].copy()}
+        return {"input": 0.3 * others["after"], **others}
     if name in ("detector", "mesh"):
         side = GRAPHS[name].shape[1]
         pictures = faces[:, :side, :side].transpose(0, 3, 1, 2).astype(np.float32) / 255
@@ -158,14 +161,16 @@ def compare_pictures(
 
 
 def parity(name: str, outputs, expected, limit: float, reduced: bool = False) -> dict:
-    """Differences of an engine's outputs from PyTorch's; pictures in reduced precision are held to a PSNR."""
+    """Differences of an engine's outputs from PyTorch's; what is computed in reduced precision is held to
+    a PSNR, of the range of what is expected."""
     differences = [np.abs(a.astype(float) - b) for a, b in zip(outputs, expected, strict=True)]
     result = {
         "largest": float(max(d.max() for d in differences)),
         "mean": float(np.mean([d.mean() for d in differences])),
     }
-    if name.startswith("generator"):
-        result["psnr"] = float(10 * np.log10(4 / max(np.square(differences[0]).mean(), 1e-20)))
+    if name.startswith(PICTURES):
+        worst = max(np.square(d).mean() / np.ptp(b) ** 2 for d, b in zip(differences, expected, strict=True))
+        result["psnr"] = float(-10 * np.log10(max(worst, 1e-20)))
     good = result["psnr"] >= PSNR_LIMIT if reduced else result["largest"] <= limit
     return result | {"limit": f">= {PSNR_LIMIT:g} dB" if reduced else f"{limit:.0e}", "passed": bool(good)}
 
@@ -225,11 +230,9 @@ def build(config: BuildConfig) -> bool:
     rng = np.random.default_rng(0)
     people = GeneratorFacts.load()
     codes = np.stack([people.sample(seed, truncation=0.7) for seed in range(3)])
-    faces = backend.run("generator_256", codes)[0]
+    faces, features = reference.run("generator_256", codes)[0], reference.run("features", codes)[0]
     generator = GeneratorFacts.load(config.generator)
     graphs = [generator.graph(size) for size in generator.sizes]
-    if generator.file is None:
-        graphs += [f"{graph}_residual" for graph in graphs]
     graphs += [name for name in GRAPHS if not name.startswith("generator_")]
     entries = {}
     if config.verify:
@@ -241,14 +244,15 @@ def build(config: BuildConfig) -> bool:
 
     for graph in graphs:
         name = encoder_graph(config.encoder) if graph == "encoder" else graph
-        feeds, row = example(graph, faces, codes), None
+        feeds, row = example(graph, faces, codes, features), None
         x, others = feeds["input"], {key: value for key, value in feeds.items() if key != "input"}
         outputs = backend.run(name, x, **others)
-        if config.verify and graph.startswith("generator"):
-            pictures, expected = compare_pictures(backend, name, feeds)
-            row = parity(name, [pictures], [expected], LIMITS["generator"], precision != "fp32")
-        elif config.verify:
-            row = parity(name, outputs, reference.run(name, x, **others), LIMITS[graph])
+        if config.verify:
+            expected = reference.run(name, x, **others)
+            if graph.startswith(("generator", "decoder")):
+                outputs, expected = ([picture] for picture in compare_pictures(backend, name, feeds))
+            reduced = precision != "fp32" and graph.startswith(PICTURES)
+            row = parity(name, outputs, expected, LIMITS[graph.split("_")[0]], reduced)
         record(name, engine_file(name), row)
     entries["editor weights"] = describe(engine_file(editor))
     for names in expand(structure.names, config.configurations):

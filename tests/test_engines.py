@@ -17,7 +17,7 @@ from dystyle import FaceEditor, InputError
 from dystyle.editors import open_method
 from dystyle.engines import hardware, onnx_backend, openvino_backend, tensorrt
 from dystyle.engines.cache import configuration_file, engine_file
-from dystyle.engines.generator_graph import ADJUSTABLE
+from dystyle.engines.generator_graph import ADJUSTABLE, default_generator_graph
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
@@ -34,13 +34,26 @@ def codes(editor) -> np.ndarray:
     return people + rng.normal(0, 0.1, people.shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["generator_256", "generator_128", "generator_1024"])
+@pytest.mark.parametrize(
+    "name", ["generator_256", "generator_128", "generator_1024", "decoder_128", "decoder_1024"]
+)
 def test_pictures_before_rounding_equal_torch(name, codes):
-    pictures, expected = compare_pictures(OnnxBackend(), name, {"input": codes})
+    feeds = {"input": codes}
+    if name.startswith("decoder"):
+        feeds = {"input": OnnxBackend().run("features", codes)[0], "codes": codes}
+    pictures, expected = compare_pictures(OnnxBackend(), name, feeds)
     assert parity(name, [pictures], [expected], LIMITS["generator"])["passed"]
     wrong = pictures.copy()
     wrong[0, 3, 5, 1] += 3e-3
     assert not parity(name, [wrong], [expected], LIMITS["generator"])["passed"]
+
+
+def test_features_and_their_decoder_are_the_whole_generator(codes):
+    backend = OnnxBackend()
+    for size in (1024, 256, 128):
+        (halves,) = backend.run(f"decoder_{size}", *backend.run("features", codes), codes=codes)
+        (whole,) = backend.run(f"generator_{size}", codes)
+        assert np.abs(halves.astype(int) - whole).max() <= 1
 
 
 def test_reduced_precision_is_held_to_a_psnr(codes):
@@ -184,15 +197,21 @@ def test_bound_outputs_are_the_same(codes):
     assert bound.shape == (2, 128, 128, 3) and np.array_equal(bound, plain)
 
 
-def test_tensorrt_profiles_name_every_input():
-    assert tensorrt.profile_shapes("generator_256") == {
+def test_tensorrt_profiles_name_every_input_that_has_a_batch(codes):
+    def largest(model) -> str:
+        return tensorrt.profile_shapes(model)["max"]
+
+    assert tensorrt.profile_shapes(engine_file("generator_256")) == {
         "min": "input:1x18x512",
         "opt": "input:1x18x512",
         "max": "input:8x18x512",
     }
-    assert tensorrt.profile_shapes("editor:age,yaw")["max"] == "codes:8x18x512,targets:8x2"
-    assert tensorrt.profile_shapes("encoder:/some/e4e.pt")["max"] == "input:8x256x256x3"
-    assert tensorrt.profile_shapes("mesh")["opt"] == "input:1x3x192x192"
+    assert largest(configuration_file({"age": 60.0, "yaw": 1.0})) == "codes:8x18x512,targets:8x2"
+    assert largest(engine_file("decoder_128")) == "input:8x512x64x64,codes:8x18x512"
+    features = ",".join(f"{name}:8x512x64x64" for name in ("input", "before", "after"))
+    assert largest(engine_file("carrier").read_bytes()) == features
+    styled = default_generator_graph("generator_128", adjustable=True)  # styles and noise have none
+    assert largest(styled.SerializeToString()) == "input:8x18x512"
 
 
 def test_absent_runtimes_have_a_reason(monkeypatch):

@@ -27,13 +27,14 @@ LARGEST_HALF = 65504.0
 # Tensors that can be inputs of the graph: noise images and the offsets of styles.
 ADJUSTABLE = (".noise", ".modulation.bias", ".up.bias")
 
-WITH_RESIDUAL = "blocks.3.conv2"  # the layer whose output, the features at 64 px, a residual is added to
+FEATURE_BLOCKS = 4  # those up to the features at 64 px
+BLOCKS = {1024: 7, 256: 5, 128: 4}
 
 
 def default_generator_graph(
     name: str, tuned: Mapping[str, np.ndarray] | None = None, adjustable: bool = False
 ) -> ModelProto:
-    """The default generator's graph "generator_SIZE" or "generator_SIZE_residual".
+    """The default generator's graph "generator_SIZE", or one of its halves, "features" and "decoder_SIZE".
 
     Args:
         tuned: replace weights of it, by name. adjustable: see `build_generator_graph`.
@@ -41,52 +42,61 @@ def default_generator_graph(
     tensors = load("mobile_stylegan")[0]
     tensors |= {f"previews.{key}": value for key, value in load("preview_heads")[0].items()}
     tensors = {key: np.asarray(value, np.float32) for key, value in (tensors | dict(tuned or {})).items()}
-    _, size, *residual = name.split("_")
-    return build_generator_graph(tensors, int(size), adjustable, bool(residual))
+    return build_generator_graph(tensors, name, adjustable)
 
 
 def build_generator_graph(
-    tensors: Mapping[str, np.ndarray], size: int, adjustable: bool = False, residual: bool = False
+    tensors: Mapping[str, np.ndarray], name: str, adjustable: bool = False
 ) -> ModelProto:
-    """The graph for pictures of one size.
+    """The whole generator's graph, or one of its halves.
 
     Args:
         tensors: `MobileStyleGAN`'s state, float32; for a preview size with its head.
-        size: 1024, 256 or 128.
+        name: "generator_SIZE" with SIZE 1024, 256 or 128; "features" or "decoder_SIZE".
         adjustable: whether the `ADJUSTABLE` tensors are inputs, by their names, instead of constants; those
-            of layers that this size does without, and of preview heads, are not.
-        residual: whether `residual` (b, 512, 64, 64), which is added to the features, is an input.
+            of layers that this graph does without, and of preview heads, are not.
 
     Returns:
-        A model with input `input` (b, 18, 512) and output `output0` (b, size, size, 3) uint8 RGB.
+        A model with input `input` (b, 18, 512), of a decoder `input` (b, 512, 64, 64) and `codes`; and output
+        `output0`: (b, size, size, 3) uint8 RGB, or features (b, 512, 64, 64) float32.
     """
-    return _Generator(tensors, size, adjustable, residual).build()
+    return _Generator(tensors, name, adjustable).build()
 
 
 class _Generator(Graph):
-    def __init__(
-        self, tensors: Mapping[str, np.ndarray], size: int, adjustable: bool, residual: bool
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, np.ndarray], name: str, adjustable: bool) -> None:
         super().__init__()
-        self.tensors, self.size, self.adjustable, self.residual = tensors, size, adjustable, residual
+        self.tensors, self.name, self.adjustable = tensors, name, adjustable
+        self.part, _, size = name.partition("_")
+        self.size = int(size or 0)
         self.rows: dict[int, str] = {}
-        self.inputs: dict[str, list] = {"input": ["batch", 18, 512]}
+        codes = ["batch", 18, 512]
+        self.codes = "codes" if self.part == "decoder" else "input"
+        self.inputs: dict[str, list] = {self.codes: codes}
+        if self.part == "decoder":
+            self.inputs = {"input": ["batch", 512, 64, 64], **self.inputs}
 
     def build(self) -> ModelProto:
-        blocks = {1024: 7, 256: 5, 128: 4}[self.size]
-        factors = self.affine("conv1.modulation", self.row(0), (9 * 512) ** -0.5)
-        x = self.node("Mul", self.constant(self.tensors["const"]), self.channels(factors))
-        x = self.convolve("conv1", x, self.up(0), bands=True)
-        for i in range(blocks):
+        last = BLOCKS[self.size] if self.size else FEATURE_BLOCKS
+        if self.part == "decoder":
+            first, x = FEATURE_BLOCKS, "input"
+            if first < last:
+                x = self.node("Gather", x, self.constant(_by_bands(512), np.int64), axis=1)
+        else:
+            first, x = 0, self.scaled(self.constant(self.tensors["const"]), self.style("conv1", 0))
+            x = self.layer("conv1", x, bands=True)
+        for i in range(first, last):
             conv1, conv2 = (f"blocks.{i}.{layer}" for layer in ("conv1", "conv2"))
-            x = self.inverse_haar(x)
-            gain = (9 * self.tensors[f"{conv2}.depthwise"].shape[0]) ** -0.5
-            x = self.convolve(conv1, x, self.affine(f"{conv2}.modulation", self.row(2 * i + 2), gain))
-            if i + 1 < blocks:
-                x = self.convolve(conv2, x, self.up(i + 1), bands=True)
-        picture = self.full_head(conv2, x) if self.size == 1024 else self.preview_head(conv2, x)
+            x = self.inverse_haar(self.scaled(x, self.up(i)))
+            x = self.scaled(self.layer(conv1, x), self.style(conv2, 2 * i + 2))
+            x = self.layer(conv2, x, bands=i + 1 < last)
+        if not self.size:
+            return self.model(
+                self.name, self.inputs, {"output0": (x, TensorProto.FLOAT, ["batch", 512, 64, 64])}
+            )
+        picture = self.full_head(x) if self.size == 1024 else self.preview_head(x)
         result = (picture, TensorProto.UINT8, ["batch", self.size, self.size, 3])
-        return self.model(f"generator_{self.size}", self.inputs, {"output0": result})
+        return self.model(self.name, self.inputs, {"output0": result})
 
     def given(self, name: str) -> bool:
         """Whether a tensor is an input of the graph; it becomes one by being asked for."""
@@ -98,7 +108,7 @@ class _Generator(Graph):
     def row(self, index: int) -> str:
         """One row of the codes, (b, 512)."""
         if index not in self.rows:
-            self.rows[index] = self.node("Gather", "input", self.constant(index, np.int64), axis=1)
+            self.rows[index] = self.node("Gather", self.codes, self.constant(index, np.int64), axis=1)
         return self.rows[index]
 
     def affine(self, name: str, w: str, gain: float = 1.0, order=slice(None)) -> str:
@@ -110,6 +120,11 @@ class _Generator(Graph):
             offset = self.node("Mul", self.node("Gather", f"{name}.bias", ordered), self.constant(gain))
         return self.node("Gemm", w, self.constant(weight), offset, transB=1)
 
+    def style(self, layer: str, row: int) -> str:
+        """Factors (b, c) before a layer's kernel, by a row of the codes."""
+        gain = (9 * len(self.tensors[f"{layer}.modulation.weight"])) ** -0.5
+        return self.affine(f"{layer}.modulation", self.row(row), gain)
+
     def up(self, i: int) -> str:
         """Factors (b, c) before block i's inverse Haar transform, times its first layer's, by bands."""
         channels = self.tensors[f"blocks.{i}.conv1.depthwise"].shape[0]
@@ -119,15 +134,14 @@ class _Generator(Graph):
         first = self.affine(f"blocks.{i}.conv1.modulation", w, (9 * channels) ** -0.5)
         return self.node("Mul", own, self.node("Concat", *[first] * 4, axis=1))
 
-    def channels(self, factors: str) -> str:
-        """(b, c) -> (b, c, 1, 1)."""
-        return self.node("Unsqueeze", factors, self.constant([2, 3], np.int64))
+    def scaled(self, x: str, factors: str) -> str:
+        """Activations (b, c, h, w) times factors (b, c)."""
+        return self.node("Mul", x, self.node("Unsqueeze", factors, self.constant([2, 3], np.int64)))
 
-    def convolve(self, name: str, x: str, following: str, bands: bool = False) -> str:
-        """Depthwise and pointwise kernel (or a full one), noise, bias, leaky ReLU, then the next factors.
+    def layer(self, name: str, x: str, bands: bool = False) -> str:
+        """Depthwise and pointwise kernel (or a full one), noise, bias, leaky ReLU.
 
         Args:
-            following: (b, c) factors of what comes next.
             bands: order the channels by bands, for an inverse Haar transform.
         """
         weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
@@ -142,12 +156,7 @@ class _Generator(Graph):
         x = self.node("Clip", x, self.constant(-LARGEST_HALF), self.constant(LARGEST_HALF))
         noise = f"{name}.noise"
         x = self.node("Add", x, noise if self.given(noise) else self.constant(self.tensors[noise]))
-        x = self.node("LeakyRelu", x, alpha=0.2)
-        if self.residual and name == WITH_RESIDUAL:
-            self.inputs["residual"] = ["batch", *self.tensors[f"{name}.bias"].shape, *2 * (64,)]
-            order = _by_bands(len(bias)) if bands else np.arange(len(bias))
-            x = self.node("Add", x, self.node("Gather", "residual", self.constant(order, np.int64), axis=1))
-        return self.node("Mul", x, self.channels(following))
+        return self.node("LeakyRelu", x, alpha=0.2)
 
     def inverse_haar(self, x: str) -> str:
         """(b, 4c, h, w) by bands, halved before -> (b, c, 2h, 2w)."""
@@ -156,24 +165,24 @@ class _Generator(Graph):
         pixels = [self.node(op, *pair) for pair in (top, bottom) for op in ("Add", "Sub")]
         return self.node("DepthToSpace", self.node("Concat", *pixels, axis=1), blocksize=2, mode="DCR")
 
-    def full_head(self, name: str, x: str) -> str:
-        """The last layer and the head at 1024 px."""
+    def full_head(self, x: str) -> str:
+        """The head at 1024 px."""
         head = "blocks.6.to_img"
         gain = self.tensors[f"{head}.modulation.weight"].shape[0] ** -0.5
-        x = self.convolve(name, x, self.affine(f"{head}.modulation", self.row(15), gain))
+        x = self.scaled(x, self.affine(f"{head}.modulation", self.row(15), gain))
         return self.picture(x, head)
 
-    def preview_head(self, name: str, x: str) -> str:
-        """The last layer and a fitted head; see `PreviewHead`."""
+    def preview_head(self, x: str) -> str:
+        """A fitted head; see `PreviewHead`."""
         head, first = f"previews.{self.size}", {128: 9, 256: 11}[self.size]
         weights = np.exp(self.tensors[f"{head}.row_weights"])
         averages = self.constant(weights / weights.sum(1, keepdims=True))
-        averages = self.node("MatMul", averages, self.slice("input", first, 16))
+        averages = self.node("MatMul", averages, self.slice(self.codes, first, 16))
         w1, w2 = (self.node("Gather", averages, self.constant(k, np.int64), axis=1) for k in (0, 1))
-        x = self.convolve(name, x, self.affine(f"{head}.modulation1", w1))
+        x = self.scaled(x, self.affine(f"{head}.modulation1", w1))
         weight, bias = (self.constant(self.tensors[f"{head}.reduce.{part}"]) for part in ("weight", "bias"))
         x = self.node("LeakyRelu", self.node("Conv", x, weight, bias), alpha=0.2)
-        x = self.node("Mul", x, self.channels(self.affine(f"{head}.modulation2", w2)))
+        x = self.scaled(x, self.affine(f"{head}.modulation2", w2))
         weight, bias = (self.tensors[f"{head}.spread.{part}"] for part in ("weight", "bias"))
         inputs = x, self.constant(weight), self.constant(bias)
         spread = self.node("Conv", *inputs, group=len(weight), pads=[1] * 4)

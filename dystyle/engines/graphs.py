@@ -6,16 +6,17 @@ reference backend, not to run engines.
 | graph | input | output |
 |---|---|---|
 | `generator_1024`, `_256`, `_128` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
-| `generator_1024_residual`, ... | likewise, and `residual` (b, 512, 64, 64) float32 | likewise |
+| `features` | codes (b, 18, 512) float32 | activations (b, 512, 64, 64) float32 |
+| `decoder_1024`, ... | activations (b, 512, 64, 64) float32 and their `codes` (b, 18, 512) | pictures |
 | `generator_SIZE:PATH` | codes (b, 18, 512) float32 | pictures (b, size, size, 3) uint8 RGB |
 | `encoder`, `encoder:NAME_OR_PATH` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
 | `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(ATTRIBUTES)) float32 |
 | `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
 | `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
-| `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), `residual` (b, 512, 64, 64) so far, \
-`renders` (b, 256, 256, 3) float32 of both in 0..255 | better residuals (b, 512, 64, 64) float32 |
-| `carrier` | residuals (b, 512, 64, 64) of `codes`, and `edited`, both (b, 18, 512) | those of `edited`; \
+| `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
+and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
+| `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise | residuals after; \
 which places the edit touches, (b, 1, 64, 64) |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.encoders import PHOTO, RENDER, SIZE
+from dystyle.encoders import CHANNELS, PHOTO, RENDER, SIZE
 from dystyle.encoders.carrier import Carrier
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
@@ -81,45 +82,66 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 class Synthesis(nn.Module):
-    """Codes, and with the default generator residuals of their features, to pictures of one size."""
+    """Codes to pictures of one size."""
 
     def __init__(self, size: int, file: str | None = None) -> None:
         super().__init__()
         self.generator, self.size = generator(file), size
 
-    def images(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
+    def images(self, codes: Tensor) -> Tensor:
         """(b, 3, size, size) about [-1, 1]."""
-        if residual is None:
-            return self.generator(codes, self.size)
-        features = self.generator.features(codes, SIZE) + residual
+        return self.generator(codes, self.size)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return to_uint8(self.images(codes))
+
+
+class Features(nn.Module):
+    """Codes to the default generator's activations at 64 px."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = generator()
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.generator.features(codes, SIZE)
+
+
+class Decoding(nn.Module):
+    """The default generator's activations at 64 px to pictures of one size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.generator, self.size = generator(), size
+
+    def images(self, features: Tensor, codes: Tensor) -> Tensor:
+        """(b, 3, size, size) about [-1, 1]."""
         return self.generator.decode(features, codes, self.size)
 
-    def forward(self, codes: Tensor, residual: Tensor | None = None) -> Tensor:
-        return to_uint8(self.images(codes, residual))
+    def forward(self, features: Tensor, codes: Tensor) -> Tensor:
+        return to_uint8(self.images(features, codes))
 
 
 class Restoring(nn.Module):
-    """What is known of portraits to a better residual of the features, by the bundled feature encoder."""
+    """Portraits, and what the generator makes of their codes, to residuals, by the bundled encoder."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator, self.encoder = generator(), FeatureEncoder.load("features")
+        self.encoder = FeatureEncoder.load("features")
 
-    def forward(self, portraits: Tensor, codes: Tensor, residual: Tensor, renders: Tensor) -> Tensor:
-        features = self.generator.features(codes, SIZE) + residual
-        return residual + self.encoder(to_float(portraits), to_float(renders), features, codes)
+    def forward(self, portraits: Tensor, codes: Tensor, features: Tensor, renders: Tensor) -> Tensor:
+        return self.encoder(to_float(portraits), to_float(renders), features, codes)
 
 
 class Carrying(nn.Module):
-    """Residuals of codes' features to those of the edited codes', by the bundled carrier."""
+    """Residuals through an edit, by the bundled carrier."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator, self.carrier = generator(), Carrier.load("carrier")
+        self.carrier = Carrier.load("carrier")
 
-    def forward(self, residuals: Tensor, codes: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
-        features = (self.generator.features(x, SIZE) for x in (codes, edited))
-        return self.carrier.carry(residuals, *features)
+    def forward(self, residuals: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        return self.carrier.carry(residuals, before, after)
 
 
 class Encoding(nn.Module):
@@ -167,15 +189,11 @@ class Graph(NamedTuple):
     others: Mapping[str, tuple[int, ...]] = {}
 
 
-CODES, RESIDUALS = (18, 512), (512, SIZE, SIZE)
+CODES, FEATURES = (18, 512), (CHANNELS, SIZE, SIZE)
 GRAPHS: dict[str, Graph] = {
-    **{f"generator_{s}": Graph(lambda s=s: Synthesis(s), CODES, torch.float32) for s in SIZES},
-    **{
-        f"generator_{s}_residual": Graph(
-            lambda s=s: Synthesis(s), CODES, torch.float32, {"residual": RESIDUALS}
-        )
-        for s in SIZES
-    },
+    **{f"generator_{s}": Graph(partial(Synthesis, s), CODES, torch.float32) for s in SIZES},
+    "features": Graph(Features, CODES, torch.float32),
+    **{f"decoder_{s}": Graph(partial(Decoding, s), FEATURES, torch.float32, {"codes": CODES}) for s in SIZES},
     "encoder": Graph(Encoding, (256, 256, 3), torch.uint8),
     "reader": Graph(Measuring, (256, 256, 3), torch.uint8),
     "identity": Graph(Embedding, (256, 256, 3), torch.uint8),
@@ -185,9 +203,9 @@ GRAPHS: dict[str, Graph] = {
         Restoring,
         (PHOTO, PHOTO, 3),
         torch.uint8,
-        {"codes": CODES, "residual": RESIDUALS, "renders": (RENDER, RENDER, 3)},
+        {"codes": CODES, "features": FEATURES, "renders": (RENDER, RENDER, 3)},
     ),
-    "carrier": Graph(Carrying, RESIDUALS, torch.float32, {"codes": CODES, "edited": CODES}),
+    "carrier": Graph(Carrying, FEATURES, torch.float32, {"before": FEATURES, "after": FEATURES}),
 }
 
 

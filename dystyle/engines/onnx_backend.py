@@ -13,7 +13,7 @@ import onnxruntime
 from dystyle.engines.cache import editor_weights
 from dystyle.engines.compiled import CompiledBackend
 from dystyle.engines.editor_graph import EditorWeights
-from dystyle.engines.hardware import PRECISIONS, PROVIDERS, runtimes
+from dystyle.engines.hardware import PICTURES, PRECISIONS, PROVIDERS, runtimes
 from dystyle.engines.opened import Run
 from dystyle.engines.tensorrt import rtx_devices, rtx_options, tensorrt_options
 from dystyle.errors import InputError
@@ -52,13 +52,13 @@ class OnnxBackend(CompiledBackend):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if name.startswith("editor"):
             self._share_weights(options, editor_weights(name.rsplit(":", 1)[0]), isinstance(model, bytes))
-        if self.device == "cuda" and self.precision == "fp16" and name.startswith("generator"):
+        if self.device == "cuda" and self.precision == "fp16" and name.startswith(PICTURES):
             model = halve(model)
         if self.device == "tensorrt-rtx":
-            options.add_provider_for_devices(rtx_devices(), rtx_options(name))
+            options.add_provider_for_devices(rtx_devices(), rtx_options(model))
             session = onnxruntime.InferenceSession(model, options)
         else:
-            providers = _providers(self.device, name, self.precision, isinstance(model, Path))
+            providers = _providers(self.device, name, self.precision, model)
             session = onnxruntime.InferenceSession(model, options, providers=providers)
             # ONNX Runtime falls back to the CPU silently.
             if session.get_providers()[0] != PROVIDERS[self.device]:
@@ -115,7 +115,7 @@ def run_bound(
     return binding.copy_outputs_to_cpu()
 
 
-def _providers(device: str, name: str, precision: str, in_file: bool) -> list:
+def _providers(device: str, name: str, precision: str, model: Path | bytes) -> list:
     """Execution providers, the first choice first, with their options."""
     if device == "cpu":
         return [PROVIDERS["cpu"]]
@@ -127,4 +127,4 @@ def _providers(device: str, name: str, precision: str, in_file: bool) -> list:
         return rest
     import tensorrt  # opens the libraries for the provider
 
-    return [(PROVIDERS["tensorrt"], tensorrt_options(name, precision, tensorrt.__version__, in_file)), *rest]
+    return [(PROVIDERS["tensorrt"], tensorrt_options(name, model, precision, tensorrt.__version__)), *rest]

@@ -11,14 +11,11 @@ import numpy as np
 from filelock import FileLock
 
 from dystyle.engines.cache import compiled_folder
-from dystyle.engines.hardware import PRECISIONS
+from dystyle.engines.hardware import PICTURES, PRECISIONS
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.opened import Run
 from dystyle.errors import InputError
 from dystyle.memory import return_freed_memory
-
-# What is computed in the pictures' precision; readings and codes need all 32 bits.
-IN_PRECISION = ("generator", "residual", "carrier")
 
 
 class OpenVinoBackend(OnnxBackend):
@@ -63,7 +60,7 @@ class OpenVinoBackend(OnnxBackend):
     def compile(self, name: str, model: Path | bytes) -> Run:
         if name.startswith("editor"):
             return super().compile(name, model)
-        precision = self.precision if name.startswith(IN_PRECISION) else "fp32"
+        precision = self.precision if name.startswith(PICTURES) else "fp32"
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             # Pinned threads of several processes would all sit on the first cores.

@@ -14,6 +14,7 @@ from dystyle.weights import resolve, sha256
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ASSEMBLED, EXPORTED = ("numpy", "onnx"), ("numpy", "onnx", "torch")
+ASSEMBLED_GRAPHS = ("generator_", "features", "decoder_")  # see `dystyle.engines.generator_graph`
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def recipe(name: str) -> Recipe:
     graph, *choice = name.split(":", 1)
     if graph == "editor":
         return Recipe("dystyle.engines.editor_graph", (*choice,) or ("dystyle",), ASSEMBLED)
-    if graph.startswith("generator_") and not choice:
+    if graph.startswith(ASSEMBLED_GRAPHS) and not choice:
         weights = ("mobile_stylegan", "preview_heads")
         return Recipe("dystyle.engines.generator_graph", weights, ASSEMBLED)
     return Recipe("dystyle.engines.graphs", (*choice,) or _WEIGHTS[graph], EXPORTED)
@@ -51,8 +52,8 @@ _WEIGHTS = {
     "identity": ("knowledge/faceres",),
     "detector": ("knowledge/blazeface",),
     "mesh": ("knowledge/facemesh",),
-    "residual": ("mobile_stylegan", "preview_heads", "features"),
-    "carrier": ("mobile_stylegan", "preview_heads", "carrier"),
+    "residual": ("features",),
+    "carrier": ("carrier",),
 }
 
 
