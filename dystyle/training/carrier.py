@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dystyle.attributes import ATTRIBUTES
 from dystyle.encoders import SIZE
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
-from dystyle.knowledge.readings import IdentityNetwork
+from dystyle.knowledge.readings import FaceReader, IdentityNetwork
 from dystyle.metrics.overlays import overlay
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
@@ -59,10 +60,14 @@ class CarrierConfig(PhotoConfig):
         features: the encoder of residuals (a name or a path).
         portraits: folder of portraits (`python -m dystyle.train features` makes it) to take overlays from.
         pairs: edits of generated faces to make. held: how many of them are for the report.
-        width: of the network, see `Carrier`.
+        start: weights to go on from (a name or a path); none: untrained. restarted: of them, only the flow.
+        width: of an untrained network, see `Carrier`.
         flow_steps, flow_batch, flow_lr: of the first stage, which learns the flow; `steps`, `batch` and `lr`
             are of the second one, in which it stays.
         flow_weight, slope_weight: see `flow_losses`.
+        edited: by how much more differences count where the edit replaces the picture.
+        reading_weight: of what is read off the face, as a share of the attributes' ranges: a half-hearted
+            edit looks much like the photo, and would be learnt.
     """
 
     out: Path = Path("runs/carrier")
@@ -72,6 +77,8 @@ class CarrierConfig(PhotoConfig):
     held: int = 16
     steps: int = 800
     batch: int = 2
+    start: str | None = None
+    restarted: bool = False
     width: int = 96
     flow_steps: int = 360
     flow_batch: int = 8
@@ -80,6 +87,8 @@ class CarrierConfig(PhotoConfig):
     perceptual_weight: float = 2.0
     flow_weight: float = 20.0
     slope_weight: float = 40.0
+    edited: float = 3.0
+    reading_weight: float = 2.0
 
 
 class Example(NamedTuple):
@@ -88,7 +97,8 @@ class Example(NamedTuple):
     Attributes:
         residual: (b, 512, 64, 64), of the photos. before, after: likewise, the codes' features.
         codes: (b, 18, 512), edited.
-        wanted: (b, 3, 1024, 1024), the edited photos.
+        wanted: (b, 3, 1024, 1024), the edited photos. replaced: (b, 1, 1024, 1024), by how much they are not
+            the photos, moved.
     """
 
     residual: Tensor
@@ -96,6 +106,7 @@ class Example(NamedTuple):
     after: Tensor
     codes: Tensor
     wanted: Tensor
+    replaced: Tensor
 
 
 class Examples:
@@ -128,16 +139,17 @@ class Examples:
             for array in (self.pairs.codes, self.pairs.flows, self.pairs.renders)
         )
         own, code, own_edited, edited = codes.unbind(1)
-        photos, wanted = self.photos(rng, own, own_edited, flows[:, 0])
+        photos, wanted, replaced = self.photos(rng, own, own_edited, flows[:, 0])
         before, residual = restore(self.generator, self.encoder, photos, renders, code)
         with precision(codes):
             after = self.generator.features(edited, SIZE).float()
-        return Example(residual, before, after, edited, wanted)
+        return Example(residual, before, after, edited, wanted, replaced)
 
     def photos(
         self, rng: np.random.Generator, codes: Tensor, edited: Tensor, flow: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Photos (b, 3, 1024, 1024) of faces with these codes, and of the same faces edited."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Photos (b, 3, 1024, 1024) of faces with these codes, of the same faces edited, and by how much they
+        are not what was there before, moved, (b, 1, 1024, 1024)."""
         with precision(codes):
             photos, pictures = (self.generator(x).float().clamp(-1, 1) for x in (codes, edited))
         moved = warp(photos, flow)
@@ -150,11 +162,11 @@ class Examples:
             along = torch.from_numpy(rng.random((count, 1, 1, 1)) < ALONG).to(self.device)
             photos = photos + masks * (contents - photos)
             contents, masks = (torch.where(along, warp(x, flow), x) for x in (contents, masks))
-            wanted = wanted + masks * (contents - wanted)
+            wanted, replaced = wanted + masks * (contents - wanted), replaced * (1 - masks)
         bent = self._bend(rng, flow.abs().amax((1, 2, 3)))
         gains, offsets = (self._tensor(x) for x in self._light(rng, count))
-        photos, wanted = (warp(x, bent) * gains + offsets for x in (photos, wanted))
-        return photos.clamp(-1, 1), wanted.clamp(-1, 1)
+        photos, wanted = ((warp(x, bent) * gains + offsets).clamp(-1, 1) for x in (photos, wanted))
+        return photos, wanted, warp(replaced, bent)
 
     def _overlays(self, rng: np.random.Generator, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Contents (b, 3, 1024, 1024) in [-1, 1] and masks (b, 1, 1024, 1024) of overlays for the `given`
@@ -204,6 +216,16 @@ def flow_losses(flow: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     return {"flow": difference.abs().mean(), "slope": sum(slopes)}
 
 
+def reading_loss(seen: Tensor, wanted: Tensor, reader: FaceReader) -> Tensor:
+    """Mean absolute difference of what is read off pictures (b, 3, 256, 256), on the common scale."""
+    with precision(seen):
+        scores = reader(seen)
+        with torch.no_grad():
+            goals = reader(wanted)
+    levels = ((ATTRIBUTES[n].score_to_level(x[n].float()) for n in ATTRIBUTES) for x in (scores, goals))
+    return torch.stack([(a - b).abs().mean() for a, b in zip(*levels, strict=True)]).mean()
+
+
 def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str, float]:
     """Write `carrier.safetensors` into the run's folder; goes on from the run's checkpoint.
 
@@ -217,8 +239,8 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
         skipped, see `descend`.
 
     Raises:
-        InputError: as `FeatureEncoder.load`, there are no portraits, all edits are held out, or the run in
-            the folder was begun otherwise, see `resume`.
+        InputError: as `FeatureEncoder.load` and `Carrier.load`, there are no portraits, all edits are held
+            out, or the run in the folder was begun otherwise, see `resume`.
     """
     device, generator = generator.mean_w.device, generator.eval()
     if config.held >= config.pairs:
@@ -231,8 +253,12 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
     pairs = Pairs.prepare(config.out / "pairs", config.pairs, config.seed, editor, generator)
     examples = Examples(pairs, portraits, generator, encoder)
     identity = IdentityNetwork().eval().requires_grad_(False).to(device)
+    reader = FaceReader().eval().requires_grad_(False).to(device)
     torch.manual_seed(config.seed)
-    network = Carrier.for_encoder(encoder, config.width).to(device, memory_format=torch.channels_last)
+    network = Carrier.load(config.start) if config.start else Carrier.for_encoder(encoder, config.width)
+    if config.restarted:
+        network.restart()
+    network = network.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((config.seed, step))
@@ -246,9 +272,12 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
         part = FACE if on_face else Part.draw(rng, SIDE)
         carried = carry(example)
         seen = part.decode(generator, example.after + carried, example.codes)
-        wanted = part.cut(example.wanted)
-        terms = picture_losses(seen, wanted)
-        return terms | (face_losses(part.framed(seen), part.framed(wanted), identity) if on_face else {})
+        wanted, replaced = part.cut(example.wanted), part.cut(example.replaced)
+        terms = picture_losses(seen, wanted, 1 + config.edited * replaced)
+        if not on_face:
+            return terms
+        faces = part.framed(seen), part.framed(wanted)
+        return terms | face_losses(*faces, identity) | {"reading": reading_loss(*faces, reader)}
 
     def carry(example: Example) -> Tensor:
         with precision(example.before):

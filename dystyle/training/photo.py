@@ -107,14 +107,17 @@ def texture(pictures: Tensor) -> Tensor:
     return F.avg_pool2d((pictures - F.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False)).abs(), 16)
 
 
-def picture_losses(seen: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def picture_losses(seen: Tensor, wanted: Tensor, weights: Tensor | float = 1.0) -> dict[str, Tensor]:
     """What pictures (b, 3, s, s) lack of others.
+
+    Args:
+        weights: (b, 1, s, s), of the difference by place.
 
     Returns:
         "pixels": absolute difference, summed over a pyramid of averages; "texture": that of `texture`, which
         does not ask for the same hair in the same place, but for as much of it.
     """
-    difference = seen - wanted
+    difference = weights * (seen - wanted)
     return {
         "pixels": sum(F.avg_pool2d(difference, size).abs().mean() for size in PYRAMID),
         "texture": (texture(seen) - texture(wanted)).abs().mean(),
