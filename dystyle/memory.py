@@ -10,8 +10,16 @@ _LARGE = 1 << 25
 _SHARED = 1 << 22  # likewise where many threads share
 
 
+def _giving_back(large: int) -> tuple[tuple[int, int], ...]:
+    """Settings by which blocks from so many bytes on go back to the system when they are freed."""
+    return (_MMAP_THRESHOLD, large), (_TRIM_THRESHOLD, 2 * large)
+
+
+_usual = _giving_back(_LARGE)
+
+
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Tell glibc to keep freed memory for the next tensor, or (False) to give large blocks back again.
+    """Tell glibc to keep freed memory for the next tensor, or (False) to do as before.
 
     By default it gives large blocks back to the system at once, which clears their pages anew for every
     operation: on a CPU a gradient step through the generator at 1024 px then takes three times as long.
@@ -20,9 +28,7 @@ def keep_freed_memory(keep: bool = True) -> bool:
     Returns:
         Whether this C library listens (glibc on Linux); elsewhere nothing happens.
     """
-    if keep:
-        return _tell((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1))
-    return _tell((_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, 2 * _LARGE))
+    return _tell(*(((_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, 2**31 - 1)) if keep else _usual))
 
 
 def share_freed_memory() -> bool:
@@ -35,7 +41,9 @@ def share_freed_memory() -> bool:
     Returns:
         As `keep_freed_memory`.
     """
-    return _tell((_ARENA_MAX, 2), (_MMAP_THRESHOLD, _SHARED), (_TRIM_THRESHOLD, 2 * _SHARED))
+    global _usual
+    _usual = _giving_back(_SHARED)
+    return _tell((_ARENA_MAX, 2), *_usual)
 
 
 def return_freed_memory() -> bool:

@@ -15,12 +15,18 @@ from dystyle.memory import keep_freed_memory, return_freed_memory, share_freed_m
 COUNT_FAULTS = """
 import resource, sys
 import numpy as np
-from dystyle.memory import keep_freed_memory
-if sys.argv[1] == "keep":
+from dystyle.memory import keep_freed_memory, share_freed_memory
+size = 1 << 24
+if "page" in sys.argv[1]:
+    share_freed_memory()
+    size = 1 << 21  # 8 MB, which go back there
+if "keep" in sys.argv[1]:
     keep_freed_memory()
+if "again" in sys.argv[1]:
+    keep_freed_memory(False)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(1 << 24, np.float32)
+    np.ones(size, np.float32)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 print(min(faults() for _ in range(3)))
@@ -29,8 +35,11 @@ print(min(faults() for _ in range(3)))
 COUNT_POOLS = """
 import ctypes, sys, threading
 from dystyle.memory import share_freed_memory
+from dystyle.memory import keep_freed_memory
 if sys.argv[1] == "share":
     share_freed_memory()
+if sys.argv[1] == "keep":
+    keep_freed_memory()
 library, meet = ctypes.CDLL(None), threading.Barrier(8)
 library.malloc.restype = library.fopen.restype = ctypes.c_void_p
 def allocate():
@@ -51,7 +60,7 @@ def test_threads_share_what_was_freed(tmp_path):
 
     if not share_freed_memory():
         pytest.skip("this C library cannot be told")
-    assert pools("share") <= 2 < pools("default")
+    assert pools("share") <= 2 < pools("default") == pools("keep")  # which can be undone, pools cannot
 
 
 def test_large_arrays_are_not_paged_in_again():
@@ -62,6 +71,8 @@ def test_large_arrays_are_not_paged_in_again():
     if not keep_freed_memory():
         pytest.skip("this C library cannot be told")
     assert faults("keep") == 0 < faults("default")
+    assert faults("page keep") == 0 < faults("page") == faults("page keep again")
+    assert faults("keep again") > 0
 
 
 def test_what_engines_keep_can_be_had_back():

@@ -18,10 +18,11 @@ from dystyle.encoders.carrier import Carrier, warp
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.engines.graphs import generator, identity, open_generator, to_float
 from dystyle.errors import InputError
+from dystyle.knowledge.readings import FaceReader
 from dystyle.metrics.overlays import cover, overlay
 from dystyle.pictures import load_image, save_picture
 from dystyle.training import carrier, features
-from dystyle.training.carrier import CarrierConfig, Examples, flow_losses, train_carrier
+from dystyle.training.carrier import CarrierConfig, Examples, flow_losses, reading_loss, train_carrier
 from dystyle.training.features import FeaturesConfig, prior, train_features
 from dystyle.training.pairs import Pairs, flow, mesh
 from dystyle.training.photo import FACE, Part, PhotoConfig, Stage, descend, face_losses, fill, picture_losses
@@ -228,6 +229,43 @@ def test_what_is_not_edited_keeps_its_residual():
     assert (network(residual, before, after) - residual).abs().mean() > 0.1
 
 
+@torch.no_grad()
+def test_what_an_edit_replaces_fades_and_the_gates_say_how_fast():
+    network = Carrier(width=8)
+    before, residual = torch.zeros(1, 512, 64, 64), torch.ones(1, 512, 64, 64)
+    after = before.clone()
+    after[..., 28:36, 28:36] = 1.0  # far more than leaves 1/e
+    still = torch.zeros(1, 2, 32, 32)
+    carried, touched = network.carry(residual, before, after, still)
+    assert carried[..., 31, 31].abs().max() < 0.05 and (carried[..., 5, 5] - 1).abs().max() < 1e-4
+    assert touched[0, 0, 31, 31] == 1 and touched[0, 0, 5, 5] == 0
+    network.gate.bias[:256] = -20.0  # these channels do not fade, and others fade as before
+    kept = network(residual, before, after, still)
+    assert (kept[:, :256] - 1).abs().max() < 0.05 and torch.equal(kept[:, 256:], carried[:, 256:])
+    network.add.bias += 0.5  # is added where the edit is, however much has faded there
+    added = network(residual, before, after, still) - kept
+    assert (added[..., 31, 31] - 0.5).abs().max() < 0.02 and added[..., 5, 5].abs().max() < 1e-4
+    flow = network.flow.out.weight.clone()
+    network.restart()
+    assert torch.allclose(network(residual, before, after, still), carried, atol=0.02)
+    assert torch.equal(network.flow.out.weight, flow)
+
+
+def test_the_edited_part_counts_more_and_half_an_edit_is_read(editor):
+    a, b = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    b[..., :32] = 0.1
+    weights = torch.ones(1, 1, 64, 64)
+    weights[..., :32] = 4.0
+    plain, weighted = picture_losses(a, b)["pixels"], picture_losses(a, b, weights)["pixels"]
+    assert weighted == pytest.approx(4 * float(plain), rel=1e-4)
+    code = editor.sample(3)
+    faces = [editor.synthesize(editor.edit(code, {"smile": x}), 256) for x in (0.0, 0.6, 1.0)]
+    none, half, whole = (to_float(torch.from_numpy(face)[None]) for face in faces)
+    reader = FaceReader().eval()
+    far, near, none_left = (float(reading_loss(x, whole, reader)) for x in (none, half, whole))
+    assert none_left == 0 and 0.005 < near < far
+
+
 def test_the_flow_says_where_places_come_from(editor):
     """Turned to the right by 40 px, a place of the picture comes from its left: minus, in half pictures."""
     before = editor.synthesize(editor.sample(3))
@@ -252,17 +290,18 @@ def test_examples_are_edited_where_the_edit_is_and_nowhere_else(data, monkeypatc
     examples = Examples(pairs, Portraits.load(data / "portraits"), generator(), FeatureEncoder(width=8))
     own, _, edited, _ = torch.from_numpy(pairs.codes[:1].copy()).unbind(1)
     still = torch.zeros(1, 2, 32, 32)
-    photos, wanted = examples.photos(np.random.default_rng(0), own, own, still)
-    assert (photos - wanted).abs().max() < 0.01
+    photos, wanted, replaced = examples.photos(np.random.default_rng(0), own, own, still)
+    assert replaced.max() == 0 and (photos - wanted).abs().max() < 0.01
     assert (photos - generator()(own)).abs().mean() > 0.05  # no code gives them
     monkeypatch.setattr(carrier, "OVERLAYS", 0)
     monkeypatch.setattr(carrier, "BENT", 0)
     monkeypatch.setattr(carrier, "LIT", 0)
     moves = torch.from_numpy(pairs.flows[:1, 0].copy())
-    photos, wanted = examples.photos(np.random.default_rng(0), own, edited, moves)
+    photos, wanted, replaced = examples.photos(np.random.default_rng(0), own, edited, moves)
     unedited, pictures = (generator()(codes).clamp(-1, 1) for codes in (own, edited))
     changed = (pictures - warp(unedited, moves)).abs() > 0.4
     assert changed.any() and (wanted - pictures).abs()[changed].mean() < 0.1
+    assert replaced[changed.any(1, keepdim=True)].mean() > 0.7 and replaced[..., :64, :64].max() < 0.3
     example = examples.draw(np.random.default_rng(0), np.array([1]))
     assert np.array_equal(example.codes[0], pairs.codes[1, 3])
     assert np.array_equal(examples.moves(np.array([1]))[2][0], pairs.flows[1, 1])

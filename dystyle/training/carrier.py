@@ -222,8 +222,8 @@ def reading_loss(seen: Tensor, wanted: Tensor, reader: FaceReader) -> Tensor:
         scores = reader(seen)
         with torch.no_grad():
             goals = reader(wanted)
-    levels = ((ATTRIBUTES[n].score_to_level(x[n].float()) for n in ATTRIBUTES) for x in (scores, goals))
-    return torch.stack([(a - b).abs().mean() for a, b in zip(*levels, strict=True)]).mean()
+    levels = [torch.stack([ATTRIBUTES[n].score_to_level(x[n].float()) for n in x]) for x in (scores, goals)]
+    return (levels[0] - levels[1]).abs().mean()
 
 
 def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str, float]:
