@@ -102,7 +102,11 @@ def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
 
 
 def is_named_like_a_picture(name: str | os.PathLike[str]) -> bool:
-    """Whether a file is taken for a picture: by its ending; hidden ones and macOS's own are none."""
+    """Whether a file is taken for a picture: by its ending; hidden ones and macOS's own are none.
+
+    Args:
+        name: within the folder that is looked through, whose own path does not count.
+    """
     path = PurePath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return path.suffix.lower() in ENDINGS and not hidden

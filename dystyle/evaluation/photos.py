@@ -83,7 +83,7 @@ def evaluate_photos(config: PhotosConfig, plots: Path | None = None) -> dict:
         InputError: there is no photo in the folder, or no face in one of them.
     """
     found = config.folder.iterdir() if config.folder.is_dir() else ()
-    files = sorted(path for path in found if is_named_like_a_picture(path))[config.first :]
+    files = sorted(path for path in found if is_named_like_a_picture(path.name))[config.first :]
     files = files[: config.count or None]
     if not files:
         raise InputError(f"There are no photos in '{config.folder}'; give a folder with .jpg or .png files.")
