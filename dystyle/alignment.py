@@ -53,6 +53,9 @@ def crop(image: np.ndarray, quad: np.ndarray, size: int = 1024) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
+STILL, MOVING = 1 / 1024, 4 / 1024  # half pictures, up to which a move is none, and from which it is whole
+
+
 def changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -> np.ndarray:
     """Where an edited picture differs from what it was: float32 (256, 256) from 0 to 1, soft at its edges.
 
@@ -65,6 +68,23 @@ def changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -
     mask = np.clip((difference - least) / (full - least), 0, 1)
     mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     return cv2.GaussianBlur(mask, (0, 0), 2.5)
+
+
+def move(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """A picture (s, s, 3) uint8, each place taken from where a flow says; itself where nothing moves.
+
+    Args:
+        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Moves of less
+            than half a pixel of 1024 are none, so that what stays keeps its very pixels.
+    """
+    size = len(picture)
+    columns, rows = (cv2.resize(axis, (size, size), interpolation=cv2.INTER_LINEAR) for axis in flow)
+    strength = np.clip((np.hypot(columns, rows) - STILL) / (MOVING - STILL), 0, 1) * np.float32(size / 2)
+    if not strength.any():
+        return picture
+    places = np.arange(size, dtype=np.float32)
+    columns, rows = places + columns * strength, places[:, None] + rows * strength
+    return cv2.remap(picture, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, changes, composite, paste
+from dystyle.alignment import Face, FaceAligner, changes, composite, move, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
@@ -313,7 +313,8 @@ class FaceEditor:
             size: one of `sizes`, with the default generator 1024 or the previews 256 and 128; None: the full
                 one.
             face: the inverted face the code came from, which brings along what of the photo no code holds;
-                where an edited picture does not differ from the unedited one it is the photo's own pixels.
+                where an edited picture differs from the unedited one by no more than that things have moved,
+                it is the photo's own pixels, moved.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off.
 
         Raises:
@@ -343,15 +344,15 @@ class FaceEditor:
             face.kept["features"] = self._features(face.code)[0].astype(np.float16)
         before = face.kept["features"][None].astype(np.float32)
         after = self._features(code) if weights else features
-        carried, touched = self.backend.run("carrier", own, before=before, after=after)
+        carried, touched, flow = self.backend.run("carrier", own, before=before, after=after)
         edited = self._decode(size, features + carried, code, weights)
         if weights:
             return edited
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
-        changed = changes(edited, face.kept[size], *RENDERED)
+        changed = changes(edited, move(face.kept[size], flow[0]), *RENDERED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
-        return composite(edited, face.portrait, changed)
+        return composite(edited, move(_resize(face.portrait, size), flow[0]), changed)
 
     def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """The default generator's activations at 64 px for a code, (1, 512, 64, 64) float32."""

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dystyle.alignment import changes, composite, paste
+from dystyle import pipeline
+from dystyle.alignment import changes, composite, move, paste
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
 
@@ -72,6 +73,36 @@ def test_a_flow_says_where_each_place_comes_from():
     flow[:, 0] = 2 * 8 / 64  # every place takes what is 8 px to its right
     assert warp(x, flow)[0, 0, 32, 32] == pytest.approx(1, abs=1e-4)
     assert torch.equal(warp(x, 0 * flow), x)
+
+
+def test_what_moves_takes_its_pixels_along_and_what_stays_keeps_them():
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (1024, 1024, 3), np.uint8), (0, 0), 2)
+    flow = np.zeros((2, 32, 32), np.float32)
+    flow += np.float32(0.3 / 512)  # less than half a pixel
+    assert move(picture, flow) is picture
+    flow[0, :, 16:], flow[1] = 2 * 20 / 1024, 0  # the right half comes from 20 px further right
+    moved = move(picture, flow)
+    assert np.array_equal(moved[:, :480], picture[:, :480])
+    assert np.abs(moved[:, 600:900].astype(int) - picture[:, 620:920]).max() <= 1
+    flow[0], flow[1] = 0, -2 * 10 / 1024  # from above
+    assert np.abs(move(picture, flow)[600:900].astype(int) - picture[590:890]).max() <= 1
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()  # the same as of features
+    torched = warp(tensor, torch.from_numpy(flow)[None])[0].permute(1, 2, 0).numpy()
+    assert np.abs(torched - move(picture, flow))[20:-20].max() < 2
+
+
+def test_a_turned_face_has_the_photos_own_detail(editor, face, monkeypatch):
+    """Moved with the head: more of it than with the photo where it was."""
+
+    def detail() -> float:
+        skin = editor.synthesize(code, face=face)[600:760, 360:660].astype(np.float32).mean(2)
+        return float(np.abs(skin - cv2.GaussianBlur(skin, (0, 0), 2)).mean())
+
+    code = editor.edit(face.code, {"yaw": editor.measure(face.portrait)["yaw"] + 8})
+    own = detail()
+    monkeypatch.setattr(pipeline, "move", lambda picture, flow: picture)
+    assert own > 1.03 * detail()
 
 
 def test_without_an_edit_the_carrier_keeps_the_residual():

@@ -101,15 +101,16 @@ class Carrier(Stored, nn.Module):
 
     def carry(
         self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The residual of the edited features, and which places the edit touches.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The residual of the edited features, which places the edit touches, and how the picture moves.
 
         Args:
             residual: (b, 512, 64, 64), of `before`. before, after: the features of both codes, likewise.
             flow: (b, 2, 32, 32), instead of the network's own.
 
         Returns:
-            (b, 512, 64, 64); (b, 1, 64, 64) from 0, where neither features change nor anything moves, to 1.
+            (b, 512, 64, 64); (b, 1, 64, 64) from 0, where neither features change nor anything moves, to 1;
+            the flow (b, 2, 32, 32).
         """
         flow = self.moved(before, after) if flow is None else flow
         scale = self.scale[:, None, None]
@@ -124,7 +125,7 @@ class Carrier(Stored, nn.Module):
         kept = torch.exp(-2 * torch.sigmoid(self.gate(x)) * faded) * lacking + change * self.add(x)
         distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
         touched = torch.maximum(_ramp(1 - torch.exp(-faded), *FADED), _ramp(distance, *MOVED))
-        return kept * scale, touched
+        return kept * scale, touched, flow
 
     @staticmethod
     def _faded(size: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ reference backend, not to run engines.
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
 | `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise | residuals after; \
-which places the edit touches, (b, 1, 64, 64) |
+which places the edit touches, (b, 1, 64, 64); the flow, (b, 2, 32, 32) |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -140,7 +140,7 @@ class Carrying(nn.Module):
         super().__init__()
         self.carrier = Carrier.load("carrier")
 
-    def forward(self, residuals: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, residuals: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
         return self.carrier.carry(residuals, before, after)
 
 
