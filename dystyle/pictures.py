@@ -72,6 +72,7 @@ ENDINGS = tuple(ending for entry in FORMATS.values() for ending in entry.endings
 SAVED = {kind: entry for kind, entry in FORMATS.items() if entry.options is not None}
 # How files begin, but for those that are found by their container's kind.
 _STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", *TIFF_STARTS, *JPEG2000_STARTS)
+STRIP = 256  # rows
 _XMP_TAG = 700  # of TIFF
 
 
@@ -98,7 +99,10 @@ def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, smallest)
     with open_picture(source, smallest) as picture:
-        return to_rgb(ImageOps.exif_transpose(picture))
+        if picture is source:  # somebody else's, which stays as it is
+            return to_rgb(ImageOps.exif_transpose(picture))
+        ImageOps.exif_transpose(picture, in_place=True)
+        return to_rgb(picture)
 
 
 def is_named_like_a_picture(name: str | os.PathLike[str]) -> bool:
@@ -198,7 +202,14 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     if profile and picture.mode in ("RGB", "CMYK"):
         picture = _to_srgb(picture, profile)
-    return np.array(picture.convert("RGB"))
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    # Strip by strip: Pillow hands a picture over as bytes, twice, and 64 megapixels are 200 MB each time.
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    for top in range(0, picture.height, STRIP):
+        bottom = min(top + STRIP, picture.height)
+        pixels[top:bottom] = picture.crop((0, top, picture.width, bottom))
+    return pixels
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import ast
 import io
 import itertools
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -398,3 +400,21 @@ def test_damaged_structures_never_raise_anything_else():
                 load_image(blob[:2] + broken[2:].tobytes())
             except InputError:
                 pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such figure")
+def test_a_large_photo_is_held_twice_at_most(tmp_path):
+    """Once by the decoder, in four bytes a pixel, and once as the array."""
+    file = tmp_path / "large.jpg"
+    Image.new("RGB", (6000, 4000), (200, 30, 60)).save(file)
+    program = """
+import resource, sys
+from dystyle.pictures import load_image
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1 / 1024)
+before = peak()
+assert abs(load_image(sys.argv[1])[::500, ::500] - (200.0, 30, 60)).max() < 4
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(file)], check=True, capture_output=True)
+    assert float(done.stdout) < 8.5 * 6000 * 4000
