@@ -27,6 +27,7 @@ from dystyle.engines.hardware import has_gpu
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
 from dystyle.pictures import load_image
+from dystyle.tone import tone_of, toned
 from dystyle.weights import load, resolve
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ class InvertedFace:
         residual: (512, 64, 64) float16, what of the portrait the code lacks, as an offset of the generator's
             features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
             generator is not the bundled one.
+        tone: (256, 3) uint8, of a black-and-white or sepia photo the colours by lightness (`dystyle.tone`).
         kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
             pictures of it by size, uint8 (size, size, 3).
 
-    `FaceEditor.synthesize` uses the last three when it is given the face.
+    `FaceEditor.synthesize` uses the last four when it is given the face.
     """
 
     code: np.ndarray
@@ -66,6 +68,7 @@ class InvertedFace:
     box: np.ndarray
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
     residual: np.ndarray | None = None
+    tone: np.ndarray | None = None
     kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
@@ -213,7 +216,7 @@ class FaceEditor:
                         code, tuned = result
         report(1.0, "Done")
         residual = None if tuned or not self._descent else self._restore(portrait, code)
-        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual)
+        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual, tone_of(portrait))
 
     def _restore(self, portrait: np.ndarray, code: np.ndarray) -> np.ndarray:
         """What of a portrait its code lacks, see `InvertedFace.residual`."""
@@ -331,7 +334,13 @@ class FaceEditor:
         for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
-        code = np.asarray(_check_code(code))
+        picture = self._picture(np.asarray(_check_code(code)), size, face, weights)
+        return picture if face is None or face.tone is None else toned(picture, face.tone)
+
+    def _picture(
+        self, code: np.ndarray, size: int, face: InvertedFace | None, weights: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """See `synthesize`; `weights` stand in for the generator's."""
         if self._generator.file is not None:
             return self.backend.run(self._generator.graph(size), code[None], weights)[0][0]
         features = self._features(code, weights)

@@ -11,6 +11,7 @@ from dystyle import pipeline
 from dystyle.alignment import changes, composite, move, paste
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
+from dystyle.tone import tone_of
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,27 @@ def test_a_turned_face_has_the_photos_own_detail(editor, face, monkeypatch):
     own = detail()
     monkeypatch.setattr(pipeline, "move", lambda picture, flow: picture)
     assert own > 1.03 * detail()
+
+
+@pytest.mark.parametrize("tint", [(1, 1, 1), (1.05, 0.98, 0.8)])
+def test_a_photo_of_one_tone_stays_in_it(editor, astronaut, tint):
+    """Neutral in, neutral out; sepia likewise; JPEG's noise is no colour."""
+    grey = cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None]
+    photo = np.rint(grey * np.float32(tint)).clip(0, 255).astype(np.uint8)
+    photo = cv2.imdecode(cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 70])[1], cv2.IMREAD_COLOR)
+    face = editor.invert(photo)
+    for edit in ({}, {"smile": 0.0}, {"age": 70}):
+        picture = editor.synthesize(editor.edit(face.code, edit, face=face), face=face)
+        light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+        expected = (light * np.float32(tint) / np.dot(tint, (0.299, 0.587, 0.114))).clip(0, 255)
+        assert np.abs(picture - expected).mean() < 2.5 and np.abs(picture - expected).max() < 16
+        if tint == (1, 1, 1):
+            assert np.ptp(picture, axis=2).max() <= 3
+
+
+def test_a_photo_with_colours_keeps_them(editor, face):
+    assert face.tone is None
+    assert tone_of(np.full((256, 256, 3), (200, 120, 60), np.uint8)) is not None  # one colour is one tone
 
 
 def test_without_an_edit_the_carrier_keeps_the_residual():
