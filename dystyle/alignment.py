@@ -7,7 +7,7 @@ bottom-left, bottom-right, top-right as the face sees it, so a rolled face has a
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -150,6 +150,19 @@ def paste(
     return result
 
 
+def covered(faces: np.ndarray, quad: np.ndarray) -> np.ndarray:
+    """Where other people's faces lie in a portrait: float32 (256, 256) from 0 to 1, soft at its edges.
+
+    Args:
+        faces: (n, 468, 2), landmarks in photo pixels. quad: (4, 2), the portrait's corners, likewise.
+    """
+    mask, into = np.zeros((COARSE, COARSE), np.float32), _matrix(np.asarray(quad), _square(COARSE))
+    for points in cv2.perspectiveTransform(np.float32(faces), into) if len(faces) else ():
+        cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(points).astype(np.int32)), 1.0)
+    mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13)))
+    return cv2.GaussianBlur(mask, (0, 0), 2.5)
+
+
 def _sample(image: np.ndarray, quad: np.ndarray, size: int, border: int) -> np.ndarray:
     """Warp the square under `quad` to uint8 (size, size, 3); `border` is OpenCV's rule outside the photo."""
     height, width = image.shape[:2]
@@ -233,12 +246,14 @@ class Face:
         score: the detector's confidence on the aligned face, 0..1.
         landmarks: float32 (468, 2), the points of the face mesh.
         quad: float32 (4, 2), the corners of the FFHQ crop (see the module's note); it may leave the photo.
+        others: float32 (n, 468, 2), the landmarks of the photo's other faces.
     """
 
     box: np.ndarray
     score: float
     landmarks: np.ndarray
     quad: np.ndarray
+    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 468, 2), np.float32))
 
 
 class FaceAligner:
@@ -282,7 +297,9 @@ class FaceAligner:
             if faces and _side(faces[0].quad) > side:
                 break
             faces = self._search(pyramid, tiles, faces)
-        return faces or self._search(pyramid, [np.roll(whole, turn, axis=0) for turn in (1, 2, 3)], faces)
+        faces = faces or self._search(pyramid, [np.roll(whole, turn, axis=0) for turn in (1, 2, 3)], faces)
+        landmarks = np.float32([face.landmarks for face in faces])
+        return [replace(face, others=np.delete(landmarks, i, axis=0)) for i, face in enumerate(faces)]
 
     def align(self, image, index: int = 0) -> tuple[Face, np.ndarray]:
         """The face number `index` of a photo, largest first, and its portrait, uint8 (1024, 1024, 3).

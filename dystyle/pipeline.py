@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, changes, composite, move, paste
+from dystyle.alignment import Face, FaceAligner, changes, composite, covered, move, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.editors import METHODS, open_method
@@ -56,10 +56,11 @@ class InvertedFace:
             features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
             generator is not the bundled one.
         tone: (256, 3) uint8, of a black-and-white or sepia photo the colours by lightness (`dystyle.tone`).
+        others: (n, 468, 2) float32, landmarks of the photo's other faces, which `FaceEditor.paste` protects.
         kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
             pictures of it by size, uint8 (size, size, 3).
 
-    `FaceEditor.synthesize` uses the last four when it is given the face.
+    `FaceEditor.synthesize` uses what stands below the box when it is given the face.
     """
 
     code: np.ndarray
@@ -69,6 +70,7 @@ class InvertedFace:
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
     residual: np.ndarray | None = None
     tone: np.ndarray | None = None
+    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 468, 2), np.float32))
     kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
@@ -216,7 +218,8 @@ class FaceEditor:
                         code, tuned = result
         report(1.0, "Done")
         residual = None if tuned or not self._descent else self._restore(portrait, code)
-        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual, tone_of(portrait))
+        tone = tone_of(portrait)
+        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual, tone, face.others)
 
     def _restore(self, portrait: np.ndarray, code: np.ndarray) -> np.ndarray:
         """What of a portrait its code lacks, see `InvertedFace.residual`."""
@@ -406,13 +409,15 @@ class FaceEditor:
         return self.backend.run("identity", _as_input(image))[0][0]
 
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
-        """The photo (h, w, 3) uint8 with a portrait blended in where it differs from the face's own.
+        """The photo (h, w, 3) uint8 with a portrait blended in where it differs from the face's own, and
+        where none of the photo's other faces is.
 
         Args:
             image: (1024, 1024, 3) uint8, an edited portrait of `face`.
             original: the photo `face` was found in.
         """
         changed = changes(image, _resize(face.portrait, len(image)), *COMPOSED)
+        changed *= 1 - covered(face.others, face.quad)
         return paste(image, face.quad, load_image(original), changed)
 
     def sample(self, seed: int, truncation: float = 0.7) -> np.ndarray:

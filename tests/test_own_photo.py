@@ -76,6 +76,24 @@ def test_a_flow_says_where_each_place_comes_from():
     assert torch.equal(warp(x, 0 * flow), x)
 
 
+def test_the_neighbours_face_is_left_alone(editor, astronaut):
+    """Cheek to cheek, the other's face lies in the portrait."""
+    people = np.concatenate((astronaut[:360, 130:278], astronaut[:360, 172:310]), 1)
+    first, second = sorted(editor.detect(people), key=lambda face: face.box[0])
+    index = [face.box[0] for face in editor.detect(people)].index(first.box[0])
+    face = editor.invert(people, index=index)
+    assert np.allclose(face.others, second.landmarks) and len(face.others) == 1
+    pasted = editor.paste(255 - face.portrait, face, people)
+    changed = np.abs(pasted.astype(int) - people).max(2) > 8
+    own, other = (np.rint(x.landmarks).astype(int) for x in (first, second))
+    inside = [(x, y) for x, y in other if face.quad[:, 0].max() > x + 2]
+    assert len(inside) > 50 and not any(changed[y, x] for x, y in inside)
+    assert np.mean([changed[y, x] for x, y in own]) > 0.9
+    alone = dataclasses.replace(face, others=face.others[:0])
+    without = np.abs(editor.paste(255 - face.portrait, alone, people).astype(int) - people).max(2) > 8
+    assert any(without[y, x] for x, y in inside)
+
+
 def test_what_moves_takes_its_pixels_along_and_what_stays_keeps_them():
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 256, (1024, 1024, 3), np.uint8), (0, 0), 2)
