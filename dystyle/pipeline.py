@@ -227,7 +227,7 @@ class FaceEditor:
         for _ in range(PASSES):
             render = _resize(self._decode(1024, seen, code), RENDER)[None].astype(np.float32)
             known = {"codes": code[None], "features": seen, "renders": render}
-            seen = seen + self.backend.run("residual", _resize(portrait, PHOTO)[None], **known)[0]
+            seen = seen + self.backend.run("residual", _resize(portrait, PHOTO)[None], None, **known)[0]
         return (seen - own)[0].astype(np.float16)
 
     def encode(self, portrait: np.ndarray) -> np.ndarray:
@@ -449,7 +449,7 @@ class FaceEditor:
         if self._descent:  # what only photos go through
             residual = self._restore(picture, code)[None].astype(np.float32)
             features = {"before": self._features(code), "after": self._features(edited)}
-            self.backend.run("carrier", residual, **features)
+            self.backend.run("carrier", residual, None, **features)
 
 
 def _refine(
