@@ -53,7 +53,7 @@ def crop(image: np.ndarray, quad: np.ndarray, size: int = 1024) -> np.ndarray:
     return np.rint(canvas).astype(np.uint8)
 
 
-STILL, MOVING = 1 / 1024, 4 / 1024  # half pictures, up to which a move is none, and from which it is whole
+STILL, MOVING = 0.01, 0.03  # half pictures, up to which a move is none, and from which it is whole
 
 
 def changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -> np.ndarray:
@@ -74,8 +74,8 @@ def move(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """A picture (s, s, 3) uint8, each place taken from where a flow says; itself where nothing moves.
 
     Args:
-        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Moves of less
-            than half a pixel of 1024 are none, so that what stays keeps its very pixels.
+        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Small moves are
+            none: what hardly moves keeps its very pixels.
     """
     size = len(picture)
     columns, rows = (cv2.resize(axis, (size, size), interpolation=cv2.INTER_LINEAR) for axis in flow)
