@@ -74,8 +74,8 @@ def move(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """A picture (s, s, 3) uint8, each place taken from where a flow says; itself where nothing moves.
 
     Args:
-        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Small moves are
-            none: what hardly moves keeps its very pixels.
+        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Small moves
+            are none: what hardly moves keeps its very pixels.
     """
     size = len(picture)
     columns, rows = (cv2.resize(axis, (size, size), interpolation=cv2.INTER_LINEAR) for axis in flow)

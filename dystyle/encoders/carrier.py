@@ -1,11 +1,11 @@
 """The carrier: what of a photo's residual stays, moves with the head, or gives way when its code is edited.
 
 A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped
-by a flow, faded and completed channel by channel: D' = exp(-s d^2) o warp(D) + c a, where d is how much the
-features change beyond the flow, in units of the largest change, and c in 0..1 a soft threshold of it. What
-the edit leaves alone keeps its residual (d = c = 0); of what it replaces, the gates s say how fast it fades,
-and a what stays of the person, such as the colour of the eyes. Both see both features, as those of the
-selective transfer unit do (STGAN, Liu et al. 2019).
+by a flow, faded and completed: D' = exp(-d^2) warp(D) + c a, where d is how much the features change beyond
+the flow, in units of the largest change, and c in 0..1 a soft threshold of it. What the edit leaves alone
+keeps its residual (d = c = 0); what it replaces loses it, but for a, what stays of the person, such as the
+colour of the eyes. The network of a sees both features, as the selective transfer unit's gates do (STGAN,
+Liu et al. 2019).
 """
 
 import torch
@@ -17,12 +17,12 @@ from dystyle.encoders.features import FeatureEncoder, Residual
 from dystyle.encoders.stored import Stored
 
 CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
-# Where the gates are 1, a change by FADE of the largest one leaves 1/e of the residual, within FAINT and
-# CLEAR: ageing changes the features little and everywhere, a smile much and around the mouth.
-FADE, FAINT, CLEAR = 0.45, 0.09, 0.3
+# A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes the
+# features little and everywhere, a smile much and around the mouth.
+FADE, FAINT, CLEAR = 0.395, 0.079, 0.263
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
-FADED, MOVED = (0.1, 0.4), (0.01, 0.03)
+FADED, MOVED = (0.13, 0.49), (0.01, 0.03)
 
 
 class FlowNetwork(nn.Module):
@@ -60,7 +60,7 @@ class Carrier(Stored, nn.Module):
     """Residual of one code's features -> that of an edited code's.
 
     Args:
-        width: channels of the gates' trunk. scale: (512,), the features' standard deviation by channel.
+        width: channels of the trunk. scale: (512,), the features' standard deviation by channel.
     """
 
     format = "carrier"
@@ -75,7 +75,6 @@ class Carrier(Stored, nn.Module):
         self.change = nn.Conv2d(CHANNELS, width, 1)
         self.lack = nn.Conv2d(CHANNELS, width, 1)
         self.trunk = nn.Sequential(*(Residual(width) for _ in range(2)))
-        self.gate = nn.Conv2d(width, CHANNELS, 1)
         self.add = nn.Conv2d(width, CHANNELS, 1)
         self.restart()
 
@@ -85,10 +84,9 @@ class Carrier(Stored, nn.Module):
         return cls(width, encoder.scale)
 
     def restart(self) -> None:
-        """Let residuals fade alike in all channels, and nothing be added; the flow stays as it is."""
-        for last in (self.gate, self.add):
-            nn.init.normal_(last.weight, std=1e-3)
-            nn.init.zeros_(last.bias)
+        """Let nothing be added; the flow stays as it is."""
+        nn.init.normal_(self.add.weight, std=1e-3)
+        nn.init.zeros_(self.add.bias)
 
     def moved(self, before: Tensor, after: Tensor) -> Tensor:
         """Flow (b, 2, 32, 32) from features (b, 512, 64, 64) before and after; 0 where nothing is edited."""
@@ -121,18 +119,17 @@ class Carrier(Stored, nn.Module):
         change = 1 - torch.exp(-F.avg_pool2d(size, 3, 1, 1, count_include_pad=False) / CHANGE)
         x = self.feel(expected) + self.change(difference) + self.lack(lacking)
         x = F.silu(self.trunk(x))
-        faded = self._faded(size)
-        kept = torch.exp(-2 * torch.sigmoid(self.gate(x)) * faded) * lacking + change * self.add(x)
+        fade = self._fade(size)
         distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
-        touched = torch.maximum(_ramp(1 - torch.exp(-faded), *FADED), _ramp(distance, *MOVED))
-        return kept * scale, touched, flow
+        touched = torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
+        return (fade * lacking + change * self.add(x)) * scale, touched, flow
 
     @staticmethod
-    def _faded(size: Tensor) -> Tensor:
-        """Square of the change in units of what leaves 1/e, where features change by `size`; (b, 1, h, w)."""
+    def _fade(size: Tensor) -> Tensor:
+        """How much of a residual is left, (b, 1, h, w) in 0..1, where features change by `size`, likewise."""
         size = F.avg_pool2d(size, 5, 1, 2, count_include_pad=False)
         reach = (FADE * size.amax((2, 3), keepdim=True)).clamp(FAINT, CLEAR)
-        return (size / reach).square()
+        return torch.exp(-((size / reach) ** 2))
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

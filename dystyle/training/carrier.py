@@ -3,7 +3,7 @@
 The editor makes the examples itself. The photo is a generated face, bent, relit and with something laid
 over it, as the encoder's code cannot give it. What it should become is the same face edited, bent and lit
 alike, with what was laid over it moved with the head or left where it is. First the flow is learnt alone,
-then with it the gates.
+then with it what is added.
 """
 
 import json
