@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from dystyle import pipeline
+from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import changes, composite, move, paste
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
+from dystyle.evaluation.photos import PhotosConfig, evaluate_photos
 from dystyle.tone import tone_of
 
 
@@ -148,3 +149,22 @@ def test_without_an_edit_the_carrier_keeps_the_residual():
     residual = torch.randn_like(features)
     assert torch.allclose(carrier(residual, features, features), residual, atol=1e-5)
     assert not torch.allclose(carrier(residual, features, features + 1), residual, atol=1e-2)
+
+
+def test_photos_are_found_wherever_their_folder_lies(tmp_path, monkeypatch):
+    class Opened(Exception):
+        """There are photos to measure."""
+
+    def opened(*_) -> None:
+        raise Opened
+
+    monkeypatch.setattr(FaceEditor, "from_pretrained", opened)
+    folder = tmp_path / ".cache" / "photos"
+    folder.mkdir(parents=True)
+    (folder / "._a.png").touch()  # macOS's own
+    with pytest.raises(InputError, match="no photos"):
+        evaluate_photos(PhotosConfig(folder))
+    (folder / "a.png").touch()
+    for path in (folder, folder / ".." / "photos"):
+        with pytest.raises(Opened):
+            evaluate_photos(PhotosConfig(path))
