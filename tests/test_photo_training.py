@@ -236,7 +236,8 @@ def test_what_an_edit_replaces_fades_and_something_is_added():
     after = before.clone()
     after[..., 28:36, 28:36] = 1.0  # far more than leaves 1/e
     still = torch.zeros(1, 2, 32, 32)
-    carried, touched = network.carry(residual, before, after, still)
+    carried, touched, flow = network.carry(residual, before, after, still)
+    assert torch.equal(flow, still)
     assert carried[..., 31, 31].abs().max() < 0.05 and (carried[..., 5, 5] - 1).abs().max() < 1e-4
     assert touched[0, 0, 31, 31] == 1 and touched[0, 0, 5, 5] == 0
     network.add.bias += 0.5  # where the edit is, however much has faded there
