@@ -15,6 +15,7 @@ from typing import Annotated, Union
 import numpy as np
 import torch
 import tyro
+from torch import distributed
 
 from dystyle.editors.interfacegan import PICTURE_ROWS
 from dystyle.editors.linear import LinearEditor
@@ -184,6 +185,9 @@ def main() -> None:
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()  # its threads would abort a process that ends before them
 
 
 if __name__ == "__main__":

@@ -23,3 +23,4 @@ for network in (trainer.generator, trainer.average, trainer.discriminator):
         assert torch.equal(value, second[name]), name
 first, second = gather_object([torch.get_rng_state()])
 assert not torch.equal(first, second), "both processes drew the same codes"
+torch.distributed.destroy_process_group()

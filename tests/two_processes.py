@@ -26,3 +26,4 @@ for state in (trainer.editor.state_dict(), trainer.average.state_dict()):
         assert torch.equal(value, second[name]), name
 first, second = gather_object([torch.get_rng_state()])
 assert not torch.equal(first, second), "both processes drew the same edits"
+torch.distributed.destroy_process_group()
