@@ -1,6 +1,7 @@
 """A photo with all that its file carries: an edited face is pasted back, and nothing else changes."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,12 +107,11 @@ class Original:
         """sRGB pixels in the photo's colours, without transparency."""
         picture, bare = Image.fromarray(rgb), {"LA": "L", "RGBA": "RGB", "I;16": "L"}.get(mode, mode)
         if self._profile and bare in ("RGB", "CMYK"):
-            try:
+            # A broken profile was not applied when the photo was read either.
+            with suppress(ImageCms.PyCMSError, OSError):
                 own = ImageCms.ImageCmsProfile(io.BytesIO(self._profile))
                 usual = ImageCms.createProfile("sRGB")
                 return ImageCms.profileToProfile(picture, usual, own, outputMode=bare)
-            except (ImageCms.PyCMSError, OSError):
-                pass  # a broken profile, which was not applied when the photo was read either
         return picture.convert(bare)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,12 +73,10 @@ class Faces:
 def _stored(file: Path, wanted: dict) -> np.ndarray:
     """Readings (n, attributes) in a file, if they are of these attributes and faces; else none, (0, 0)."""
     if file.exists():
-        try:
-            with np.load(file) as stored:
-                if json.loads(str(stored["of"])) == wanted:
-                    return stored["values"]
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-            pass  # damaged, or from before it was noted what they are of
+        # Damaged ones, and those from before it was noted what they are of, are read anew.
+        with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), np.load(file) as stored:
+            if json.loads(str(stored["of"])) == wanted:
+                return stored["values"]
     return np.empty((0, 0), np.float32)
 
 
