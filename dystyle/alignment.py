@@ -71,7 +71,7 @@ def changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -
 
 
 def move(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """A picture (s, s, 3) uint8, each place taken from where a flow says; itself where nothing moves.
+    """A picture or map (s, s, ...), each place taken from where a flow says; itself where nothing moves.
 
     Args:
         flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Small moves

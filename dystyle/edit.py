@@ -160,6 +160,8 @@ def _edit_one(
             bar.update(round(100 * fraction) - bar.n)
 
         face = editor.invert(picture, config.refine, config.face, progress)
+    for remark in face.remarks:
+        print(f"'{photo}': {remark}", file=sys.stderr)
     portrait = editor.synthesize(editor.edit(face.code, target, face=face), face=face)
     return editor.paste(portrait, face, picture) if config.paste else portrait
 

@@ -16,6 +16,7 @@ import numpy as np
 from dystyle.alignment import Face, FaceAligner, changes, composite, covered, move, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
+from dystyle.covers import cover_of
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import Editor, styles_of
 from dystyle.editors.search import MOST_LOOKS
@@ -39,6 +40,7 @@ DEVICES = ("cpu", "cuda", "auto")
 # differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
 REFINE = ("fast", "balanced", "precise")
+COVERED = "Something seems to cover the mouth; that part of the photo stays as it is."
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class InvertedFace:
             features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
             generator is not the bundled one.
         tone: (256, 3) uint8, of a black-and-white or sepia photo the colours by lightness (`dystyle.tone`).
+        cover: (256, 256) float32 from 0 to 1, what covers the mouth, which edits leave as it is
+            (`dystyle.covers`); None if the mouth is visible.
         others: (n, 468, 2) float32, landmarks of the photo's other faces, which `FaceEditor.paste` protects.
         kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
             pictures of it by size, uint8 (size, size, 3).
@@ -70,8 +74,14 @@ class InvertedFace:
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
     residual: np.ndarray | None = None
     tone: np.ndarray | None = None
+    cover: np.ndarray | None = None
     others: np.ndarray = field(default_factory=lambda: np.zeros((0, 468, 2), np.float32))
     kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What whoever edits this face should know, one sentence each."""
+        return () if self.cover is None else (COVERED,)
 
 
 class FaceEditor:
@@ -217,18 +227,22 @@ class FaceEditor:
                     else:
                         code, tuned = result
         report(1.0, "Done")
-        residual = None if tuned or not self._descent else self._restore(portrait, code)
+        restored = not tuned and self._descent
+        residual, cover = self._restore(portrait, code) if restored else (None, None)
         tone = tone_of(portrait)
-        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual, tone, face.others)
+        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual, tone, cover, face.others)
 
-    def _restore(self, portrait: np.ndarray, code: np.ndarray) -> np.ndarray:
-        """What of a portrait its code lacks, see `InvertedFace.residual`."""
+    def _restore(self, portrait: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """What of a portrait its code lacks, and what covers it: `InvertedFace.residual` and `cover`."""
         own = seen = self._features(code)
-        for _ in range(PASSES):
-            render = _resize(self._decode(1024, seen, code), RENDER)[None].astype(np.float32)
-            known = {"codes": code[None], "features": seen, "renders": render}
+        cover = None
+        for look in range(PASSES):
+            render = _resize(self._decode(1024, seen, code), RENDER)
+            if look == 0:
+                cover = cover_of(_resize(portrait, RENDER), render)
+            known = {"codes": code[None], "features": seen, "renders": render[None].astype(np.float32)}
             seen = seen + self.backend.run("residual", _resize(portrait, PHOTO)[None], None, **known)[0]
-        return (seen - own)[0].astype(np.float16)
+        return (seen - own)[0].astype(np.float16), cover
 
     def encode(self, portrait: np.ndarray) -> np.ndarray:
         """The code (18, 512) float32 of an aligned portrait (s, s, 3) uint8 RGB, as fast as it can be had."""
@@ -357,13 +371,15 @@ class FaceEditor:
         before = face.kept["features"][None].astype(np.float32)
         after = self._features(code) if weights else features
         carried, touched, flow = self.backend.run("carrier", own, before=before, after=after)
-        edited = self._decode(size, features + carried, code, weights)
+        edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
         changed = changes(edited, move(face.kept[size], flow[0]), *RENDERED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
+        if face.cover is not None:
+            changed *= 1 - cv2.resize(move(face.cover, flow[0]).clip(0, 1), changed.shape)
         return composite(edited, move(_resize(face.portrait, size), flow[0]), changed)
 
     def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:

@@ -168,3 +168,56 @@ def test_photos_are_found_wherever_their_folder_lies(tmp_path, monkeypatch):
     for path in (folder, folder / ".." / "photos"):
         with pytest.raises(Opened):
             evaluate_photos(PhotosConfig(path))
+
+
+def masked(photo: np.ndarray, face, colour: tuple[int, int, int]) -> np.ndarray:
+    """A photo whose face wears a medical mask."""
+    shape = np.int32([(330, 600), (512, 545), (694, 600), (690, 740), (600, 830), (424, 830), (334, 740)])
+    mask = np.zeros((1024, 1024), np.float32)
+    cv2.fillPoly(mask, [shape], 1.0)
+    frame = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])
+    place = cv2.getPerspectiveTransform(frame, np.float32(face.quad))
+    mask = cv2.warpPerspective(cv2.GaussianBlur(mask, (0, 0), 2), place, photo.shape[1::-1])[..., None]
+    shade = np.linspace(1.05, 0.8, len(photo))[:, None, None]
+    return np.rint(photo + mask * (np.float32(colour) * shade - photo)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("colour", [(150, 190, 215), (235, 235, 235)])
+def test_an_edit_draws_no_mouth_onto_a_mask(editor, face, astronaut, colour):
+    covered = editor.invert(masked(astronaut, face, colour))
+    assert "cover the mouth" in covered.remarks[0]
+    for edit in ({"smile": 1.0}, {"age": 70}):
+        code = editor.edit(covered.code, edit)
+        changed = difference(editor.synthesize(code, face=covered), covered.portrait)
+        assert changed[660:800, 420:600].max() < 3
+    assert changed.mean() > 3  # the rest has aged
+
+
+def test_a_mouth_that_can_be_seen_is_not_taken_for_covered(editor, face, astronaut):
+    lit = astronaut * np.linspace(0.25, 1.5, astronaut.shape[1])[None, :, None]
+    lit = lit.clip(0, 255).astype(np.uint8)
+    sideways = editor.invert(lit)
+    assert face.cover is None and sideways.cover is None and face.remarks == ()
+    # Light from the side takes no smile away.
+    before, after = (
+        editor.measure(x)["smile"]
+        for x in (sideways.portrait, editor.synthesize(sideways.code, face=sideways))
+    )
+    assert before > 0.9 and after > 0.9
+
+
+@pytest.mark.parametrize("side", ["left", "right", "below"])
+def test_a_face_cut_by_the_photos_edge_is_edited_without_a_halo(editor, face, astronaut, side):
+    middle, bottom = int(face.quad[:, 0].mean()), int(face.quad[:, 1].max())
+    photo, edge = {
+        "left": (astronaut[:, middle - 20 :], np.s_[:, :10]),
+        "right": (astronaut[:, : middle + 28], np.s_[:, -10:]),
+        "below": (astronaut[: bottom - 30], np.s_[-10:]),
+    }[side]
+    cut = editor.invert(np.ascontiguousarray(photo))
+    portrait = editor.synthesize(editor.edit(cut.code, {"eyes_closed": 1.0}), face=cut)
+    changed = np.abs(editor.paste(portrait, cut, photo).astype(int) - photo).max(2)
+    eyes = int(cut.quad[:, 1].mean())  # the middle of the portrait
+    assert editor.measure(portrait)["eyes_closed"] > 0.8 and changed[eyes - 25 : eyes + 15].max() > 40
+    changed[eyes - 25 : eyes + 15] = 0
+    assert changed[edge].mean() < 3

@@ -366,9 +366,12 @@ class Callbacks:
             progress(fraction, desc=self.text.sentence(message))
 
         try:
-            return Visit.of_photo(self.editor, photo, pixels, path, quality, index, report)
+            visit = Visit.of_photo(self.editor, photo, pixels, path, quality, index, report)
         finally:
             self._fits.pop(request.session_hash, None)
+        for remark in visit.face.remarks:
+            self.say(remark)
+        return visit
 
     def _meet(self, seed: int, waiting: Recipe | None = None) -> dict:
         visit = Visit.of_seed(self.editor, seed)

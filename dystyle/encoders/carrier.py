@@ -90,7 +90,7 @@ class Carrier(Stored, nn.Module):
 
     def moved(self, before: Tensor, after: Tensor) -> Tensor:
         """Flow (b, 2, 32, 32) from features (b, 512, 64, 64) before and after; 0 where nothing is edited."""
-        before, after = (self.reduce(x / self.scale[:, None, None]) for x in (before, after))
+        before, after = (self._reading(self.reduce, x) for x in (before, after))
         return self.flow(before, after) - self.flow(before, before)
 
     def forward(self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None) -> Tensor:
@@ -111,18 +111,22 @@ class Carrier(Stored, nn.Module):
             the flow (b, 2, 32, 32).
         """
         flow = self.moved(before, after) if flow is None else flow
-        scale = self.scale[:, None, None]
-        joined = warp(torch.cat((residual, before), 1), flow)
-        lacking, expected = joined[:, :CHANNELS] / scale, joined[:, CHANNELS:] / scale
-        difference = after / scale - expected
-        size = difference.abs().mean(1, keepdim=True)
+        lacking, expected = warp(residual, flow), warp(before, flow)
+        difference = after - expected
+        size = F.conv2d(difference.abs(), (1 / self.scale)[None, :, None, None] / CHANNELS)
         change = 1 - torch.exp(-F.avg_pool2d(size, 3, 1, 1, count_include_pad=False) / CHANGE)
-        x = self.feel(expected) + self.change(difference) + self.lack(lacking)
-        x = F.silu(self.trunk(x))
+        x = self._reading(self.feel, expected) + self._reading(self.change, difference)
+        x = F.silu(self.trunk(x + self._reading(self.lack, lacking)))
+        added = F.conv2d(x, self.add.weight * self.scale[:, None, None, None], self.add.bias * self.scale)
         fade = self._fade(size)
         distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
         touched = torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
-        return (fade * lacking + change * self.add(x)) * scale, touched, flow
+        return fade * lacking + change * added, touched, flow
+
+    def _reading(self, layer: nn.Conv2d, features: Tensor) -> Tensor:
+        """What a 1 x 1 convolution makes of features in units of their standard deviations. The units are
+        put into its weights: on the features they would take as long as the convolution."""
+        return F.conv2d(features, layer.weight / self.scale[:, None, None], layer.bias)
 
     @staticmethod
     def _fade(size: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Train the carrier, which takes the residual of a photo's features through an edit.
 
-The editor makes the examples itself. The photo is a generated face, bent, relit and with something laid
-over it, as the encoder's code cannot give it. What it should become is the same face edited, bent and lit
-alike, with what was laid over it moved with the head or left where it is. First the flow is learnt alone,
-then with it what is added.
+The editor makes the examples itself. In one half the photo is a generated face, bent, relit and with
+something laid over it, as the encoder's code cannot give it. What it should become is the same face edited,
+bent and lit alike, with what was laid over it moved with the head or left where it is. In the other half it
+is a portrait of `dystyle.training.portraits`: nobody knows its edited picture, but it should be read as the
+code's, be of the same person, and stay the photo where the code's picture stays. First the flow is learnt
+alone, then with it what is added.
 """
 
 import json
@@ -26,7 +28,7 @@ from dystyle.knowledge.readings import FaceReader, IdentityNetwork
 from dystyle.metrics.overlays import overlay
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
-from dystyle.training.pairs import FLOW, Pairs
+from dystyle.training.pairs import FLOW, Pairs, draw_edit
 from dystyle.training.photo import (
     FACE,
     FULL,
@@ -44,6 +46,8 @@ from dystyle.training.portraits import Portraits
 
 FACE_EVERY = 2  # steps, of which one is on the face; the others see a part of the picture of this side:
 SIDE = 32
+TURNS = 2  # pairs of steps, of which one is on portraits
+TINT = 32  # px of 1024, from which on a photo's colours are kept where an edit replaces the rest
 OVERLAYS = 2  # at most; each goes along with the head in this share of the examples:
 ALONG = 0.6
 BENT, LIT = 0.6, 0.6  # shares of the examples
@@ -65,9 +69,9 @@ class CarrierConfig(PhotoConfig):
         flow_steps, flow_batch, flow_lr: of the first stage, which learns the flow; `steps`, `batch` and `lr`
             are of the second one, in which it stays.
         flow_weight, slope_weight: see `flow_losses`.
-        edited: by how much more differences count where the edit replaces the picture.
-        reading_weight: of what is read off the face, as a share of the attributes' ranges: a half-hearted
-            edit looks much like the photo, and would be learnt.
+        edited: by how much more differences count where the edit replaces the picture; in portraits it is
+            `guessed` of them that count there.
+        reading_weight: of `reading_loss`: a half-hearted edit looks much like the photo, and would be learnt.
     """
 
     out: Path = Path("runs/carrier")
@@ -87,8 +91,10 @@ class CarrierConfig(PhotoConfig):
     perceptual_weight: float = 2.0
     flow_weight: float = 20.0
     slope_weight: float = 40.0
+    identity_weight: float = 2.0
     edited: float = 3.0
-    reading_weight: float = 2.0
+    guessed: float = 0.4
+    reading_weight: float = 6.0
 
 
 class Example(NamedTuple):
@@ -97,8 +103,9 @@ class Example(NamedTuple):
     Attributes:
         residual: (b, 512, 64, 64), of the photos. before, after: likewise, the codes' features.
         codes: (b, 18, 512), edited.
-        wanted: (b, 3, 1024, 1024), the edited photos. replaced: (b, 1, 1024, 1024), by how much they are not
-            the photos, moved.
+        wanted: (b, 3, 1024, 1024), the edited photos. weights: (b, 1, 1024, 1024), of differences to them.
+        person: (b, 3, 1024, 1024), pictures of whoever should be seen.
+        unread, read: (b, 3, 1024, 1024), pictures before and after the edit, off which its effect is read.
     """
 
     residual: Tensor
@@ -106,7 +113,10 @@ class Example(NamedTuple):
     after: Tensor
     codes: Tensor
     wanted: Tensor
-    replaced: Tensor
+    weights: Tensor
+    person: Tensor
+    unread: Tensor
+    read: Tensor
 
 
 class Examples:
@@ -114,13 +124,19 @@ class Examples:
 
     Args:
         generator, encoder: frozen, on the device of the work.
+        config: of the training.
     """
 
     def __init__(
-        self, pairs: Pairs, portraits: Portraits, generator: MobileStyleGAN, encoder: FeatureEncoder
+        self,
+        pairs: Pairs,
+        portraits: Portraits,
+        generator: MobileStyleGAN,
+        encoder: FeatureEncoder,
+        config: CarrierConfig,
     ) -> None:
         self.pairs, self.portraits, self.generator, self.encoder = pairs, portraits, generator, encoder
-        self.device = generator.mean_w.device
+        self.device, self.config = generator.mean_w.device, config
 
     @torch.no_grad()
     def moves(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,7 +159,35 @@ class Examples:
         before, residual = restore(self.generator, self.encoder, photos, renders, code)
         with precision(codes):
             after = self.generator.features(edited, SIZE).float()
-        return Example(residual, before, after, edited, wanted, replaced)
+        weights = 1 + self.config.edited * replaced
+        return Example(residual, before, after, edited, wanted, weights, wanted, photos, wanted)
+
+    @torch.no_grad()
+    def photographed(self, rng: np.random.Generator, editor: FaceEditor, network: Carrier) -> Example:
+        """Portraits, edited at random. What they should become is guessed: the photo, moved as `network`
+        says; where the edit replaces the code's picture, its picture in the photo's colours."""
+        index = rng.integers(0, len(self.portraits.codes), self.config.batch)
+        pictures = np.stack([self.portraits.pictures[i] for i in index])
+        edits = [draw_edit(rng, editor.measure(picture)) for picture in pictures]
+        code = self.portraits.codes[index]
+        edited = np.stack([editor.edit(*pair) for pair in zip(code, edits, strict=True)])
+        code, edited = self._tensor(code), self._tensor(edited)
+        photos = self._tensor(pictures.transpose(0, 3, 1, 2)) / 127.5 - 1
+        before, residual = restore(
+            self.generator, self.encoder, photos, self._tensor(self.portraits.renders[index]), code
+        )
+        with precision(code):
+            after = self.generator.features(edited, SIZE).float()
+            unread, read = (
+                self.generator.decode(x, y).float().clamp(-1, 1) for x, y in ((before, code), (after, edited))
+            )
+            flow = network.moved(before, after).float()
+        moved, expected = warp(photos, flow), warp(unread, flow)
+        replaced = replacement(read, expected)
+        tint = F.interpolate(F.avg_pool2d(moved - expected, TINT), (FULL, FULL), mode="bilinear")
+        wanted = moved + replaced * ((read + tint).clamp(-1, 1) - moved)
+        weights = 1 + (self.config.guessed - 1) * replaced
+        return Example(residual, before, after, edited, wanted, weights, photos, unread, read)
 
     def photos(
         self, rng: np.random.Generator, codes: Tensor, edited: Tensor, flow: Tensor
@@ -216,14 +260,20 @@ def flow_losses(flow: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     return {"flow": difference.abs().mean(), "slope": sum(slopes)}
 
 
-def reading_loss(seen: Tensor, wanted: Tensor, reader: FaceReader) -> Tensor:
-    """Mean absolute difference of what is read off pictures (b, 3, 256, 256), on the common scale."""
+def reading_loss(seen: Tensor, before: Tensor, after: Tensor, reader: FaceReader) -> Tensor:
+    """What faces in pictures (b, 3, 256, 256) lack of an edit's effect: the mean difference from what is read
+    off `after`, in shares of the attributes' ranges, each weighed by how far the edit changes it."""
+
+    def levels(pictures: Tensor) -> Tensor:
+        scores = reader(pictures)
+        return torch.stack([ATTRIBUTES[name].score_to_level(x.float()) for name, x in scores.items()])
+
     with precision(seen):
-        scores = reader(seen)
+        reached = levels(seen)
         with torch.no_grad():
-            goals = reader(wanted)
-    levels = [torch.stack([ATTRIBUTES[n].score_to_level(x[n].float()) for n in x]) for x in (scores, goals)]
-    return (levels[0] - levels[1]).abs().mean()
+            start, goal = levels(before), levels(after)
+    weights = (goal - start).abs()
+    return (weights * (reached - goal).abs()).sum() / weights.sum().clamp(min=1e-6)
 
 
 def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str, float]:
@@ -251,7 +301,7 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
     encoder = encoder.to(device, memory_format=torch.channels_last)
     editor = FaceEditor.from_pretrained(backend=config.backend)
     pairs = Pairs.prepare(config.out / "pairs", config.pairs, config.seed, editor, generator)
-    examples = Examples(pairs, portraits, generator, encoder)
+    examples = Examples(pairs, portraits, generator, encoder, config)
     identity = IdentityNetwork().eval().requires_grad_(False).to(device)
     reader = FaceReader().eval().requires_grad_(False).to(device)
     torch.manual_seed(config.seed)
@@ -267,17 +317,22 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
             before, after, flow = examples.moves(index)
             with precision(before):
                 return flow_losses(network.moved(before, after).float(), flow)
-        example = examples.draw(rng, rng.integers(config.held, len(pairs.codes), config.batch))
         on_face = step % FACE_EVERY == 0
+        if step // FACE_EVERY % TURNS == 1:
+            example = examples.photographed(rng, editor, network)
+        else:
+            example = examples.draw(rng, rng.integers(config.held, len(pairs.codes), config.batch))
         part = FACE if on_face else Part.draw(rng, SIDE)
         carried = carry(example)
         seen = part.decode(generator, example.after + carried, example.codes)
-        wanted, replaced = part.cut(example.wanted), part.cut(example.replaced)
-        terms = picture_losses(seen, wanted, 1 + config.edited * replaced)
+        wanted = part.cut(example.wanted)
+        terms = picture_losses(seen, wanted, part.cut(example.weights))
         if not on_face:
             return terms
-        faces = part.framed(seen), part.framed(wanted)
-        return terms | face_losses(*faces, identity) | {"reading": reading_loss(*faces, reader)}
+        person, unread, read = map(part.cut, (example.person, example.unread, example.read))
+        seen, wanted, person, unread, read = map(part.framed, (seen, wanted, person, unread, read))
+        terms |= face_losses(seen, wanted, identity, person)
+        return terms | {"reading": reading_loss(seen, unread, read, reader)}
 
     def carry(example: Example) -> Tensor:
         with precision(example.before):

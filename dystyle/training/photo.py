@@ -124,16 +124,22 @@ def picture_losses(seen: Tensor, wanted: Tensor, weights: Tensor | float = 1.0) 
     }
 
 
-def face_losses(seen: Tensor, wanted: Tensor, identity: IdentityNetwork) -> dict[str, Tensor]:
+def face_losses(
+    seen: Tensor, wanted: Tensor, identity: IdentityNetwork, person: Tensor | None = None
+) -> dict[str, Tensor]:
     """What faces in pictures (b, 3, 256, 256) lack of others.
 
+    Args:
+        person: likewise, pictures of whoever should be seen; by default `wanted`.
+
     Returns:
-        "identity": 1 - cosine of the embeddings; "perceptual": see `perceptual_loss`.
+        "identity": 1 - cosine of the embeddings with those of `person`; "perceptual": see `perceptual_loss`.
     """
     with precision(seen):
         embeddings, features = identity(seen).float(), [x.float() for x in identity.features(seen)]
         with torch.no_grad():
-            own, own_features = identity(wanted).float(), [x.float() for x in identity.features(wanted)]
+            own = identity(wanted if person is None else person).float()
+            own_features = [x.float() for x in identity.features(wanted)]
     return {
         "identity": 1 - (embeddings * own).sum(1).mean(),
         "perceptual": perceptual_loss(features, own_features).mean(),
