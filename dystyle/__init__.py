@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from dystyle.errors import InputError
 
 if TYPE_CHECKING:
+    from dystyle.faces import InvertedFace
     from dystyle.pipeline import FaceEditor
 
-__all__ = ["FaceEditor", "InputError"]
+__all__ = ["FaceEditor", "InputError", "InvertedFace"]
 __version__ = "0.1.0"  # pyproject.toml reads it from here
 
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> object:
         from dystyle.pipeline import FaceEditor
 
         return FaceEditor
+    if name == "InvertedFace":
+        from dystyle.faces import InvertedFace
+
+        return InvertedFace
     raise AttributeError(f"module 'dystyle' has no attribute '{name}'")

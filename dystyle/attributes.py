@@ -234,23 +234,26 @@ def validate_configuration(
         supported: the attributes an editor can change; all of the table by default.
 
     Raises:
-        InputError: for an unknown or unsupported attribute, a value that is not a finite number, or
-            one outside the attribute's range.
+        InputError: it is no mapping; an unknown or unsupported attribute; a value that is not a finite number
+            (a text is none), or outside the attribute's range.
     """
     supported = ATTRIBUTES if supported is None else supported
+    if not isinstance(configuration, Mapping):
+        raise InputError("Give attributes by their names with numbers, for example {'age': 60}.")
     for name, value in configuration.items():
         if name not in ATTRIBUTES:
-            raise InputError(f"There is no attribute '{name}'; choose from {', '.join(supported)}.")
+            raise InputError(f"There is no attribute '{str(name)[:40]}'; choose from {', '.join(supported)}.")
         if name not in supported:
             raise InputError(f"The editor has not learnt '{name}' yet; choose from {', '.join(supported)}.")
         row = ATTRIBUTES[name]
         try:
-            number = float(value)
-        except (TypeError, ValueError):
+            number = math.nan if isinstance(value, (str, bytes)) else float(value)
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise InputError(
-                f"'{value}' is not a value for {name}; give a number from {row.low:g} to {row.high:g}."
+                f"'{str(value)[:40]}' is not a value for {name}; "
+                f"give a number from {row.low:g} to {row.high:g}."
             )
         if not row.low <= number <= row.high:
             raise InputError(

@@ -1,7 +1,11 @@
-"""Edit portraits: python -m dystyle.edit photo.jpg --set age=60 smile=1 --out out.png."""
+"""Edit portraits: python -m dystyle.edit photo.jpg --set age=60 smile=1 --out out.png.
+
+A face can be kept as a file, which is edited again without being looked for in the photo.
+"""
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +17,10 @@ from tqdm import tqdm
 from dystyle import provenance
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
+from dystyle.faces import InvertedFace, check_name, is_face_file
 from dystyle.generators.facts import DEFAULT
 from dystyle.originals import Original
-from dystyle.pictures import ENDINGS, SAVED, check_writable, is_named_like_a_picture
+from dystyle.pictures import ENDINGS, SAVED, check_writable, is_named_like_a_picture, kind_of
 from dystyle.pipeline import FaceEditor
 from dystyle.provenance import Credit
 
@@ -25,10 +30,13 @@ class EditConfig:
     """Edit the face in a photo, in every photo of a folder, or of a random person.
 
     Attributes:
-        photo: a picture, or a folder of pictures.
+        photo: a picture, a folder of pictures, or a face's file that --save-face wrote.
         set: target values, for example `age=60 smile=1`; nothing gives the unedited reconstruction.
         out: the picture to write (.png, .jpg, .webp, .avif, .tif), or a folder to write it to; for a folder,
-            the folder to write to, PNGs, or with --paste files of the photos' names and formats.
+            the folder to write to, PNGs, or with --paste files of the photos' names and formats. Without it
+            out.png, or with --save-face no picture.
+        save_face: keep the photo's face as this file (.safetensors), to edit it again at once.
+        keep_photo: put the photo's file into the face's, too, so that --paste needs nothing else.
         recursive: take a folder's subfolders, too.
         overwrite: let a result take the place of a photo that it was made from.
         sample: a random person of this seed instead of a photo.
@@ -44,7 +52,9 @@ class EditConfig:
 
     photo: Annotated[Path | None, tyro.conf.Positional] = None
     set: tuple[str, ...] = ()
-    out: Path = Path("out.png")
+    out: Path | None = None
+    save_face: Path | None = None
+    keep_photo: bool = False
     recursive: bool = False
     overwrite: bool = False
     sample: int | None = None
@@ -59,26 +69,29 @@ class EditConfig:
     device: str = "cpu"
 
 
-def parse_configuration(pairs: tuple[str, ...]) -> dict[str, str]:
-    """("age=60", "smile=1") -> {"age": "60", "smile": "1"}; the values are checked by the editor."""
-    configuration = {}
+def parse_configuration(pairs: tuple[str, ...]) -> dict[str, float | str]:
+    """("age=60", "smile=x") -> {"age": 60.0, "smile": "x"}, which is for the editor to refuse."""
+    configuration: dict[str, float | str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise InputError(f"'{pair}' is not of the form attribute=value, for example age=60.")
-        configuration[name.strip()] = value.strip()
+        try:
+            configuration[name.strip()] = float(value)
+        except ValueError:
+            configuration[name.strip()] = value.strip()
     return configuration
 
 
-def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
-    """(photo, output) for everything that was asked for.
+def _jobs(config: EditConfig, to: Path) -> list[tuple[Path | None, Path]]:
+    """(photo, output) for everything that was asked for, written to a file or folder.
 
     Raises:
         InputError: there are no pictures, or a result would replace a photo or cannot be written.
     """
     if config.photo is None or not config.photo.is_dir():
         name = "person" if config.photo is None else config.photo.stem
-        jobs = [(config.photo, config.out / f"{name}.png" if config.out.is_dir() else config.out)]
+        jobs = [(config.photo, to / f"{name}.png" if to.is_dir() else to)]
     else:
         files = config.photo.rglob("*") if config.recursive else config.photo.iterdir()
         names = sorted(file.relative_to(config.photo) for file in files if file.is_file())
@@ -93,7 +106,7 @@ def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
         shared = Counter(wanted)
         # Of two that would share a name, anna.jpg and anna.bmp, come anna.jpg.png and anna.bmp.png.
         jobs = [
-            (config.photo / photo, config.out / (out if shared[out] == 1 else f"{photo}.png"))
+            (config.photo / photo, to / (out if shared[out] == 1 else f"{photo}.png"))
             for photo, out in zip(photos, wanted, strict=True)
         ]
     originals = {photo.resolve() for photo, _ in jobs if photo}
@@ -102,6 +115,7 @@ def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
             raise InputError(
                 f"'{out}' is one of the photos; give another --out, or --overwrite to replace it."
             )
+        kind_of(out)
         check_writable(out)
     return jobs
 
@@ -109,6 +123,23 @@ def _jobs(config: EditConfig) -> list[tuple[Path | None, Path]]:
 def _is_saved(photo: Path) -> bool:
     """Whether a photo pasted into can be written in its own format."""
     return any(photo.suffix.lower() in entry.endings for entry in SAVED.values())
+
+
+def _saved_face(config: EditConfig) -> InvertedFace | None:
+    """The face, if a file of one is given instead of a photo.
+
+    Raises:
+        InputError: it cannot be read or has no photo to paste into, or the face cannot be saved as asked.
+    """
+    face = InvertedFace.load(config.photo) if config.photo and is_face_file(config.photo) else None
+    if config.save_face:
+        if face or config.photo is None or config.photo.is_dir():
+            raise InputError("--save-face needs one photo, in which the face is found.")
+        check_name(config.save_face)
+        check_writable(config.save_face)
+    if face and config.paste and face.photo is None:
+        raise InputError(f"'{config.photo}' holds no photo to paste into; save the face with --keep-photo.")
+    return face
 
 
 def run(config: EditConfig) -> list[str]:
@@ -121,7 +152,12 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("Give either a photo (or a folder of photos) or --sample SEED.")
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
-    jobs = _jobs(config)
+    if config.keep_photo and config.save_face is None:
+        raise InputError("--keep-photo needs --save-face, and the file to keep the photo in.")
+    saved = _saved_face(config)
+    jobs: Sequence[tuple[Path | None, Path | None]] = [(config.photo, None)]
+    if config.out or config.save_face is None:
+        jobs = _jobs(config, config.out or Path("out.png"))
     editor = FaceEditor.from_pretrained(
         config.device, config.backend, config.method, config.encoder, config.generator
     )
@@ -130,8 +166,15 @@ def run(config: EditConfig) -> list[str]:
     failures = []
     for photo, out in jobs:
         try:
-            original = Original.open(photo) if photo else None
-            picture = _edit_one(editor, config, photo, original and original.rgb, target)
+            original, face = _opened(editor, config, photo, saved)
+            for remark in face.remarks if face else ():
+                print(f"'{photo}': {remark}", file=sys.stderr)
+            if config.save_face:
+                face.save(config.save_face, photo if config.keep_photo else None)
+                print(config.save_face)
+            if out is None:
+                continue
+            picture = _edit_one(editor, config, face, original and original.rgb, target)
             if config.paste and original.shallow:
                 print(f"'{photo}' has 16 bits a channel, of which 8 are kept.", file=sys.stderr)
             provenance.save(picture, out, credit, original=original if config.paste else None)
@@ -143,25 +186,39 @@ def run(config: EditConfig) -> list[str]:
     return failures
 
 
-def _edit_one(
-    editor: FaceEditor,
-    config: EditConfig,
-    photo: Path | None,
-    picture: np.ndarray | None,
-    target: dict[str, float],
-) -> np.ndarray:
+def _opened(
+    editor: FaceEditor, config: EditConfig, photo: Path | None, saved: InvertedFace | None
+) -> tuple[Original | None, InvertedFace | None]:
+    """A photo and its face: as it was saved, or found now; neither for a random person."""
+    if saved:
+        return Original.open(saved.photo) if config.paste else None, saved
     if photo is None:
-        code = editor.sample(config.sample, config.truncation)
-        return editor.synthesize(editor.edit(code, target))
+        return None, None
+    original = Original.open(photo)
+    return original, _invert(editor, config, photo, original.rgb)
+
+
+def _invert(editor: FaceEditor, config: EditConfig, photo: Path, picture: np.ndarray) -> InvertedFace:
     with tqdm(total=100, desc=photo.name, bar_format="{desc}: {percentage:3.0f}% {postfix}") as bar:
 
         def progress(fraction: float, message: str) -> None:
             bar.set_postfix_str(message, refresh=False)
             bar.update(round(100 * fraction) - bar.n)
 
-        face = editor.invert(picture, config.refine, config.face, progress)
-    for remark in face.remarks:
-        print(f"'{photo}': {remark}", file=sys.stderr)
+        return editor.invert(picture, config.refine, config.face, progress)
+
+
+def _edit_one(
+    editor: FaceEditor,
+    config: EditConfig,
+    face: InvertedFace | None,
+    picture: np.ndarray | None,
+    target: dict[str, float],
+) -> np.ndarray:
+    """A face edited, as a portrait or in its photo's pixels; without one, the random person."""
+    if face is None:
+        code = editor.sample(config.sample, config.truncation)
+        return editor.synthesize(editor.edit(code, target))
     portrait = editor.synthesize(editor.edit(face.code, target, face=face), face=face)
     return editor.paste(portrait, face, picture) if config.paste else portrait
 

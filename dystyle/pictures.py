@@ -144,7 +144,7 @@ def open_picture(source, smallest: int = MIN_SIDE) -> Iterator[Image.Image]:
 
 
 def _opened(source) -> Image.Image:
-    name, data = _read(source)
+    name, data = read_file(source)
     check_structure(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=READERS)
@@ -155,8 +155,12 @@ def _opened(source) -> Image.Image:
     return picture
 
 
-def _read(source) -> tuple[str, bytes]:
-    """What to call a source, and the bytes of its file."""
+def read_file(source) -> tuple[str, bytes]:
+    """What to call a source, a path, file object or bytes, and the bytes of its file.
+
+    Raises:
+        InputError: it is missing, empty, too large, or none of these.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "The data", bytes(source)
     if isinstance(source, (str, os.PathLike)):
@@ -307,12 +311,11 @@ def kind_of(path: Path) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether a picture can be written there; its folder is made.
+    """Find out before the work whether a file can be written there; its folder is made.
 
     Raises:
-        InputError: an ending that is not written, or a folder that cannot be made or written to.
+        InputError: a folder that cannot be made or written to.
     """
-    kind_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -328,8 +331,8 @@ def _not_written(path: Path, error: OSError) -> InputError:
     )
 
 
-def write_picture(encoded: bytes, path: Path) -> None:
-    """Write a picture's file, complete or not at all; its folder is made.
+def write_file(encoded: bytes, path: Path) -> None:
+    """Write a file, complete or not at all; its folder is made.
 
     Raises:
         InputError: the folder cannot be written to, or its disk is full.
@@ -350,6 +353,6 @@ def save_picture(image: np.ndarray, path: Path, xmp: bytes = b"") -> None:
     """Write a uint8 RGB picture; the ending chooses the format. Results of an edit: `provenance.save`.
 
     Raises:
-        InputError: an ending that is not written, or as `write_picture`.
+        InputError: an ending that is not written, or as `write_file`.
     """
-    write_picture(encode_picture(image, kind_of(path), xmp), path)
+    write_file(encode_picture(image, kind_of(path), xmp), path)

@@ -2,13 +2,14 @@
 
 import copy
 import itertools
+import math
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,8 @@ from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
 from dystyle.engines.hardware import has_gpu
 from dystyle.errors import InputError
-from dystyle.generators.facts import DEFAULT, GeneratorFacts
+from dystyle.faces import REFINE, InvertedFace, fingerprint
+from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
 from dystyle.pictures import load_image
 from dystyle.tone import tone_of, toned
 from dystyle.weights import load, resolve
@@ -39,49 +41,6 @@ DEVICES = ("cpu", "cuda", "auto")
 # Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
 # differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
-REFINE = ("fast", "balanced", "precise")
-COVERED = "Something seems to cover the mouth; that part of the photo stays as it is."
-
-
-@dataclass(frozen=True)
-class InvertedFace:
-    """A face of a photo and its code.
-
-    Attributes:
-        code: (18, 512) float32, W+.
-        portrait: (1024, 1024, 3) uint8 RGB, the aligned face.
-        quad: (4, 2) float32, the portrait's corners in the photo: top-left, bottom-left, bottom-right,
-            top-right, in pixels.
-        box: (4,) float32, the face's box in the photo: x0, y0, x1, y1 in pixels.
-        tuned: weights of the generator that `refine="precise"` fitted to this face, float32 by name.
-        residual: (512, 64, 64) float16, what of the portrait the code lacks, as an offset of the generator's
-            features (see `dystyle.encoders.features`); None where the weights are tuned, or the encoder or
-            generator is not the bundled one.
-        tone: (256, 3) uint8, of a black-and-white or sepia photo the colours by lightness (`dystyle.tone`).
-        cover: (256, 256) float32 from 0 to 1, what covers the mouth, which edits leave as it is
-            (`dystyle.covers`); None if the mouth is visible.
-        others: (n, 468, 2) float32, landmarks of the photo's other faces, which `FaceEditor.paste` protects.
-        kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
-            pictures of it by size, uint8 (size, size, 3).
-
-    `FaceEditor.synthesize` uses what stands below the box when it is given the face.
-    """
-
-    code: np.ndarray
-    portrait: np.ndarray
-    quad: np.ndarray
-    box: np.ndarray
-    tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
-    residual: np.ndarray | None = None
-    tone: np.ndarray | None = None
-    cover: np.ndarray | None = None
-    others: np.ndarray = field(default_factory=lambda: np.zeros((0, 468, 2), np.float32))
-    kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What whoever edits this face should know, one sentence each."""
-        return () if self.cover is None else (COVERED,)
 
 
 class FaceEditor:
@@ -184,8 +143,9 @@ class FaceEditor:
         """A face of a photo and its portrait, (1024, 1024, 3) uint8 RGB; see `invert` for the arguments.
 
         Raises:
-            InputError: not a picture, no face, or no such face.
+            InputError: not a picture, no face, no such face, or an index that is no whole number.
         """
+        _check_number("index", index, 0, whole=True)
         return self._aligner.align(load_image(photo), index)
 
     def invert(
@@ -215,6 +175,7 @@ class FaceEditor:
             )
         report = progress or (lambda fraction, message: None)
         report(0.0, "Finding the face")
+        photo = load_image(photo)
         face, portrait = self.align(photo, index)
         code = self.encode(portrait)
         tuned: Mapping[str, np.ndarray] = {}
@@ -229,8 +190,21 @@ class FaceEditor:
         report(1.0, "Done")
         restored = not tuned and self._descent
         residual, cover = self._restore(portrait, code) if restored else (None, None)
-        tone = tone_of(portrait)
-        return InvertedFace(code, portrait, face.quad, face.box, tuned, residual, tone, cover, face.others)
+        return InvertedFace(
+            code,
+            portrait,
+            face.quad,
+            face.box,
+            tuned,
+            residual,
+            tone_of(portrait),
+            cover,
+            face.others,
+            index,
+            refine,
+            generator=self._generator.name,
+            photo_id=fingerprint(photo),
+        )
 
     def _restore(self, portrait: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """What of a portrait its code lacks, and what covers it: `InvertedFace.residual` and `cover`."""
@@ -309,14 +283,12 @@ class FaceEditor:
             code, other: (18, 512).
             row: 0 gives `other`, 18 gives `code`; early rows hold pose and shape, late ones colours.
         """
-        if not 0 <= row <= 18:
-            raise InputError(f"row = {row} is out of range; give a whole number from 0 to 18.")
+        _check_number("row", row, 0, 18, whole=True)
         return np.concatenate((_check_code(code)[:row], _check_code(other)[row:]))
 
     def truncate(self, code: np.ndarray, truncation: float) -> np.ndarray:
         """A code (18, 512) pulled to the mean face: 1 leaves it, 0 gives the mean."""
-        if not 0 <= truncation <= 1:
-            raise InputError(f"truncation = {truncation:g} is out of range; give a number from 0 to 1.")
+        _check_number("truncation", truncation, 0, 1)
         return self._generator.mean_w + np.float32(truncation) * (_check_code(code) - self._generator.mean_w)
 
     def synthesize(
@@ -335,14 +307,16 @@ class FaceEditor:
             face: the inverted face the code came from, which brings along what of the photo no code holds;
                 where an edited picture differs from the unedited one by no more than that things have moved,
                 it is the photo's own pixels, moved.
-            noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off.
+            noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
+                most.
 
         Raises:
-            InputError: another size, a code of another shape, or an unknown layer.
+            InputError: another size, a code of another shape, an unknown layer, a strength out of range, or a
+                face with weights tuned for another generator.
         """
         size = self.sizes[0] if size is None else size
         _choose("size", size, self.sizes)
-        tuned = {} if face is None else face.tuned
+        tuned = {} if face is None else self._tuned(face)
         styles, noise = styles_of(code), noise or {}
         weights = {**self._weights, **tuned} if styles or noise else dict(tuned)
         for layer, offset in styles.items():
@@ -350,9 +324,23 @@ class FaceEditor:
             weights[f"{layer}.bias"] = weights[f"{layer}.bias"] + offset
         for layer, strength in noise.items():
             _choose("noise layer", layer, self.noise_layers)
+            _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         picture = self._picture(np.asarray(_check_code(code)), size, face, weights)
         return picture if face is None or face.tone is None else toned(picture, face.tone)
+
+    def _tuned(self, face: InvertedFace) -> Mapping[str, np.ndarray]:
+        """A face's tuned weights, if they are this generator's."""
+        shapes = self._generator.shapes
+        if face.tuned and (
+            face.generator != self._generator.name
+            or any(shapes.get(name) != weight.shape for name, weight in face.tuned.items())
+        ):
+            raise InputError(
+                f"This face was tuned for {face.generator or 'another generator'}, and "
+                f"{self._generator.name} runs here; open it with that one."
+            )
+        return face.tuned
 
     def _picture(
         self, code: np.ndarray, size: int, face: InvertedFace | None, weights: Mapping[str, np.ndarray]
@@ -443,10 +431,8 @@ class FaceEditor:
             seed: the same seed gives the same person.
             truncation: 1 is the full variety of the generator, 0 always the mean face.
         """
-        if not 0 <= truncation <= 1:
-            raise InputError(f"truncation = {truncation:g} is out of range; give a number from 0 to 1.")
-        if not 0 <= seed < 2**63:
-            raise InputError(f"The seed {seed} is out of range; give a whole number from 0 on.")
+        _check_number("seed", seed, 0, whole=True)
+        _check_number("truncation", truncation, 0, 1)
         return self._generator.sample(seed, truncation)
 
     def warm_up(self, sizes: Iterable[int] | None = None) -> None:
@@ -483,6 +469,15 @@ def _choose(what: str, value, choices) -> None:
         raise InputError(f"{what} = {value!r} is unknown; choose from {', '.join(map(str, choices))}.")
 
 
+def _check_number(what: str, value: Any, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Refuse what is no number, such as a text or a truth value, or out of the range."""
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        wanted = "a whole number" if whole else "a number"
+        to = "on" if high == math.inf else f"to {high:g}"
+        raise InputError(f"{what} takes {wanted} from {low:g} {to}, not {str(value)[:40]!r}.")
+
+
 def encoder_graph(encoder: str | os.PathLike[str]) -> str:
     """The engines' name (see `dystyle.engines.graphs`) for an encoder, made local."""
     if encoder == "fast":
@@ -494,7 +489,10 @@ def encoder_graph(encoder: str | os.PathLike[str]) -> str:
 
 
 def _check_code(code: np.ndarray) -> np.ndarray:
-    code = np.asanyarray(code, dtype=np.float32)  # a StyledCode keeps its styles
+    try:
+        code = np.asanyarray(code, dtype=np.float32)  # a StyledCode keeps its styles
+    except (TypeError, ValueError):
+        raise InputError(f"A code is an array (18, 512), not a {type(code).__name__}.") from None
     if code.shape != (18, 512):
         raise InputError(f"A code has the shape (18, 512), not {code.shape}.")
     return code

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dystyle.errors import InputError
-from dystyle.pictures import SAVED, encode_picture, kind_of, write_picture
+from dystyle.pictures import SAVED, encode_picture, kind_of, write_file
 
 if TYPE_CHECKING:
     from dystyle.originals import Original
@@ -168,7 +168,7 @@ def save(
     Raises:
         InputError: as `encode`, an ending that is not written, or a folder that cannot be written to.
     """
-    write_picture(encode(image, kind_of(path), credit, mark, original), path)
+    write_file(encode(image, kind_of(path), credit, mark, original), path)
 
 
 def marked(image: np.ndarray) -> np.ndarray:

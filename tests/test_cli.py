@@ -10,6 +10,8 @@ from PIL import Image
 from dystyle import edit
 from dystyle.attributes import ATTRIBUTES
 from dystyle.pictures import load_image
+from dystyle.weights import BUNDLED
+from tests.browser.fake_editor import FakeEditor
 
 
 @pytest.fixture
@@ -75,14 +77,15 @@ def quick(monkeypatch):
     """Photos come back as they are, at once; a list of what was worked on."""
     done = []
 
-    def edit_one(editor, config, photo, picture, target):
-        done.append(photo)
+    def edit_one(editor, config, face, picture, target):
+        done.append(face)
         edited = picture.copy()
         edited[20:40, 20:40] = (200, 40, 90)  # where a face would be
         return edited
 
     editor = SimpleNamespace(attributes=ATTRIBUTES, model="a model")
     monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: editor)
+    monkeypatch.setattr(edit, "_invert", lambda *_: "a face")
     monkeypatch.setattr(edit, "_edit_one", edit_one)
     return done
 
@@ -136,6 +139,55 @@ def test_where_a_result_goes_is_settled_before_the_work(run, quick, tmp_path):
     (tmp_path / "results").mkdir()
     assert run(tmp_path / "anna.bmp", "--out", tmp_path / "results")[0] == 0
     assert results(tmp_path / "results") == {"anna.png": 1}
+
+
+@pytest.fixture
+def cartoon(monkeypatch):
+    """An editor that is told to find faces by their colour, and how often it has."""
+    editor = FakeEditor()
+    monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: editor)
+    return editor
+
+
+def test_a_saved_face_is_edited_like_its_photo_and_not_found_again(run, cartoon, tmp_path, monkeypatch):
+    pixels = np.full((200, 300, 3), 90, np.uint8)
+    pixels[50:150, 100:200] = (230, 20, 20)
+    photo, face, out = (tmp_path / name for name in ("anna.png", "new/anna.safetensors", "out.png"))
+    Image.fromarray(pixels).save(photo, dpi=(300, 300))
+    monkeypatch.chdir(tmp_path)
+    assert run(photo, "--save-face", face)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["anna.png", "new"]  # no picture unless asked
+    status, error = run(face, "--paste")
+    assert status == 2 and "holds no photo to paste into; save the face with --keep-photo." in error
+    edits = ("--set", "age=70", "--out")
+    assert run(photo, "--save-face", face, "--keep-photo", "--paste", *edits, out)[0] == 0
+    expected = out.read_bytes()
+    photo.unlink()
+    cartoon.calls.clear()
+    assert run(face, "--paste", *edits, out)[0] == 0
+    assert out.read_bytes() == expected and round(Image.open(out).info["dpi"][0]) == 300
+    assert run(face, *edits, tmp_path / "new")[0] == 0  # into a folder, under the face's name
+    portrait = cartoon.synthesize(cartoon.edit(cartoon.sample(0), {"age": 70}))
+    assert np.array_equal(load_image(tmp_path / "new" / "anna.png"), portrait)
+    assert "invert" not in dict(cartoon.calls)
+
+
+def test_faces_that_cannot_be_saved_are_refused_before_the_work(run, cartoon, tmp_path):
+    shades(tmp_path, "anna.png")
+    photo, face = tmp_path / "anna.png", tmp_path / "anna.safetensors"
+    (tmp_path / "other.safetensors").write_bytes((BUNDLED / "descent.safetensors").read_bytes())
+    for arguments, sentence in (
+        ((photo, "--save-face", tmp_path / "anna.png"), "let it end in .safetensors"),
+        ((photo, "--save-face", photo / "anna.safetensors"), "could not be written"),
+        ((tmp_path, "--save-face", face), "needs one photo"),
+        (("--sample", 3, "--save-face", face), "needs one photo"),
+        ((photo, "--keep-photo"), "needs --save-face"),
+        ((tmp_path / "other.safetensors",), "holds something else than a face"),
+        ((tmp_path / "missing.safetensors",), "check the path"),
+    ):
+        status, error = run(*arguments)
+        assert status == 2 and sentence in error and error.endswith("."), arguments
+    assert cartoon.calls == []
 
 
 def test_bad_input_is_one_sentence_and_status_2(run, photo, tmp_path):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dystyle.attributes import validate_configuration
 from dystyle.edit import parse_configuration
 from dystyle.pictures import save_picture
 from dystyle.pipeline import FaceEditor
@@ -48,7 +49,8 @@ def make_sheet(config: SheetConfig) -> None:
         InputError: a bad photo, attribute or value.
     """
     editor = FaceEditor.from_pretrained(encoder=config.encoder)
-    targets = [parse_configuration(tuple(edit.split(","))) for edit in config.edits]
+    edits = (parse_configuration(tuple(edit.split(","))) for edit in config.edits)
+    targets = [validate_configuration(edit, editor.attributes) for edit in edits]
     people = [(editor.sample(seed, config.truncation), None) for seed in config.seeds]
     faces = [editor.invert(photo, config.refine) for photo in config.photos]
     people += [(face.code, face) for face in faces]

@@ -1,6 +1,7 @@
 """What editing needs to know about a generator, without torch: its mapping network, mean W and sizes."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dystyle.weights import cache_folder, load, load_header, make_once, read_str
 DEFAULT = "mobile_stylegan"
 PREVIEWS = (256, 128)
 NAMES = {"stylegan2": "StyleGAN2", "stylegan1": "StyleGAN"}  # by our files' format
+MOST_NOISE = 10.0  # times as strong as it was trained
 MAPPING_LR = 0.01  # of StyleGAN2, as in `dystyle.generators.stylegan2`
 
 
@@ -25,6 +27,7 @@ class GeneratorFacts:
         sizes: of its pictures: the full one, then previews.
         mapping: weight (n, 512) and bias (512,) of every layer, as they act.
         mean_w: (512,).
+        shapes: of the generator's weights by name.
         name: what to call the generator.
     """
 
@@ -32,6 +35,7 @@ class GeneratorFacts:
     sizes: tuple[int, ...]
     mapping: list[tuple[np.ndarray, np.ndarray]]
     mean_w: np.ndarray
+    shapes: Mapping[str, tuple[int, ...]]
     name: str = "MobileStyleGAN FFHQ"
 
     @classmethod
@@ -43,7 +47,9 @@ class GeneratorFacts:
                 labels.
         """
         if name_or_path == DEFAULT:
-            return cls(None, (1024, *PREVIEWS), *_mapping(load(DEFAULT)[0], rate=None))
+            tensors, _ = load(DEFAULT)
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            return cls(None, (1024, *PREVIEWS), *_mapping(tensors, rate=None), shapes)
         file = converted(name_or_path)
         shapes, metadata = load_header(file)
         if metadata.get("format") not in NAMES:
@@ -66,7 +72,7 @@ class GeneratorFacts:
         tensors, _ = load(file)
         sizes = (size, *(preview for preview in PREVIEWS if preview < size))
         name = f"{NAMES[metadata['format']]} ({Path(name_or_path).name})"
-        return cls(file, sizes, *_mapping(tensors, MAPPING_LR), name)
+        return cls(file, sizes, *_mapping(tensors, MAPPING_LR), shapes, name)
 
     def graph(self, size: int) -> str:
         """The engine's name (see `dystyle.engines.graphs`) for pictures of this size."""

@@ -1,7 +1,7 @@
 """A stand-in for FaceEditor that draws a cartoon face: it lets the page be tested in milliseconds."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,18 +9,10 @@ import numpy as np
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
+from dystyle.faces import InvertedFace, fingerprint
 from dystyle.pictures import load_image
 
 LEARNT = ("yaw", "pitch", "age", "gender", "smile", "mouth_open", "eyes_closed")
-
-
-@dataclass(frozen=True)
-class FakeFace:
-    code: np.ndarray
-    portrait: np.ndarray
-    quad: np.ndarray
-    box: np.ndarray
-    residual: None = None
 
 
 class FakeEditor:
@@ -38,18 +30,18 @@ class FakeEditor:
         self.calls: list[tuple[str, object]] = []
         self.broken, self.short = False, 0.0
 
-    def detect(self, photo) -> list[FakeFace]:
+    def detect(self, photo) -> list[InvertedFace]:
         photo = load_image(photo)
         red = (photo[..., 0] > 200) & (photo[..., 1] < 60) & (photo[..., 2] < 60)
         count, _, stats, _ = cv2.connectedComponentsWithStats(red.astype(np.uint8))
         boxes = sorted((s[:4] for s in stats[1:count]), key=lambda b: -b[2] * b[3])
         return [self._face(i, x, y, w, h) for i, (x, y, w, h) in enumerate(boxes)]
 
-    def align(self, photo, index=0) -> tuple[FakeFace, np.ndarray]:
+    def align(self, photo, index=0) -> tuple[InvertedFace, np.ndarray]:
         face = self.invert(photo, index=index)
         return face, face.portrait
 
-    def invert(self, photo, refine="fast", index=0, progress=None) -> FakeFace:
+    def invert(self, photo, refine="fast", index=0, progress=None) -> InvertedFace:
         self.calls.append(("invert", (refine, index)))
         faces = self.detect(photo)
         if not faces:
@@ -59,7 +51,7 @@ class FakeEditor:
         for step in range(4):
             if progress:
                 progress((step + 1) / 4, "Fitting the portrait")
-        return faces[index]
+        return replace(faces[index], index=index, refine=refine, photo_id=fingerprint(load_image(photo)))
 
     def sample(self, seed, truncation=0.7) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -146,8 +138,8 @@ class FakeEditor:
         """The arguments of the latest call of `method`."""
         return next(arguments for name, arguments in reversed(self.calls) if name == method)
 
-    def _face(self, seed, x, y, w, h) -> FakeFace:
+    def _face(self, seed, x, y, w, h) -> InvertedFace:
         quad = np.array([[x, y], [x, y + h], [x + w, y + h], [x + w, y]], np.float32)
         code = self.sample(seed)
         box = np.array([x, y, x + w, y + h], np.float32)
-        return FakeFace(code, self.synthesize(code), quad, box)
+        return InvertedFace(code, self.synthesize(code), quad, box)
