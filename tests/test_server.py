@@ -28,6 +28,7 @@ from tests.browser.conftest import ROOT, free_port
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page, doors, fair_queue, files
 from webapp.doors import Allowance, TooMany
+from webapp.server import Studio
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
 from webapp.visits import size
 
@@ -166,9 +167,9 @@ def memory(served: subprocess.Popen) -> float:
 
 
 @contextmanager
-def here(**options) -> Iterator[tuple[str, FakeEditor]]:
+def here(editor: FakeEditor | None = None, **options) -> Iterator[tuple[str, FakeEditor, Studio]]:
     """The page in this process, so that a test can look behind it."""
-    editor = FakeEditor()
+    editor = editor or FakeEditor()
     demo = build_page(editor)
     _, url, _ = demo.launch(
         server_port=free_port(), prevent_thread_lock=True, quiet=True, **LAUNCH_OPTIONS, **options
@@ -488,7 +489,9 @@ def test_bytes_of_a_visit_are_counted_once():
     with here() as (_, editor, _):
         face = editor.detect(np.full((100, 100, 3), (230, 20, 20), np.uint8))[0]
     arrays = face.code.nbytes + face.portrait.nbytes + face.quad.nbytes + face.box.nbytes
-    assert size([face, face.portrait, [face.portrait[:10]], {"same": face}]) == arrays + len("same")
+    assert size([face, face.portrait, [face.portrait[:10]], {"same": face}]) == arrays + len(
+        "same" + face.refine
+    )
 
 
 def test_nobody_waits_for_all_that_another_has_asked():
@@ -518,6 +521,72 @@ def test_nobody_waits_for_all_that_another_has_asked():
         polite.outcome(events[-1].json()["event_id"])
         # The one that was running, then turn by turn.
         assert asked.index(3000) <= 2 and asked.index(3001) <= 5
+
+
+class Busy(FakeEditor):
+    """Inverts until it is let go, like a refinement: it reports its progress step by step.
+
+    Until `held` is set it is in the middle of a step, where it cannot be stopped; `begun` are the qualities
+    that were asked for, `most` how many ran at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str] = []
+        self.running = self.most = 0
+        self.held, self.let_go = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+
+    def invert(self, photo, refine="fast", index=0, progress=None):
+        with self._lock:
+            self.begun.append(refine)
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            while not self.let_go.wait(0.01):
+                self.held.wait(60)
+                progress(0.5, "Refining")
+            return super().invert(photo, refine, index, progress)
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+def cancel(visitor: Visitor, name: str, event: str) -> None:
+    asked = {"session_hash": visitor.session, "fn_index": visitor.events[name]["id"], "event_id": event}
+    assert visitor.http.post(f"{API}/cancel", json=asked).status_code == 200
+
+
+def test_a_cancelled_call_stops_and_keeps_its_place_until_it_has(capfd):
+    with here(Busy()) as (url, editor, demo):
+        one, two, last = Visitor(url), Visitor(url), Visitor(url)
+        photos = {visitor: {"path": visitor.upload(picture()), "meta": FILE} for visitor in (one, two, last)}
+
+        def join(visitor: Visitor, quality: str = "precise") -> str:
+            data = [photos[visitor], {}, quality, 0, False, "png", False]
+            return visitor.join("edit_photo", data).json()["event_id"]
+
+        running = join(one)
+        wait_until(lambda: editor.begun == ["precise"])
+        others = [join(one, "balanced"), join(two, "balanced")]
+        cancel(one, "edit_photo", others[0])  # one that waits, which leaves that alone that runs
+        assert demo._queue.event_ids_to_events[running].alive
+        cancel(one, "edit_photo", running)
+        success, *_ = one.outcome(running)  # the client need not wait for the end of the step
+        assert success and editor.begun == ["precise"]
+        assert last.send("edit_person", [3, {}, "png", False])[0]  # the queue goes on meanwhile
+        assert editor.begun == ["precise"] and editor.running == 1
+        editor.held.set()
+        wait_until(lambda: len(editor.begun) == 2)
+        # A client that goes away without a word.
+        with two.http.stream("GET", f"{API}/queue/data", params={"session_hash": two.session}) as stream:
+            next(stream.iter_lines())
+        wait_until(lambda: not editor.running)
+        editor.let_go.set()
+        assert last.outcome(join(last, "fast"))[0]
+        assert editor.begun == ["precise", "balanced", "fast"] and editor.most == 1
+        wait_until(lambda: not demo._queue.event_ids_to_events and not any(demo._queue.active_jobs))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_address_that_floods_is_cut_and_others_are_served(monkeypatch):
@@ -707,9 +776,98 @@ def test_numbers_and_edits_of_programs_are_checked(server):
         ("edit_person", [3, {"a" * 9999: 1}, "png", False]),
         ("mix_people", [3, 4, 19, 1, 1, "png", False]),
         ("mix_people", [3, 4, 1, 1e400, 1, "png", False]),
+        ("mix_people", [3, 4, 1, 1.5, 1, "png", False]),
+        ("mix_people", [3, 4, 1, 1, 1e9, "png", False]),
+        ("mix_people", [3, 4, 1, 1, 1, "gif", False]),
+        ("mix_people", [3, 4, 1, 1, 1, None, False]),
+        ("mix_people", [3, 4, 1, 1, 1, "png", "no"]),
     ):
         success, output, _ = visitor.send(name, data)
         assert not success and output["error"].endswith(".") and len(output["error"]) < 300, (name, data)
+
+
+def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_servers_folders(tmp_path, capfd):
+    with here() as (url, editor, _):
+        visitor = Visitor(url)
+
+        def said(name: str, *data) -> str:
+            """The error that a call ends with."""
+            success, output, _ = visitor.send(name, list(data))
+            assert not success
+            return output["error"]
+
+        def photo(contents: bytes, name: str = "anna.png") -> dict:
+            return {"path": visitor.upload(contents, name), "meta": FILE}
+
+        usual, good = [{}, "fast", 0, False, "png", False], photo(picture())
+        assert said("edit_photo", None, *usual) == "Give a photo."
+        edits = "Give attributes by their names with numbers, for example {'age': 60}."
+        for wrong, sentence in (
+            ({"age": "60"}, "'60' is not a value for age; give a number from 5 to 80."),
+            ({"age": None}, "'None' is not a value for age; give a number from 5 to 80."),
+            ({"age": [60]}, "'[60]' is not a value for age; give a number from 5 to 80."),
+            ({"age": 500}, "age = 500 is out of range; give a number from 5 to 80."),
+            ({"beauty": 1}, f"There is no attribute 'beauty'; choose from {', '.join(editor.attributes)}."),
+            ("age=60", edits),
+            ('{"age": 60}', edits),
+            ([60], edits),
+        ):
+            assert said("edit_photo", good, wrong, *usual[1:]) == sentence
+            assert said("edit_person", 3, wrong, "png", False) == sentence
+        whole = "takes a number from 0 to"
+        for at, value, sentence in (
+            (1, "slow", "'quality' takes one of fast, balanced, precise."),
+            (1, None, "'quality' takes one of fast, balanced, precise."),
+            (2, None, f"'face' {whole} 99."),
+            (2, "0", f"'face' {whole} 99."),
+            (2, -1, f"'face' {whole} 99."),
+            (3, "no", "'paste' takes true or false."),
+            (4, "gif", "'kind' takes one of png, jpeg, webp, avif, tiff."),
+            (5, 1, "'mark' takes true or false."),
+        ):
+            changed = [value if i == at else data for i, data in enumerate(usual)]
+            assert said("edit_photo", good, *changed) == sentence
+        assert said("measure", good, None) == f"'face' {whole} 99."
+        assert said("edit_person", None, {}, "png", False) == f"'seed' {whole} {LARGEST_SEED:g}."
+        assert not any(name in ("invert", "edit") for name, _ in editor.calls)  # no work was begun
+
+        broken, huge = picture()[:300], picture().replace(b"IHDR\0\0\2", b"IHDR\0\xff\2")
+        for contents, name in (
+            (b"Dear diary", "a.png"),
+            (b"", "b.png"),
+            (broken, "c.png"),
+            (huge, "d.png"),
+            (b"{}", "e.safetensors"),
+        ):
+            for call, more in (("edit_photo", usual), ("measure", [0]), ("save_face", ["fast", 0, False])):
+                sentence = said(call, photo(contents, name), *more)
+                assert sentence.endswith(".") and str(files.FOLDER) not in sentence and "/" not in sentence
+        assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_face_is_saved_and_edited_again_without_being_found_again():
+    with here() as (url, editor, _):
+        visitor = Visitor(url)
+        contents, edits = picture(faces=2), {"age": 70}
+        photo = {"path": visitor.upload(contents), "meta": FILE}
+
+        def result(name: str, *data) -> bytes:
+            success, output, _ = visitor.send(name, list(data))
+            assert success, output
+            return visitor.http.get(f"{API}/file={output['data'][0]['path']}").content
+
+        for keep in (False, True):
+            face = result("save_face", photo, "balanced", 1, keep)
+            assert (contents in face) is keep
+            saved = {"path": visitor.upload(face, "anna.safetensors"), "meta": FILE}
+            for paste in (False, True)[: 1 + keep]:
+                expected = result("edit_photo", photo, edits, "balanced", 1, paste, "png", False)
+                editor.calls.clear()
+                assert result("edit_photo", saved, edits, "fast", 0, paste, "png", False) == expected
+                assert "invert" not in dict(editor.calls)
+            if not keep:
+                success, output, _ = visitor.send("edit_photo", [saved, edits, "fast", 0, True, "png", False])
+                assert not success and "holds no photo to paste into" in output["error"]
 
 
 def test_large_requests_are_refused_unread(server):

@@ -1,21 +1,29 @@
 """The page's functions for programs: endpoints for `gradio_client` and, where it is switched on, MCP tools.
 
-Unlike the page's own callbacks, they remember nothing between two calls.
+Unlike the page's own callbacks, they remember nothing between two calls, but a face can be kept as a file.
+What is wrong with a call is said before its work.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+import numpy as np
 
 from dystyle import provenance
+from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
+from dystyle.faces import ENDING, REFINE, InvertedFace, is_face_file
+from dystyle.generators.facts import MOST_NOISE
 from dystyle.provenance import Credit
+from webapp.callbacks import PROGRESS
+from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
-from webapp.visit import LARGEST_SEED, LONGEST_NAME, QUALITIES, at_work
+from webapp.visit import LARGEST_SEED, at_work, saved_face
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -45,6 +53,32 @@ class Bounded(gr.Number):
         return super().preprocess(payload)
 
 
+class Choice(gr.Radio):
+    """One of some words. For Gradio's own, nothing is one, too."""
+
+    is_template = True
+
+    def __init__(self, label: str, value: str, words: Iterable[str]) -> None:
+        self.words = tuple(words)
+        super().__init__(list(self.words), value=value, label=label)
+
+    def preprocess(self, payload: str | None) -> str:
+        if payload not in self.words:
+            raise gr.Error(f"'{self.label}' takes one of {', '.join(self.words)}.", print_exception=False)
+        return payload
+
+
+class Switch(gr.Checkbox):
+    """Yes or no. For Gradio's own, any text is yes."""
+
+    is_template = True
+
+    def preprocess(self, payload: bool | None) -> bool:
+        if payload is not None and not isinstance(payload, bool):
+            raise gr.Error(f"'{self.label}' takes true or false.", print_exception=False)
+        return bool(payload)
+
+
 def add_api(editor: "FaceEditor") -> None:
     """Add the endpoints to the current `gr.Blocks`; nothing of them is to be seen on the page."""
 
@@ -65,13 +99,38 @@ def add_api(editor: "FaceEditor") -> None:
                 values = editor.measure(editor.align(picture, int(face))[1])
             return {name: round(values[name], 4) for name in editor.attributes}
 
+    def save_face(
+        photo: str | None, quality: str, face: float, keep: bool, progress=PROGRESS
+    ) -> Iterator[str]:
+        """Find a face in a photo and return it as a file, which `edit_photo` edits without finding it again.
+
+        Args:
+            photo: A picture file.
+            quality: Of the reconstruction: "fast", "balanced" (some seconds) or "precise" (up to a minute).
+            face: Which face, from the largest, 0, on.
+            keep: Whether to put the photo into the file, too, so that the face can be put back there.
+        """
+        with _frank():
+            path = _given(photo)
+            with at_work(path) as picture:
+                inverted = editor.invert(picture, quality, int(face), _told(progress))
+            encoded = replace(inverted, photo=Path(path).read_bytes() if keep else None).encode()
+        yield from _saved(encoded, f"face{ENDING}")
+
     def edit_photo(
-        photo: str | None, edits: dict, quality: str, face: float, paste: bool, kind: str, mark: bool
+        photo: str | None,
+        edits: dict,
+        quality: str,
+        face: float,
+        paste: bool,
+        kind: str,
+        mark: bool,
+        progress=PROGRESS,
     ) -> Iterator[str]:
         """Edit a face in a photo and return the picture's file.
 
         Args:
-            photo: A picture file.
+            photo: A picture file, or a face's file from `save_face`, of which quality and face are known.
             edits: Attribute name to target value, for example {"age": 60, "smile": 1}.
             quality: Of the reconstruction: "fast", "balanced" (some seconds) or "precise" (up to a minute).
             face: Which face, from the largest, 0, on.
@@ -80,14 +139,14 @@ def add_api(editor: "FaceEditor") -> None:
             mark: Whether to draw a visible "AI" mark.
         """
         with _frank():
-            edits = _numbers(edits)
-            with at_work(_given(photo)) as picture:
-                inverted = editor.invert(picture, quality, int(face))
-                code = editor.edit(inverted.code, edits, face=inverted)
+            edits = checked(edits)
+            with _opened(_given(photo), paste) as (inverted, picture):
+                inverted = inverted or editor.invert(picture, quality, int(face), _told(progress))
+                code = editor.edit(inverted.code, edits, _told(progress), inverted)
                 portrait = editor.synthesize(code, face=inverted)
                 result = editor.paste(portrait, inverted, picture) if paste else portrait
             encoded = provenance.encode(result, kind, Credit(edits, True, model=editor.model), mark)
-        yield from _saved(encoded, kind)
+        yield from _saved(encoded, _named(kind))
 
     def edit_person(seed: float, edits: dict, kind: str, mark: bool) -> Iterator[str]:
         """Generate a person who does not exist, edit the face, and return the picture's file.
@@ -99,10 +158,10 @@ def add_api(editor: "FaceEditor") -> None:
             mark: Whether to draw a visible "AI" mark.
         """
         with _frank():
-            edits = _numbers(edits)
+            edits = checked(edits)
             portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits))
             encoded = provenance.encode(portrait, kind, Credit(edits, False, model=editor.model), mark)
-        yield from _saved(encoded, kind)
+        yield from _saved(encoded, _named(kind))
 
     def mix_people(
         seed: float, other: float, row: float, truncation: float, noise: float, kind: str, mark: bool
@@ -126,22 +185,27 @@ def add_api(editor: "FaceEditor") -> None:
             steps += (f"truncation = {truncation:g}", f"noise = {noise:g}")
             credit = Credit({}, False, steps, editor.model)
             encoded = provenance.encode(editor.synthesize(code, noise=strengths), kind, credit, mark)
-        yield from _saved(encoded, kind)
+        yield from _saved(encoded, _named(kind))
+
+    def checked(edits: object) -> dict[str, float]:
+        """Edits as a client gives them; none may be nothing."""
+        return validate_configuration({} if edits is None else edits, editor.attributes)
 
     with gr.Column(visible=False):
         photo, edits = gr.File(label="photo"), Edits({}, label="edits")
         seed, other = Bounded("seed", 0, LARGEST_SEED), Bounded("other", 1, LARGEST_SEED)
         face, row = Bounded("face", 0, 99), Bounded("row", 8, 18)
-        quality = gr.Radio(list(QUALITIES), value="fast", label="quality")
-        paste, mark = gr.Checkbox(False, label="paste"), gr.Checkbox(False, label="mark")
-        kind = gr.Radio(list(provenance.FORMATS), value="png", label="kind")
+        quality, kind = Choice("quality", "fast", REFINE), Choice("kind", "png", provenance.FORMATS)
+        paste, mark, keep = (Switch(False, label=label) for label in ("paste", "mark", "keep"))
         values, result = gr.JSON(label="values"), gr.File(label="picture")
-        truncation, noise = Bounded("truncation", 1, 10, None), Bounded("noise", 1, 10, None)
+        saved = gr.File(label="face")
+        truncation, noise = Bounded("truncation", 1, 1, None), Bounded("noise", 1, MOST_NOISE, None)
         start = gr.Button()
     photo_inputs = [photo, edits, quality, face, paste, kind, mark]
     start.click(attributes, None, values, api_name="attributes")
     fitting = {"concurrency_id": "fit", "concurrency_limit": 1}
     start.click(measure, [photo, face], values, api_name="measure", **fitting)
+    start.click(save_face, [photo, quality, face, keep], saved, api_name="save_face", **fitting)
     start.click(edit_photo, photo_inputs, result, api_name="edit_photo", **fitting)
     person = [seed, edits, kind, mark]
     start.click(edit_person, person, result, api_name="edit_person", concurrency_id="draw")
@@ -154,7 +218,7 @@ def _frank() -> Iterator[None]:
     """Turn bad input into an error with one sentence for the client."""
     try:
         yield
-    except InputError as error:
+    except (InputError, Cancelled) as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
@@ -164,18 +228,34 @@ def _given(photo: str | None) -> str:
     return photo
 
 
-def _numbers(edits: object) -> dict[str, float]:
-    """Edits as a client gives them, if they are that."""
-    if edits is None:
-        return {}
-    given = edits.items() if isinstance(edits, dict) else [("", None)]
-    if not all(type(value) in (int, float) and len(name) <= LONGEST_NAME for name, value in given):
-        raise InputError('Give edits as names of attributes with numbers, for example {"age": 60}.')
-    return edits
+@contextmanager
+def _opened(path: str, paste: bool) -> Iterator[tuple[InvertedFace | None, np.ndarray | None]]:
+    """The face in a face's file and, to paste into, its photo's pixels; or a photo's pixels alone."""
+    if not is_face_file(path):
+        with at_work(path) as picture:
+            yield None, picture
+        return
+    face = saved_face(path)
+    if not paste:
+        yield face, None
+    elif face.photo is None:
+        raise InputError("The face's file holds no photo to paste into; save the face with it.")
+    else:
+        with at_work(face.photo) as picture:
+            yield face, picture
 
 
-def _saved(encoded: bytes, kind: str) -> Iterator[str]:
+def _told(progress: gr.Progress) -> Callable[[float, str], None]:
+    """The progress of an editor's work, for the client; it stops the work of one that has gone."""
+    return lambda share, message: progress(share, desc=message)
+
+
+def _named(kind: str) -> str:
+    return f"edited.{'jpg' if kind == 'jpeg' else kind}"
+
+
+def _saved(encoded: bytes, name: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
-        path = Path(folder, f"edited.{'jpg' if kind == 'jpeg' else kind}")
+        path = Path(folder, name)
         path.write_bytes(encoded)
         yield str(path)  # Gradio copies the file before it asks for more

@@ -10,6 +10,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,15 @@ import numpy as np
 from dystyle import provenance
 from dystyle.alignment import crop
 from dystyle.errors import InputError
+from dystyle.faces import ENDING
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
+from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
 from webapp.layout import PORTRAIT, Layout
 from webapp.stage import data_url
-from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work
+from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -40,10 +43,6 @@ BROKEN = "The picture could not be computed; your edits are kept, please try aga
 PROGRESS = gr.Progress()  # as a default value, Gradio puts the running event's own in its place
 
 logger = logging.getLogger(__name__)
-
-
-class Cancelled(Exception):
-    """The visitor stopped an inversion."""
 
 
 def polite(callback: Callable) -> Callable:
@@ -77,10 +76,8 @@ class Callbacks:
         """Turn what goes wrong in here into a message; `what` is for the log."""
         try:
             yield
-        except InputError as error:
+        except (InputError, Cancelled) as error:
             self.say(str(error))
-        except Cancelled:
-            self.say("Cancelled; nothing has changed.")
         except Exception:  # one visitor's failure must not break the page
             logger.exception("%s failed", what)
             self.say(BROKEN)
@@ -141,15 +138,33 @@ class Callbacks:
                 new = self._fit(opened, pixels, path, quality, index, request, progress)
             shown = self._restore(recipe, new) if recipe else self._begin(new)
         except (InputError, Cancelled) as error:
-            # Visitors know their file by its own name, not by the one it has on the server.
-            sentence = str(error) or "Cancelled; nothing has changed."
-            self.say(sentence.replace(path, photo.get("orig_name") or "The picture"))
+            self.say(str(error))
             kept = visit and visit.path and Path(visit.path).exists()
             return {self.layout.photo: visit.path if kept else None}
         return shown | {
             self.layout.faces: gr.update(value=thumbnails, selected_index=index, visible=len(faces) > 1),
             self.layout.seed: None,
             self.layout.quality: quality,
+        }
+
+    @polite
+    def open_face(self, visit: Visit | None, saved: dict | None):
+        """Put a face on the page that was saved as a file, with the edit that waits for its photo."""
+        if saved is None:
+            return gr.skip()
+        face, photo = saved_face(saved.get("path") or ""), None
+        if face.photo is not None:
+            with at_work(face.photo) as pixels:
+                photo = Photo.of(face.photo, pixels)
+        new = Visit.of_face(self.editor, face, photo)
+        waiting = visit and visit.waiting
+        shown = self._restore(waiting, new) if waiting and new.fits(waiting) else self._begin(new)
+        return shown | {
+            self.layout.photo: None,
+            self.layout.faces: gr.update(value=None, visible=False),
+            self.layout.seed: None,
+            self.layout.quality: new.quality,
+            self.layout.saved_face: None,
         }
 
     @polite
@@ -173,9 +188,9 @@ class Callbacks:
         if visit is None or visit.photo is None:
             return gr.skip()
         try:
-            new = self._fit_again(visit, quality, visit.index, request, progress)
+            new = self._fit_again(visit, quality, visit.face.index, request, progress)
         except (InputError, Cancelled) as error:
-            self.say(str(error) or "Cancelled; nothing has changed.")
+            self.say(str(error))
             return {self.layout.quality: visit.quality}
         values, locked = self._split(inputs)
         return self._begin(new, visit.moved(visit.targets(self.editor, values)), locked)
@@ -197,12 +212,12 @@ class Callbacks:
                 self.layout.faces: gr.update(value=None, visible=False),
                 self.layout.seed: recipe.seed,
             }
-        if visit.photo is None or recipe.photo != visit.photo.id:
+        if visit.face is None or recipe.photo != visit.photo_id:
             visit.waiting = recipe
             raise InputError(
                 "This edit belongs to another photo; choose that photo, and the edit is applied."
             )
-        if (recipe.face, recipe.quality) != (visit.index, visit.quality):
+        if not visit.fits(recipe):
             visit = self._fit_again(visit, recipe.quality, recipe.face, request, progress)
         return self._restore(recipe, visit) | {self.layout.quality: recipe.quality}
 
@@ -307,6 +322,18 @@ class Callbacks:
                 frames.append(provenance.marked(frame) if mark else frame)
                 progress((i + 1) / FRAMES, desc=self.text("Drawing"))
             return f"dystyle-{sweep or 'edit'}.{kind}", film(frames, kind, credit(self.editor, seen, asked))
+
+        yield from self.hand_over(make)
+
+    def download_face(self, visit: Visit | None, with_photo: bool) -> Iterator[str | None]:
+        """Write the photo's face as a file, which `open_face` opens."""
+
+        def make() -> tuple[str, bytes]:
+            seen = known(visit)
+            if seen.face is None:
+                raise InputError("There is no photo on the page; choose one.")
+            photo = seen.photo.file if with_photo and seen.photo else None
+            return f"dystyle-face{ENDING}", replace(seen.face, photo=photo).encode()
 
         yield from self.hand_over(make)
 
@@ -457,7 +484,7 @@ class Callbacks:
 
     def who(self, visit: Visit) -> str:
         """Whom the visit edits."""
-        if visit.photo is not None:
+        if visit.face is not None:
             return self.text("Your photo")
         return self.text("Random person {n}", n=visit.seed)
 
@@ -504,7 +531,7 @@ def known(visit: Visit | None) -> Visit:
 
 def credit(editor: "FaceEditor", visit: Visit, configuration: Mapping[str, float]) -> Credit:
     """How a visit's edited picture was made."""
-    return Credit(configuration, photographed=visit.photo is not None, model=editor.model)
+    return Credit(configuration, photographed=visit.face is not None, model=editor.model)
 
 
 def _mix(start: float, end: float, share: float) -> float:

@@ -17,7 +17,8 @@ from dystyle.attributes import Attribute
 from dystyle.editors import METHODS
 from dystyle.editors.search import REACHED_PROBABILITY, REACHED_WITHIN, shortfall
 from dystyle.errors import InputError
-from webapp.callbacks import PROGRESS, Callbacks, Cancelled, duration, known
+from webapp.callbacks import PROGRESS, Callbacks, duration, known
+from webapp.fair_queue import Cancelled
 from webapp.layout import PRESETS
 from webapp.stage import data_url
 from webapp.visit import Visit

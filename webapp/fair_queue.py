@@ -1,5 +1,6 @@
 """Who is next: events wait in Gradio's queue, and nobody's events hold up everybody else's."""
 
+import asyncio
 import time
 from collections import Counter, OrderedDict, defaultdict
 
@@ -17,6 +18,13 @@ REMEMBERED = 1000  # addresses, and sessions of one
 def address_of(request: fastapi.Request) -> str:
     """Where a request comes from; behind a proxy, what uvicorn makes of its X-Forwarded-For."""
     return request.client.host if request.client else ""
+
+
+class Cancelled(Exception):
+    """Nobody waits any more for what is being computed."""
+
+    def __init__(self) -> None:
+        super().__init__("Cancelled; nothing has changed.")
 
 
 class Service:
@@ -41,8 +49,12 @@ class Service:
 
 
 class FairQueue(Queue):
-    """Gradio's queue, with one difference: of the waiting events, one of the address that has been served
-    least is taken, and of that address's, one of the session that has been."""
+    """Gradio's queue, with two differences.
+
+    Of the waiting events, one of the address that has been served least is taken, and of that address's, one
+    of the session that has been. And an event that was cancelled, or whose client has gone, is stopped where
+    its work reports its progress, and keeps its place in the queue until then.
+    """
 
     def __init__(self, blocks) -> None:
         super().__init__(
@@ -103,6 +115,8 @@ class FairQueue(Queue):
 
     async def process_events(self, events: list[Event], batch: bool, begin_time: float, fn) -> None:
         began = time.monotonic()
+        # Gradio would cancel the task of the event's name: its place would be free, and its thread work on.
+        asyncio.current_task().set_name(events[0]._id)
         try:
             await super().process_events(events, batch, begin_time, fn)
         finally:
@@ -110,6 +124,23 @@ class FairQueue(Queue):
             address = address_of(events[0].request)
             self._addresses.seconds[address] += seconds
             self._sessions[address].seconds[events[0].session_hash] += seconds
+
+    async def remove_from_queue(self, event_id: str) -> None:
+        """Let an event wait no more, or stop its work."""
+        if event := self.event_ids_to_events.get(event_id):
+            event.alive = False
+        await super().remove_from_queue(event_id)
+
+    def set_progress(self, event_id: str, iterables: list | None) -> None:
+        """Called by an event's work.
+
+        Raises:
+            Cancelled: the event was cancelled, or its client has gone.
+        """
+        event = self.event_ids_to_events.get(event_id)
+        if event and not event.alive:
+            raise Cancelled
+        super().set_progress(event_id, iterables)
 
     def _drop_unread(self) -> None:
         """Forget results that their visitors have not fetched: they hold pictures."""

@@ -11,6 +11,7 @@ import gradio as gr
 from dystyle.attributes import Attribute, Group
 from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
+from dystyle.faces import ENDING
 from webapp.language import Language
 from webapp.stage import build_stage
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
@@ -139,6 +140,9 @@ class Layout:
                 scale=2,
                 elem_id="seed",
             )
+        self.saved_face = gr.UploadButton(
+            text("Open a saved face"), file_types=[ENDING], size="sm", min_width=0, elem_id="saved-face"
+        )
 
     def _result(self) -> None:
         """The edited picture and what can be done with it."""
@@ -165,7 +169,7 @@ class Layout:
             self.kind = _kind(text, "kind")
             self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
             self.file = gr.File(visible=False)
-        with gr.Accordion(text("Link, animation and mark"), open=False, elem_id="more"):
+        with gr.Accordion(text("Link, saved face, animation and mark"), open=False, elem_id="more"):
             self._more()
 
     def _more(self) -> None:
@@ -183,6 +187,13 @@ class Layout:
             self.copy_link = gr.Button(text("Copy link"), size="sm", min_width=0, elem_id="copy-link")
             self.copy_text = gr.Button(text("Copy text"), size="sm", min_width=0, elem_id="copy-text")
             self.apply = gr.Button(text("Apply"), size="sm", min_width=0, elem_id="apply")
+        with gr.Row(elem_classes="tools"):
+            self.save_face = gr.Button(text("Save this face"), size="sm", min_width=0, elem_id="save-face")
+            self.with_photo = gr.Checkbox(
+                label=text("with the photo"),
+                info=text("A saved face opens without waiting; with the photo, it can be put back there."),
+                elem_id="with-photo",
+            )
         with gr.Row(elem_classes="tools"):
             self.sweep = gr.Dropdown(
                 [(text("The whole edit"), "")]

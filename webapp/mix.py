@@ -89,7 +89,7 @@ class MixCallbacks:
         second = self.editor.sample(int(seed))
         mixed = self.editor.truncate(self.editor.mix(first, second, int(row)), truncation)
         steps = (f"mixed with random person {seed:g} from row {row:g} on", f"truncation = {truncation:g}")
-        credit = Credit(configuration, visit.photo is not None, steps, self.editor.model)
+        credit = Credit(configuration, visit.face is not None, steps, self.editor.model)
         return first, second, mixed, credit
 
     def _picture(self, visit: Visit, code: np.ndarray, inputs: Sequence, size: int) -> np.ndarray:

@@ -39,6 +39,23 @@
     document.querySelector(event.shiftKey ? "#redo" : "#undo").click();
   });
 
+  // A saved face may be dropped anywhere, on the photo, too, whose component takes none but pictures.
+  document.addEventListener("dragover", (event) => {
+    if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    const face = [...event.dataTransfer.files].find((file) => /\.safetensors$/i.test(file.name));
+    const input = document.querySelector("input[type=file][accept='.safetensors']");
+    if (!face || !input) return;
+    event.preventDefault();
+    event.stopPropagation();
+    event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true }));
+    const files = new DataTransfer();
+    files.items.add(face);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
+
   // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
   const name = () => {
     for (const row of document.querySelectorAll(".attribute")) {

@@ -72,6 +72,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     shown += [layout.redo, layout.pin, layout.reset_all, *resets]
     moved = [*shown, *sliders]
     everything = [*moved, *locks, layout.photo, layout.faces, layout.seed, layout.view, layout.quality]
+    everything.append(layout.saved_face)
     inputs = [*sliders, *locks]
     edits = [layout.visit, layout.view, *inputs]
     private = {"api_visibility": "private"}
@@ -92,6 +93,8 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     photo = [layout.visit, layout.quality, layout.photo]
     layout.photo.input(callbacks.open_photo, photo, preprocess=False, **fitting)
     layout.examples.load_input_event.then(callbacks.open_photo, photo, preprocess=False, **fitting)
+    saved = [layout.visit, layout.saved_face]
+    layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **meeting)
     layout.faces.select(callbacks.choose_face, [layout.visit, layout.quality], **fitting)
     layout.quality.input(callbacks.change_quality, [layout.visit, layout.quality, *inputs], **fitting)
     layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **fitting)
@@ -146,6 +149,13 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **saving).success(
         None, layout.file, js=SAVE
     )
+    layout.save_face.click(
+        callbacks.download_face,
+        [layout.visit, layout.with_photo],
+        layout.file,
+        show_progress="minimal",
+        **saving,
+    ).success(None, layout.file, js=SAVE)
     layout.animate.click(
         callbacks.animate, [*film, *inputs], layout.file, concurrency_id="fit", **on_stage, **private
     ).success(None, layout.file, js=SAVE)

@@ -1,20 +1,21 @@
 """What the page remembers about one visitor: whom they edit, where the sliders start, the history."""
 
-import hashlib
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from dystyle.attributes import Attribute
 from dystyle.errors import InputError
+from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.memory import return_freed_memory
 from dystyle.pictures import load_image, open_picture
 
@@ -29,7 +30,7 @@ LONGEST_HISTORY = 30
 LONGEST_EDIT = 10_000  # characters of an edit as text
 LARGEST_SEED = 2**31 - 1
 LONGEST_NAME = 40  # of an attribute
-QUALITIES = ("fast", "balanced", "precise")
+SHORT = 16  # digits of a photo's fingerprint that tell it from others
 
 
 _DECODING, _LARGE = threading.Lock(), threading.Lock()
@@ -50,7 +51,7 @@ class Recipe:
     Attributes:
         edits: attribute -> target value.
         seed: of a random person.
-        photo: the first 16 hexadecimal digits of the SHA-256 of the photo's pixels.
+        photo: the first 16 hexadecimal digits of the photo's `fingerprint`.
         face, quality: which face of the photo, and how it was inverted.
     """
 
@@ -87,7 +88,7 @@ class Recipe:
             named = all(len(name) <= LONGEST_NAME for name in edits)
             finite = all(map(math.isfinite, edits.values()))
             whose = (seed is None) != (photo is None) and 0 <= (recipe.seed or 0) <= LARGEST_SEED
-            how = recipe.face >= 0 and recipe.quality in QUALITIES
+            how = recipe.face >= 0 and recipe.quality in REFINE
             if not (read["dystyle"] == 1 and named and finite and whose and how):
                 raise ValueError
             return recipe
@@ -105,7 +106,7 @@ class Photo:
         file: the picture file's contents.
         screen: the photo at the page's size, uint8 (h, w, 3), both sides at most `SCREEN`.
         scale: of `screen`, in the photo's size.
-        id: its `fingerprint`.
+        id: the first 16 digits of its `fingerprint`.
     """
 
     file: bytes = field(repr=False)
@@ -118,7 +119,7 @@ class Photo:
         """The photo in a file whose pixels are uint8 (H, W, 3)."""
         scale = min(1.0, SCREEN / max(pixels.shape[:2]))
         screen = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return cls(file, screen, scale, fingerprint(pixels))
+        return cls(file, screen, scale, fingerprint(pixels)[:SHORT])
 
 
 @dataclass
@@ -132,10 +133,9 @@ class Visit:
         unedited: uint8 (1024, 1024, 3), what is shown without an edit: the picture of `code`, or of a face
             that keeps the photo's own pixels its portrait.
         start: the measured values of the picture of `code`, on the sliders' steps.
-        face, photo, path, index: what `FaceEditor.invert` returned, the photo, the file that it was
-            uploaded as and which of its faces this is; unset for a random person.
+        face, photo, path: what `FaceEditor.invert` returned, the photo, and the file that it was uploaded as;
+            unset for a random person, and the last two for a face that was saved without its photo.
         seed: the random person's seed; unset for a photo.
-        quality: how the photo's face was inverted.
         drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
@@ -147,12 +147,10 @@ class Visit:
     before: np.ndarray
     unedited: np.ndarray
     start: dict[str, float]
-    face: Any = None
+    face: InvertedFace | None = None
     photo: Photo | None = None
     path: str | None = None
-    index: int = 0
     seed: int | None = None
-    quality: str = "fast"
     drawn: tuple | None = field(default=None, repr=False)
     mixed: tuple | None = field(default=None, repr=False)
     history: list[Step] = field(default_factory=list, repr=False)
@@ -180,13 +178,24 @@ class Visit:
         began = time.perf_counter()
         face = editor.invert(pixels, refine=refine, index=index, progress=progress)
         seconds = {"inversion": time.perf_counter() - began}
+        visit = cls.of_face(editor, face, photo, path)
+        visit.seconds = seconds
+        return visit
+
+    @classmethod
+    def of_face(
+        cls, editor: "FaceEditor", face: InvertedFace, photo: Photo | None, path: str | None = None
+    ) -> "Visit":
+        """Meet a face that has been found.
+
+        Raises:
+            InputError: it was tuned for another generator.
+        """
         unedited = editor.synthesize(face.code, size=FULL, face=face)
         start = _starting_values(editor, unedited)
         if face.residual is not None:  # then edited pictures have the photo's own pixels, too
             unedited = face.portrait
-        visit = cls(face.code, face.portrait, unedited, start, face, photo, path, index)
-        visit.quality, visit.seconds = refine, seconds
-        return visit
+        return cls(face.code, face.portrait, unedited, start, face, photo, path)
 
     @classmethod
     def of_seed(cls, editor: "FaceEditor", seed: int) -> "Visit":
@@ -194,6 +203,21 @@ class Visit:
         code = editor.sample(seed)
         portrait = editor.synthesize(code, size=FULL)
         return cls(code, portrait, portrait, _starting_values(editor, portrait), seed=seed)
+
+    @property
+    def quality(self) -> str:
+        """How the photo's face was inverted."""
+        return self.face.refine if self.face else "fast"
+
+    @property
+    def photo_id(self) -> str | None:
+        """What a `Recipe` calls the photo, whether it is here or not."""
+        return self.face and self.face.photo_id[:SHORT]
+
+    def fits(self, recipe: Recipe) -> bool:
+        """Whether a recipe of a photo is of this face, found in the same way."""
+        own = self.face and (self.photo_id, self.face.index, self.face.refine)
+        return own == (recipe.photo, recipe.face, recipe.quality)
 
     def targets(self, editor: "FaceEditor", values: Sequence[float | None]) -> dict[str, float]:
         """The sliders' values by name; one value per row of `editor.attributes`.
@@ -240,9 +264,9 @@ class Visit:
 
     def recipe(self, targets: Mapping[str, float]) -> Recipe:
         """The edit as it can be passed on."""
-        if self.photo is None:
+        if self.face is None:
             return Recipe(self.moved(targets), seed=self.seed)
-        return Recipe(self.moved(targets), None, self.photo.id, self.index, self.quality)
+        return Recipe(self.moved(targets), None, self.photo_id, self.face.index, self.face.refine)
 
     def whole(self, editor: "FaceEditor", portrait: np.ndarray) -> np.ndarray:
         """The photo with `portrait` in its place, in the photo's own size."""
@@ -264,10 +288,10 @@ def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
     Raises:
         InputError: see `load_image`.
     """
-    with open_picture(photo) as picture:
+    with _by_its_name(photo), open_picture(photo) as picture:
         large = picture.width * picture.height > LARGE
     with _LARGE if large else nullcontext():
-        with _DECODING:
+        with _DECODING, _by_its_name(photo):
             pixels = load_image(photo)
         yield pixels
         if large:
@@ -275,9 +299,25 @@ def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
             return_freed_memory()
 
 
-def fingerprint(photo: np.ndarray) -> str:
-    """16 hexadecimal digits that tell a photo's pixels from others."""
-    return hashlib.sha256(np.ascontiguousarray(photo)).hexdigest()[:16]
+def saved_face(path: str) -> InvertedFace:
+    """A face from its file.
+
+    Raises:
+        InputError: see `InvertedFace.load`.
+    """
+    with _by_its_name(path):
+        return InvertedFace.load(path)
+
+
+@contextmanager
+def _by_its_name(file: str | bytes) -> Iterator[None]:
+    """Let errors call a visitor's file by its own name, without the folder that it has here."""
+    try:
+        yield
+    except InputError as error:
+        if isinstance(file, bytes):
+            raise
+        raise InputError(str(error).replace(file, os.path.basename(file))) from None
 
 
 def _starting_values(editor: "FaceEditor", portrait: np.ndarray) -> dict[str, float]:
