@@ -814,13 +814,17 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
         ):
             assert said("edit_photo", good, wrong, *usual[1:]) == sentence
             assert said("edit_person", 3, wrong, "png", False) == sentence
-        whole = "takes a number from 0 to"
+        for wrong in ("anna.png", 5, [], [good], True, {"url": "anna.png"}):
+            joined = visitor.join("edit_photo", [wrong, *usual])
+            assert (joined.status_code, said_of(joined)) == (400, "This event takes other inputs.")
+        whole = "takes a whole number from 0 to"
         for at, value, sentence in (
             (1, "slow", "'quality' takes one of fast, balanced, precise."),
             (1, None, "'quality' takes one of fast, balanced, precise."),
             (2, None, f"'face' {whole} 99."),
             (2, "0", f"'face' {whole} 99."),
             (2, -1, f"'face' {whole} 99."),
+            (2, 0.5, f"'face' {whole} 99."),
             (3, "no", "'paste' takes true or false."),
             (4, "gif", "'kind' takes one of png, jpeg, webp, avif, tiff."),
             (5, 1, "'mark' takes true or false."),
@@ -828,7 +832,7 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
             changed = [value if i == at else data for i, data in enumerate(usual)]
             assert said("edit_photo", good, *changed) == sentence
         assert said("measure", good, None) == f"'face' {whole} 99."
-        assert said("edit_person", None, {}, "png", False) == f"'seed' {whole} {LARGEST_SEED:g}."
+        assert said("edit_person", None, {}, "png", False) == f"'seed' {whole} {LARGEST_SEED}."
         assert not any(name in ("invert", "edit") for name, _ in editor.calls)  # no work was begun
 
         broken, huge = picture()[:300], picture().replace(b"IHDR\0\0\2", b"IHDR\0\xff\2")
@@ -1014,6 +1018,9 @@ def test_every_event_refuses_foreign_files_and_survives_wrong_types(server, priv
         waiting = []
         for wrong in (WRONG[index % 9], WRONG[(index + 4) % 9]):
             joined = visitor.join(event["id"], [wrong] * count, event_data={"index": wrong, "value": wrong})
+            if joined.status_code == 400:
+                assert said_of(joined) == "This event takes other inputs."
+                continue
             assert joined.status_code == 200
             waiting.append(visitor.outcome(joined.json()["event_id"]))
         told += [json.dumps(outcome) for outcome in waiting]

@@ -47,8 +47,10 @@ class Bounded(gr.Number):
         super().__init__(value, label=label, minimum=0, maximum=maximum, precision=precision)
 
     def preprocess(self, payload: float | None) -> float:
-        if type(payload) not in (int, float) or not 0 <= payload <= self.maximum:
-            said = f"'{self.label}' takes a number from 0 to {self.maximum:g}."
+        fits = type(payload) in (int, float) and 0 <= payload <= self.maximum
+        if not fits or (self.precision == 0 and payload != int(payload)):
+            number = "a whole number" if self.precision == 0 else "a number"
+            said = f"'{self.label}' takes {number} from 0 to {self.maximum:.10g}."
             raise gr.Error(said, print_exception=False)
         return super().preprocess(payload)
 

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections import Counter, OrderedDict, defaultdict
+from typing import Any
 
 import fastapi
+from gradio.blocks import Block
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
 
@@ -25,6 +27,17 @@ class Cancelled(Exception):
 
     def __init__(self) -> None:
         super().__init__("Cancelled; nothing has changed.")
+
+
+def _takes(block: Block, value: Any) -> bool:
+    """Whether a value has the structure of a component's, as that of a file, which Gradio checks later."""
+    model = getattr(block, "data_model", None)
+    try:
+        if model is not None and value is not None:
+            model.model_validate(value, context={"validate_meta": True})
+        return True
+    except (ValueError, RecursionError):
+        return False
 
 
 class Service:
@@ -80,7 +93,7 @@ class FairQueue(Queue):
         if body.fn_index not in self.blocks.fns:
             return False, "There is no such event.", "error"
         fn, address = self.blocks.fns[body.fn_index], address_of(request)
-        if fn.fn is None or len(body.data) < len(fn.inputs):
+        if fn.fn is None or len(body.data) < len(fn.inputs) or not all(map(_takes, fn.inputs, body.data)):
             return False, "This event takes other inputs.", "error"
         waiting = self._waiting()
         if sum(address_of(event.request) == address for event in waiting) >= ADDRESS_SIZE:
