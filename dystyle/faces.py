@@ -222,16 +222,11 @@ def _is_as_described(name: str, kind: str, shape: tuple[int, ...]) -> bool:
 
 def _is_sound(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> bool:
     """Whether the numbers can be computed with: a file may be made up, with its checksum."""
-    finite = all(np.isfinite(array).all() for array in arrays.values() if array.dtype != np.uint8)
-    near = all(
-        np.abs(arrays[key]).max(initial=0) <= FARTHEST for key in ("quad", "box", "others") if key in arrays
-    )
-    quad = arrays["quad"]
+    places = [arrays[name] for name in ("quad", "box", "others") if name in arrays]
     return (
-        finite
-        and near
-        and cv2.isContourConvex(quad)
-        and cv2.contourArea(quad) >= 1
+        all(np.isfinite(array).all() for array in arrays.values() if array.dtype != np.uint8)
+        and all(np.abs(points).max(initial=0) <= FARTHEST for points in places)
+        and cv2.contourArea(arrays["quad"]) >= 1
         and re.fullmatch(r"\d{1,4}", about.get("index", "")) is not None
         and about.get("refine") in REFINE
         and len(about.get("generator", "x" * 999)) < 200

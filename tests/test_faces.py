@@ -150,9 +150,9 @@ def test_what_is_no_face_is_refused_in_one_sentence(face, tmp_path):
             made_up(face, **{"tuned.x": np.zeros(2**24 + 1, np.float32)}),
             made_up(face, **{"tuned.x": np.zeros(2, np.float16)}),
             made_up(face, code=nan),
-            made_up(face, quad=np.float32([[1e9, 10], [10, 90], [90, 90], [90, 10]])),
-            made_up(face, quad=np.float32([[10, 10], [90, 90], [10, 90], [90, 10]])),
-            made_up(face, quad=np.zeros((4, 2), np.float32)),
+            made_up(face, quad=1e9 * face.quad),
+            made_up(face, quad=0.01 * face.quad),
+            made_up(face, others=np.full((1, 468, 2), 1e9, np.float32)),
             *(made_up(face, {name: "x" * 300}) for name in ("index", "refine", "generator", "photo")),
         ],
     }
