@@ -85,7 +85,7 @@ def quick(monkeypatch):
 
     editor = SimpleNamespace(attributes=ATTRIBUTES, model="a model")
     monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: editor)
-    monkeypatch.setattr(edit, "_invert", lambda *_: "a face")
+    monkeypatch.setattr(edit, "_invert", lambda *_: SimpleNamespace(remarks=()))
     monkeypatch.setattr(edit, "_edit_one", edit_one)
     return done
 

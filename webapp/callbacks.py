@@ -21,7 +21,7 @@ import numpy as np
 from dystyle import provenance
 from dystyle.alignment import crop
 from dystyle.errors import InputError
-from dystyle.faces import ENDING
+from dystyle.faces import ENDING, InvertedFace
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
@@ -157,6 +157,7 @@ class Callbacks:
             with at_work(face.photo) as pixels:
                 photo = Photo.of(face.photo, pixels)
         new = Visit.of_face(self.editor, face, photo)
+        self._remark(face)
         waiting = visit and visit.waiting
         shown = self._restore(waiting, new) if waiting and new.fits(waiting) else self._begin(new)
         return shown | {
@@ -396,9 +397,12 @@ class Callbacks:
             visit = Visit.of_photo(self.editor, photo, pixels, path, quality, index, report)
         finally:
             self._fits.pop(request.session_hash, None)
-        for remark in visit.face.remarks:
-            self.say(remark)
+        self._remark(visit.face)
         return visit
+
+    def _remark(self, face: InvertedFace) -> None:
+        for remark in face.remarks:
+            self.say(remark)
 
     def _meet(self, seed: int, waiting: Recipe | None = None) -> dict:
         visit = Visit.of_seed(self.editor, seed)
