@@ -449,9 +449,9 @@ class FaceEditor:
         self._aligner.detect(_resize(picture, 256))
         edited = self.edit(code, {name: row.high for name, row in self.attributes.items()})
         if self._descent:  # what only photos go through
-            residual = self._restore(picture, code)[None].astype(np.float32)
+            residual, _ = self._restore(picture, code)
             features = {"before": self._features(code), "after": self._features(edited)}
-            self.backend.run("carrier", residual, None, **features)
+            self.backend.run("carrier", residual[None].astype(np.float32), None, **features)
 
 
 def _refine(
