@@ -145,7 +145,7 @@ class FaceEditor:
         Raises:
             InputError: not a picture, no face, no such face, or an index that is no whole number.
         """
-        _check_number("index", index, 0, whole=True)
+        _check_number("index (which face)", index, 0, whole=True)
         return self._aligner.align(load_image(photo), index)
 
     def invert(
@@ -475,7 +475,7 @@ def _check_number(what: str, value: Any, low: float, high: float = math.inf, who
     if not number or not low <= value <= high:
         wanted = "a whole number" if whole else "a number"
         to = "on" if high == math.inf else f"to {high:g}"
-        raise InputError(f"{what} takes {wanted} from {low:g} {to}, not {str(value)[:40]!r}.")
+        raise InputError(f"{what} takes {wanted} from {low:g} {to}, not {repr(value)[:40]}.")
 
 
 def encoder_graph(encoder: str | os.PathLike[str]) -> str:
