@@ -247,6 +247,7 @@ class Face:
         landmarks: float32 (468, 2), the points of the face mesh.
         quad: float32 (4, 2), the corners of the FFHQ crop (see the module's note); it may leave the photo.
         others: float32 (n, 468, 2), the landmarks of the photo's other faces.
+        index: its number in the photo, from the largest, 0, on.
     """
 
     box: np.ndarray
@@ -254,6 +255,7 @@ class Face:
     landmarks: np.ndarray
     quad: np.ndarray
     others: np.ndarray = field(default_factory=lambda: np.zeros((0, 468, 2), np.float32))
+    index: int = 0
 
 
 class FaceAligner:
@@ -299,7 +301,9 @@ class FaceAligner:
             faces = self._search(pyramid, tiles, faces)
         faces = faces or self._search(pyramid, [np.roll(whole, turn, axis=0) for turn in (1, 2, 3)], faces)
         landmarks = np.float32([face.landmarks for face in faces])
-        return [replace(face, others=np.delete(landmarks, i, axis=0)) for i, face in enumerate(faces)]
+        return [
+            replace(face, others=np.delete(landmarks, i, axis=0), index=i) for i, face in enumerate(faces)
+        ]
 
     def align(self, image, index: int = 0) -> tuple[Face, np.ndarray]:
         """The face number `index` of a photo, largest first, and its portrait, uint8 (1024, 1024, 3).

@@ -200,7 +200,7 @@ class FaceEditor:
             tone_of(portrait),
             cover,
             face.others,
-            index,
+            face.index,
             refine,
             generator=self._generator.name,
             photo_id=fingerprint(photo),

@@ -168,6 +168,7 @@ def test_several_faces_are_sorted_by_size_and_chosen_by_index(aligner):
         centre = (face.box[:2] + face.box[2:]) / 2
         assert (centre > (x, y)).all() and (centre < (x + side, y + side)).all()
     second, portrait = aligner.align(photo, index=1)
+    assert second.index == 1
     np.testing.assert_array_equal(second.quad, faces[1].quad)
     np.testing.assert_array_equal(portrait, crop(photo, second.quad))
     for index in (3, -1):

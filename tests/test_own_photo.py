@@ -83,6 +83,7 @@ def test_the_neighbours_face_is_left_alone(editor, astronaut):
     first, second = sorted(editor.detect(people), key=lambda face: face.box[0])
     index = [face.box[0] for face in editor.detect(people)].index(first.box[0])
     face = editor.invert(people, index=index)
+    assert face.index == index
     assert np.allclose(face.others, second.landmarks) and len(face.others) == 1
     pasted = editor.paste(255 - face.portrait, face, people)
     changed = np.abs(pasted.astype(int) - people).max(2) > 8

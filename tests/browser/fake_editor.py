@@ -51,7 +51,7 @@ class FakeEditor:
         for step in range(4):
             if progress:
                 progress((step + 1) / 4, "Fitting the portrait")
-        return replace(faces[index], index=index, refine=refine, photo_id=fingerprint(load_image(photo)))
+        return replace(faces[index], refine=refine, photo_id=fingerprint(load_image(photo)))
 
     def sample(self, seed, truncation=0.7) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -142,4 +142,4 @@ class FakeEditor:
         quad = np.array([[x, y], [x, y + h], [x + w, y + h], [x + w, y]], np.float32)
         code = self.sample(seed)
         box = np.array([x, y, x + w, y + h], np.float32)
-        return InvertedFace(code, self.synthesize(code), quad, box)
+        return InvertedFace(code, self.synthesize(code), quad, box, index=seed)
