@@ -94,7 +94,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     layout.photo.input(callbacks.open_photo, photo, preprocess=False, **fitting)
     layout.examples.load_input_event.then(callbacks.open_photo, photo, preprocess=False, **fitting)
     saved = [layout.visit, layout.saved_face]
-    layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **meeting)
+    layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **fitting)
     layout.faces.select(callbacks.choose_face, [layout.visit, layout.quality], **fitting)
     layout.quality.input(callbacks.change_quality, [layout.visit, layout.quality, *inputs], **fitting)
     layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **fitting)
