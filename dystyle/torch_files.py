@@ -50,6 +50,12 @@ def is_named(entries: object) -> bool:
     return isinstance(entries, dict) and all(isinstance(key, str) for key in entries)
 
 
+def unwrapped(state: dict[str, object]) -> dict[str, object]:
+    """Named weights without the `module.` that training on several devices has put before every name."""
+    wrapped = bool(state) and all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module."): value for name, value in state.items()} if wrapped else state
+
+
 def misfit(state: Mapping[str, object], wanted: Mapping[str, Tensor]) -> str | None:
     """What is wrong with the first key that does not fit, in the network's order, None if all do."""
     for key, expected in wanted.items():

@@ -212,6 +212,13 @@ def test_a_checkpoint_without_an_average_adds_none(write):
     assert not PspEncoder.load(write(lambda c: None)).latent_avg.any()
 
 
+def test_names_of_a_training_on_several_devices_are_read(write):
+    def wrap(checkpoint) -> None:
+        checkpoint["state_dict"] = {f"module.{key}": w for key, w in checkpoint["state_dict"].items()}
+
+    assert PspEncoder.load(write(wrap)).kind == "e4e"
+
+
 BODY, STYLE = "encoder.body.3.res_layer.2.weight", "encoder.styles.17.linear.bias"
 
 

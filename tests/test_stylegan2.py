@@ -84,6 +84,38 @@ def test_decoder_of_an_encoders_checkpoint(tmp_path):
     torch.testing.assert_close(model.mean_w, average)
 
 
+def test_older_files_without_noise_and_names_of_several_devices_are_read(tmp_path):
+    g, d = formats.rosinality_state(32, 512, 48, 2), formats.rosinality_discriminator(32, 512, 48)
+    old = {key: tensor for key, tensor in g.items() if not key.startswith("noises.")}
+    wrapped = {f"module.{key}": tensor for key, tensor in old.items()}
+    torch.save({"g_ema": wrapped, "d": {f"module.{key}": t for key, t in d.items()}}, tmp_path / "a.pt")
+    encoders = {f"module.decoder.{key}": tensor for key, tensor in old.items()}
+    torch.save({"state_dict": encoders | {"module.encoder.x": torch.zeros(1)}}, tmp_path / "e4e.pt")
+    model, decoder = read_generator(tmp_path / "a.pt"), read_generator(tmp_path / "e4e.pt")
+    assert read_discriminator(tmp_path / "a.pt").size == 32
+    noises = [f"blocks.b{size}.{layer}.noise" for size in model.sizes for layer in ("conv0", "conv1")][1:]
+    drawn = [model.state_dict()[key] for key in noises]
+    pooled = torch.cat([noise.flatten() for noise in drawn])
+    assert abs(pooled.mean()) < 0.1 and abs(pooled.std() - 1) < 0.1
+    assert all(torch.equal(model.state_dict()[key], decoder.state_dict()[key]) for key in noises)
+    codes, filled = _codes(model), {f"noises.noise_{i}": noise for i, noise in enumerate(drawn)}
+    _close(model(codes), formats.rosinality_images(old | filled, codes)[-1])
+    torch.save({"g_ema": g | {"noises.noise_3": torch.zeros(1, 1, 4, 4)}}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="'noises.noise_3' has the shape"):
+        read_generator(tmp_path / "a.pt")
+
+
+def test_bare_weights_are_called_that(tmp_path):
+    torch.save(formats.rosinality_state(32, 512, 48, 2), tmp_path / "a.pt")
+    for read, name in ((read_generator, "g_ema"), (read_discriminator, "d")):
+        with pytest.raises(InputError, match=f"bare weights; save them .* {{'{name}': weights}}") as caught:
+            read(tmp_path / "a.pt")
+        assert len(str(caught.value)) < 100 + len(str(tmp_path))
+    torch.save({f"x{i}": i for i in range(500)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"no 'g_ema'; it holds x0, .*, x7, \.\.\.\."):
+        read_generator(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize(("c_dim", "protocol"), [(0, 3), (3, 4)])
 def test_nvidia(tmp_path, c_dim, protocol):
     g, d = _write_nvidia(tmp_path / "a.pkl", c_dim, clamp=2.0, protocol=protocol)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.errors import InputError
-from dystyle.torch_files import is_named, misfit, read_torch
+from dystyle.torch_files import is_named, misfit, read_torch, unwrapped
 from dystyle.weights import resolve
 
 ROWS, DIM, SIZE = 18, 512, 256
@@ -163,7 +163,7 @@ def _read(path: Path) -> dict:
     checkpoint = read_torch(path, WHAT)
     if not is_named(checkpoint.get("state_dict")):
         raise InputError(f"'{path}' is damaged or not a checkpoint of {WHAT}: it has no `state_dict`.")
-    return checkpoint
+    return checkpoint | {"state_dict": unwrapped(checkpoint["state_dict"])}
 
 
 def _kind(path: Path, checkpoint: Mapping) -> str:

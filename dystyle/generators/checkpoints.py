@@ -24,12 +24,13 @@ from dystyle.generators.foreign_names import (
 from dystyle.generators.nvidia_pickle import TORCH_MAGIC, read_pickle
 from dystyle.generators.stylegan1 import StyleGAN1
 from dystyle.generators.stylegan2 import DIM, Discriminator, StyleGAN2
-from dystyle.torch_files import is_named, misfit, read_torch
+from dystyle.torch_files import is_named, misfit, read_torch, unwrapped
 from dystyle.weights import load, load_header, read_structure, resolve
 from dystyle.weights import save as save_tensors
 
 FORMATS = {StyleGAN2: "stylegan2", StyleGAN1: "stylegan1", Discriminator: "stylegan2_discriminator"}
 _WHAT = "StyleGAN2, pSp or encoder4editing"
+_NAMED = 8  # of a file's entries, in a message
 
 
 def read_generator(name_or_path: str | os.PathLike[str], key: str | None = None) -> StyleGAN2:
@@ -152,6 +153,9 @@ def _build(path: Path, kind: type, structure: dict, state: Mapping[str, Tensor],
     names: Names = table(_outline(path, kind, structure, len(state)))
     wanted = {there: torch.empty(entry.shape, device="meta") for there, entry in names.entries.items()}
     given = {key: tensor for key, tensor in state.items() if key not in names.filters}
+    noise = [there for there, entry in names.entries.items() if entry.key.endswith(".noise")]
+    drawn = [] if given.keys() & noise else noise  # older files have none: as the reference does, it is drawn
+    wanted = {there: expected for there, expected in wanted.items() if there not in drawn}
     if wrong := misfit(given, wanted):
         raise InputError(f"The {kind.__name__} in '{path}' does not fit: {wrong}.")
     # Tensors can repeat a number, or share their numbers, without end.
@@ -163,6 +167,8 @@ def _build(path: Path, kind: type, structure: dict, state: Mapping[str, Tensor],
             raise InputError(
                 f"The {kind.__name__} in '{path}' does not fit: '{key}' is not the filter 1 3 3 1."
             )
+    chance = torch.Generator().manual_seed(0)  # the same file is the same generator
+    given |= {there: torch.randn(names.entries[there].shape, generator=chance) for there in drawn}
     model = kind(**structure)
     loaded = model.state_dict()
     for there, entry in names.entries.items():
@@ -180,16 +186,19 @@ def _is_nvidia(path: Path) -> bool:
 
 
 def _one_of(path: Path, entries: Mapping[str, object], key: str):
-    if key not in entries:
-        raise InputError(f"'{path}' holds no '{key}'; it holds {', '.join(entries) or 'no network'}.")
-    return entries[key]
+    if key in entries:
+        return entries[key]
+    if any("." in name and isinstance(value, Tensor) for name, value in entries.items()):
+        raise InputError(f"'{path}' holds bare weights; save them under a name, as {{'{key}': weights}}.")
+    held = [*list(entries)[:_NAMED], *["..."][: len(entries) > _NAMED]]
+    raise InputError(f"'{path}' holds no '{key}'; it holds {', '.join(held) or 'no network'}.")
 
 
 def _state(path: Path, checkpoint: Mapping[str, object], key: str) -> dict[str, Tensor]:
     state = _one_of(path, checkpoint, key)
     if not is_named(state):
         raise InputError(f"'{key}' in '{path}' is no dictionary with named weights.")
-    return state
+    return unwrapped(state)
 
 
 def _decoder(path: Path, checkpoint: Mapping[str, object], key: str | None) -> dict[str, Tensor]:
