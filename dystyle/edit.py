@@ -175,8 +175,8 @@ def run(config: EditConfig) -> list[str]:
             if out is None:
                 continue
             picture = _edit_one(editor, config, face, original and original.rgb, target)
-            if config.paste and original.shallow:
-                print(f"'{photo}' has 16 bits a channel, of which 8 are kept.", file=sys.stderr)
+            if config.paste and (note := original.note(kind_of(out))):
+                print(f"'{photo}': {note}", file=sys.stderr)
             provenance.save(picture, out, credit, original=original if config.paste else None)
             print(out)
         except InputError as error:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
-from dystyle.pictures import SAVED, open_picture, to_rgb
+from dystyle.pictures import SAVED, open_picture, to_8_bit, to_rgb, upright
 
 # EXIF's tags that describe the file and not the photo: they are the writer's. IPTC, Photoshop and the profile
 # lie in TIFF's directory, too.
@@ -28,36 +28,54 @@ class Original:
         picture: upright, in its own mode and colours.
         rgb: as `dystyle.pictures.load_image` gives it.
         exif: its EXIF data, without how it was turned and a thumbnail of that.
-        shallow: whether it has 16 bits a channel of which only 8 are kept.
+        deep: whether it has more than 8 bits a channel, which Pillow keeps of grey alone.
     """
 
     picture: Image.Image
     rgb: np.ndarray
     exif: bytes
-    shallow: bool
+    deep: bool
 
     @classmethod
     def open(cls, source) -> "Original":
         """Source and errors as for `dystyle.pictures.load_image`."""
         with open_picture(source) as opened:
-            # Pillow reads colours of 16 bits as 8; its name of what is in the file tells them.
-            deep = any(";16" in str(tile) for tile in opened.tile)
-            picture = ImageOps.exif_transpose(opened)
-            rgb, shallow = to_rgb(picture), deep and not picture.mode.startswith("I;16")
-            return cls(picture, rgb, _own_exif(opened, picture.size), shallow)
+            # Pillow reads colours of 16 bits as 8; its name of what is in the file tells them, or a plug-in.
+            deep = any(";16" in str(tile) for tile in getattr(opened, "tile", ()))
+            deep |= opened.info.get("bit_depth", 8) > 8
+            picture = upright(opened, own=opened is not source)
+            return cls(picture, to_rgb(picture), _own_exif(opened, picture.size), deep)
 
-    def replaced(self, rgb: np.ndarray, kind: str) -> Image.Image:
+    def note(self, kind: str) -> str:
+        """What a file of a format has no room for though it is not to be seen; "" where nothing is lost."""
+        if not self.deep or (self._writable.mode == "I;16" and "I;16" in SAVED[kind].modes):
+            return ""
+        return "The photo has more than 8 bits a channel, of which 8 are kept."
+
+    def replaced(self, rgb: np.ndarray, kind: str, drawn: np.ndarray | None = None) -> Image.Image:
         """The photo with other pixels where `rgb` (h, w, 3) differs from its own, for a file of a format.
 
         Everything else stays as it is, bit for bit: transparency, grey, the profile's colours, 16 bits of
         grey. What the format has no place for becomes RGB over white, palettes become colours.
+
+        Args:
+            drawn: bool (h, w), what is to be seen even where the photo is transparent.
         """
         base = self._writable
         if base.mode not in SAVED[kind].modes:
             return Image.fromarray(rgb).convert("L" if base.mode in ("L", "LA", "I;16") else "RGB")
-        changed = (rgb != self.rgb).any(axis=2)
-        pixels, new = np.array(base), np.asarray(self._colours(rgb, base.mode))
+        result, changed = base.copy(), (rgb != self.rgb).any(axis=2)
+        result.info = {}
+        if not changed.any():
+            return result
+        rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+        part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        changed, old = changed[part], base.crop(box)
+        pixels, new = np.array(old), np.asarray(self._colours(rgb[part], base.mode))
         if base.mode in ("LA", "RGBA"):
+            if drawn is not None:
+                pixels[..., -1][drawn[part]] = 255
             alpha = pixels[..., -1:].astype(np.float32) / 255
             changed &= alpha[..., 0] > 0
             # The new pixels lie over white: take it away.
@@ -67,7 +85,8 @@ class Original:
             pixels[changed] = new[changed].astype(np.uint16) * 257
         else:
             pixels[changed] = new[changed]
-        return Image.frombytes(base.mode, base.size, pixels.tobytes())
+        result.paste(Image.frombytes(base.mode, old.size, pixels.tobytes()), box)
+        return result
 
     def options(self, kind: str, picture: Image.Image) -> dict[str, object]:
         """What to write beside the pixels of `picture`: EXIF data, profile, resolution."""
@@ -76,8 +95,9 @@ class Original:
             options["exif"] = self.exif
         if self._profile and picture.mode == self._writable.mode:
             options["icc_profile"] = self._profile
-        if (dpi := self.picture.info.get("dpi")) and kind in ("jpeg", "png", "tiff"):
-            options["dpi"] = tuple(float(value) for value in dpi)
+        dpi = [float(value) for value in self.picture.info.get("dpi", ())]
+        if kind in ("jpeg", "png", "tiff") and dpi and all(0 < value < 65_536 for value in dpi):
+            options["dpi"] = tuple(dpi)
         return options
 
     @property
@@ -93,15 +113,16 @@ class Original:
     @cached_property
     def _writable(self) -> Image.Image:
         """The photo in a mode whose pixels can be replaced one by one."""
-        mode = self.picture.mode
-        if self.picture.has_transparency_data:
+        mode, clear = self.picture.mode, self.picture.has_transparency_data
+        if mode.startswith("I;16") and not clear:  # of either order of bytes
+            return Image.fromarray(np.asarray(self.picture).astype(np.uint16))
+        if mode[0] in "IF":  # 32-bit numbers have no scale
+            return to_8_bit(self.picture)
+        if clear:
             return self.picture.convert("LA" if mode in ("1", "L", "LA", "La") else "RGBA")
-        if mode in ("L", "RGB", "CMYK", "I;16"):
+        if mode in ("L", "RGB", "CMYK"):
             return self.picture
-        if mode == "1":
-            return self.picture.convert("L")
-        # Palettes, and 32-bit numbers, which have no scale.
-        return Image.fromarray(self.rgb).convert("L") if mode[0] in "IF" else self.picture.convert("RGB")
+        return self.picture.convert("L" if mode == "1" else "RGB")
 
     def _colours(self, rgb: np.ndarray, mode: str) -> Image.Image:
         """sRGB pixels in the photo's colours, without transparency."""

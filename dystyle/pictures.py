@@ -35,6 +35,7 @@ class Format:
         media_type: its MIME type.
         options: how it is written; None where it is only read, since it has no place for XMP metadata.
         modes: Pillow's names of the kinds of pixels that can be written.
+        package: the plug-in that teaches Pillow to read it, which need not be installed.
     """
 
     reader: str
@@ -42,6 +43,7 @@ class Format:
     media_type: str
     options: dict[str, object] | None = None
     modes: tuple[str, ...] = ()
+    package: str = ""
 
 
 # All that is accepted. What phones write as MPO is JPEG with more pictures behind it, and opens as that.
@@ -66,12 +68,14 @@ FORMATS = {
     "gif": Format("GIF", (".gif",), "image/gif"),
     "bmp": Format("BMP", (".bmp",), "image/bmp"),
     "jpeg2000": Format("JPEG2000", (".jp2", ".j2k", ".jpf", ".jpx"), "image/jp2"),
+    "heic": Format("HEIF", (".heic", ".heif", ".hif"), "image/heic", package="pillow-heif"),
 }
-READERS = tuple(entry.reader for entry in FORMATS.values())
+READERS = tuple(entry.reader for entry in FORMATS.values() if not entry.package)
 ENDINGS = tuple(ending for entry in FORMATS.values() for ending in entry.endings)
 SAVED = {kind: entry for kind, entry in FORMATS.items() if entry.options is not None}
 # How files begin, but for those that are found by their container's kind.
 _STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", *TIFF_STARTS, *JPEG2000_STARTS)
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 STRIP = 256  # rows
 _XMP_TAG = 700  # of TIFF
 
@@ -99,10 +103,7 @@ def load_image(source, smallest: int = MIN_SIDE) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source, smallest)
     with open_picture(source, smallest) as picture:
-        if picture is source:  # somebody else's, which stays as it is
-            return to_rgb(ImageOps.exif_transpose(picture))
-        ImageOps.exif_transpose(picture, in_place=True)
-        return to_rgb(picture)
+        return to_rgb(upright(picture, own=picture is not source))
 
 
 def is_named_like_a_picture(name: str | os.PathLike[str]) -> bool:
@@ -121,7 +122,7 @@ def is_picture(start: bytes) -> bool:
     return (
         start.startswith(_STARTS)
         or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
-        or (start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"msf1"))
+        or (start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"mif1", b"msf1", *_HEIC))
     )
 
 
@@ -147,12 +148,33 @@ def _opened(source) -> Image.Image:
     name, data = read_file(source)
     check_structure(data)
     try:
-        picture = Image.open(io.BytesIO(data), formats=READERS)
+        picture = Image.open(io.BytesIO(data), formats=_readers(name, data))
     except Image.UnidentifiedImageError:
         raise InputError(f"{name} is not a picture; use JPEG, PNG or WebP.") from None
     check_exif(_exif(picture))
     check_structure(data, picture.width * picture.height)
     return picture
+
+
+def _readers(name: str, data: bytes) -> tuple[str, ...]:
+    """Pillow's names of the formats that a file may be of.
+
+    Raises:
+        InputError: its format's plug-in is not installed.
+    """
+    # The container of AVIF and HEIC says what it is, and then what else it may be taken for.
+    brands = [data[at : at + 4] for at in (8, *range(16, min(int.from_bytes(data[:4], "big"), 256), 4))]
+    if data[4:8] != b"ftyp" or not any(brand in _HEIC for brand in brands):
+        return READERS
+    heic = FORMATS["heic"]
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise InputError(
+            f"{name} is in HEIC, which takes a package (pip install {heic.package}); or save it as JPEG."
+        ) from None
+    register_heif_opener()
+    return (heic.reader,)
 
 
 def read_file(source) -> tuple[str, bytes]:
@@ -196,11 +218,19 @@ def _exif(picture: Image.Image) -> bytes:
     return picture.info.get("exif") or b""
 
 
+def upright(picture: Image.Image, own: bool) -> Image.Image:
+    """A picture turned as its EXIF data say; one of our own is turned itself, and is not held twice."""
+    if not own:
+        return ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
 def to_rgb(picture: Image.Image) -> np.ndarray:
     """An upright picture as it is meant to be seen: uint8 RGB (height, width, 3)."""
     profile = picture.info.get("icc_profile")
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = Image.fromarray(_to_8_bit(np.asarray(picture)))
+    if picture.mode[0] in "IF":
+        picture = to_8_bit(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -216,14 +246,21 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     return pixels
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits as uint8: 16-bit numbers, or others in 0..65535, 0..255 or 0..1."""
+def to_8_bit(picture: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as L, or as LA where one of its numbers stands for transparency.
+
+    They are 16-bit numbers, or others in 0..65535, 0..255 or 0..1.
+    """
+    values, clear = np.asarray(picture), picture.info.get("transparency")
     top = values.max()
     if values.dtype.itemsize == 2 or top > 255:
         scale = 1 / 257
     else:
         scale = 255 if values.dtype.kind == "f" and top <= 1 else 1
-    return np.clip(np.rint(np.nan_to_num(values.astype(np.float32)) * scale), 0, 255).astype(np.uint8)
+    grey = np.clip(np.rint(np.nan_to_num(values.astype(np.float32)) * scale), 0, 255).astype(np.uint8)
+    if clear is None:
+        return Image.fromarray(grey)
+    return Image.fromarray(np.dstack((grey, np.where(values == clear, 0, 255).astype(np.uint8))))
 
 
 def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:

@@ -145,11 +145,11 @@ def encode(
     Raises:
         InputError: another `kind`, or a configured certificate that cannot sign.
     """
-    image = marked(image) if mark else image
+    plain, image = image, marked(image) if mark else image
     if original is None:
         encoded = encode_picture(image, kind, credit.xmp)
     else:
-        picture = original.replaced(image, kind)
+        picture = original.replaced(image, kind, (image != plain).any(axis=2) if mark else None)
         xmp = credit.xmp_beside(original.xmp, MAX_JPEG_XMP if kind == "jpeg" else MAX_XMP)
         encoded = encode_picture(picture, kind, xmp, **original.options(kind, picture))
     certificate, key = (os.environ.get(f"DYSTYLE_C2PA_{what}") for what in ("CERTIFICATE", "KEY"))

@@ -1,22 +1,32 @@
 """An edited face is pasted into a photo, and all else that the file carries comes back."""
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest import mock
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image, ImageCms
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
 from dystyle import provenance
+from dystyle.alignment import crop
+from dystyle.errors import InputError
 from dystyle.originals import Original
-from dystyle.pictures import SAVED, load_image
+from dystyle.pictures import FORMATS, SAVED, load_image
+from dystyle.pipeline import InvertedFace
 from dystyle.provenance import Credit
 
 ASTRONAUT = data.astronaut()[:128, 100:260]
 FACE = (slice(30, 90), slice(40, 100))
 CREDIT = Credit({"age": 60.0}, photographed=True, model="DyStyle on a generator")
+pillow_heif.register_heif_opener()
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -31,7 +41,7 @@ def swapped() -> bytes:
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     lossless = {"lossless": True} if kind == "webp" else {}
-    picture.save(buffer, SAVED[kind].reader if kind in SAVED else kind, **lossless, **options)
+    picture.save(buffer, FORMATS[kind].reader, **{**lossless, **options})
     return buffer.getvalue()
 
 
@@ -103,6 +113,24 @@ def test_transparent_palettes_become_colours_with_the_same_transparency():
     assert np.array_equal(np.array(after)[..., 3] == 0, np.asarray(palette) == index)
 
 
+def test_sixteen_bits_in_the_other_order_of_bytes_are_kept():
+    values = np.asarray(picture("I;16"))
+    blob = encoded(Image.frombytes("I;16B", values.shape[::-1], values.astype(">u2").tobytes()), "tiff")
+    assert blob[:2] == b"MM"
+    after, _ = pasted(blob, "tiff")
+    same = np.asarray(after) == values
+    same[FACE] = True
+    assert after.mode == "I;16" and same.all()
+
+
+def test_a_transparent_shade_of_sixteen_bits_stays_transparent():
+    values = np.asarray(picture("I;16"))
+    clear = values == values[70, 70]  # in the face
+    after, seen = pasted(encoded(picture("I;16"), "png", transparency=int(values[70, 70])), "png")
+    assert after.mode == "LA" and np.array_equal(np.asarray(after)[..., 1] == 0, clear)
+    assert (seen[clear] == 255).all()
+
+
 PLACELESS = [
     ("RGBA", "jpeg", "RGB"),
     ("LA", "jpeg", "L"),
@@ -132,7 +160,7 @@ XMP = b"""<?xpacket begin="" id="x"?><x:xmpmeta xmlns:x="adobe:ns:meta/">
 KINDS = ("jpeg", "png", "webp", "tiff")
 
 
-@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("source", [*KINDS, "heic"])
 @pytest.mark.parametrize("kind", [*KINDS, "avif"])
 def test_metadata_are_kept_but_for_how_the_photo_was_turned(source, kind):
     exif = Image.Exif()
@@ -174,8 +202,181 @@ def test_damaged_metadata_stop_nothing():
         assert b"age = 60" in after.info["xmp"]
 
 
-def test_sixteen_bits_of_colours_are_told():
+def test_sixteen_bits_that_are_lost_are_told():
     _, blob = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint16))
-    assert Original.open(blob.tobytes()).shallow
-    assert not Original.open(encoded(picture("I;16"), "png")).shallow
-    assert not Original.open(encoded(picture("RGB"), "png")).shallow
+    deep, plain = (Original.open(encoded(picture(mode), "png")) for mode in ("I;16", "L"))
+    ten = Original.open(encoded(picture("I;16"), "heic"))
+    for original, kind in ((Original.open(blob.tobytes()), "png"), (deep, "jpeg"), (ten, "jpeg")):
+        assert original.note(kind) == "The photo has more than 8 bits a channel, of which 8 are kept."
+    for original, kind in ((deep, "png"), (deep, "tiff"), (ten, "png"), (plain, "png")):
+        assert original.note(kind) == ""
+
+
+# ------------------------------------------------------------------------- whatever a file is like
+
+SETTINGS = settings(
+    derandomize=True, deadline=None, database=None, phases=(Phase.generate,), report_multiple_bugs=False
+)
+MODES = {  # of what Pillow writes, with a transparent colour where there is a +
+    "png": ("1", "L", "LA", "P", "P+", "RGB", "RGB+", "RGBA", "I;16", "I;16+"),
+    "tiff": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B", "F"),
+    "jpeg": ("L", "RGB", "CMYK"),
+    "webp": ("RGB", "RGBA"),
+    "avif": ("RGB", "RGBA"),
+    "gif": ("L", "P", "P+"),
+    "bmp": ("1", "L", "P", "RGB"),
+    "jpeg2000": ("L", "LA", "RGB", "RGBA"),
+    "heic": ("L", "RGB", "RGBA"),
+}
+COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
+EXACT = {"lossless": True, "exact": True}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a photo's file is like; `profile` and below only where the format takes it."""
+
+    kind: str
+    mode: str
+    width: int
+    height: int
+    compression: str
+    turned: int
+    colours: int
+    profile: str
+    maker: str
+    dpi: bool
+    xmp: bool
+
+    def file(self) -> bytes:
+        rgb, mode, options = (
+            Image.fromarray(ASTRONAUT[: self.height, : self.width]),
+            self.mode.rstrip("+"),
+            {},
+        )
+        if mode.startswith("I;16") or mode == "F":
+            values = np.asarray(rgb.convert("L")).astype("f4" if mode == "F" else "u2") * 257 + 3
+            image = Image.fromarray(values)
+            if mode == "I;16B":
+                image = Image.frombytes(mode, image.size, values.astype(">u2").tobytes())
+        elif mode in ("LA", "RGBA"):
+            image, rng = rgb.convert(mode[:-1]), np.random.default_rng(self.width)
+            image.putalpha(Image.fromarray(rng.integers(0, 256, (self.height, self.width), np.uint8)))
+        else:
+            image = rgb.quantize(self.colours) if mode == "P" else rgb.convert(mode)
+        if self.mode.endswith("+"):
+            options["transparency"] = image.getpixel((5, 5))
+        if self.kind == "webp":
+            options |= EXACT
+        if self.kind == "tiff" and mode != "F":
+            options["compression"] = "raw" if self.maker else self.compression  # see `encode_picture`
+        if self.kind in ("png", "jpeg", "webp", "avif", "tiff", "heic"):
+            exif = Image.Exif()
+            exif[0x0112] = self.turned if self.kind != "heic" else 1
+            if self.maker:
+                exif[0x010F], exif.get_ifd(0x8769)[0x9003] = self.maker, "2026:05:06 07:08:09"
+            options["exif"] = exif.tobytes()
+            if self.profile and mode in ("RGB", "RGBA"):
+                options["icc_profile"] = SRGB if self.profile == "sRGB" else swapped()
+            options |= {"dpi": (300, 300)} if self.dpi else {}
+            options |= {"xmp": XMP} if self.xmp and self.kind in ("jpeg", "webp", "avif") else {}
+        return encoded(image, self.kind, **options)
+
+
+DRAWN = st.sampled_from(sorted(MODES)).flatmap(
+    lambda kind: st.builds(
+        Drawn,
+        st.just(kind),
+        st.sampled_from(MODES[kind]),
+        *[st.integers(64, 128)] * 2,
+        st.sampled_from(COMPRESSIONS),
+        turned=st.integers(1, 8),
+        colours=st.integers(2, 256),
+        profile=st.sampled_from(("", "sRGB", "swapped")),
+        maker=st.sampled_from(("", "Maker")),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def paste_unedited(editor, astronaut) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Paste the picture of an edit that asks for nothing into a photo (h, w, 3), at a quad."""
+    face = editor.invert(astronaut)
+    picture = editor.synthesize(editor.edit(face.code, {}, face=face), face=face)
+
+    def paste(photo: np.ndarray, quad: np.ndarray) -> np.ndarray:
+        there = InvertedFace(face.code, crop(photo, quad), quad, np.zeros(4, np.float32))
+        return editor.paste(picture, there, photo)
+
+    return paste
+
+
+def kept(picture: Image.Image, kind: str) -> str:
+    """The mode in which a picture comes back from a format."""
+    grey = picture.mode[0] in "1LIF" and picture.mode != "La"
+    mode = {"I;16B": "I;16"}.get(picture.mode, picture.mode)
+    if picture.has_transparency_data:
+        mode = "LA" if grey else "RGBA"
+    elif mode not in ("L", "I;16", "CMYK"):
+        mode = "L" if grey else "RGB"
+    if mode in SAVED[kind].modes:
+        return mode
+    return "L" if grey and kind == "jpeg" else "RGB"
+
+
+@settings(SETTINGS, max_examples=40)
+@given(drawn=DRAWN, place=st.tuples(*[st.floats(0.3, 0.7)] * 2), side=st.floats(24, 40))
+def test_a_file_comes_back_as_it_was_outside_of_the_face(paste_unedited, drawn, place, side):
+    blob = drawn.file()
+    out = drawn.kind if drawn.kind in SAVED else "png"
+    photo = Original.open(blob)
+    height, width = photo.rgb.shape[:2]
+    corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) @ ((0.9, 0.3), (-0.3, 0.9))
+    quad = np.float32(corners * side / 2 + np.multiply(place, (width, height)))
+    whole = paste_unedited(photo.rgb, quad)
+    with mock.patch.dict(SAVED["webp"].options, EXACT):
+        written = provenance.encode(whole, out, CREDIT, original=photo)
+    opened, after = (Image.open(io.BytesIO(file)) for file in (blob, written))
+    before, old, new = ImageOps.exif_transpose(opened), opened.getexif(), after.getexif()
+    after.load()
+    mode = kept(before, out)
+    assert (after.format, after.mode, after.size) == (SAVED[out].reader, mode, (width, height))
+    if before.mode == "I;16B":
+        one = np.asarray(before).astype(np.uint16)
+    elif before.mode[0] in "IF" and mode != "I;16":  # grey of other depths, as it is seen
+        one = np.asarray(Image.fromarray(photo.rgb).convert(mode))
+    else:
+        one = np.asarray(before.convert(mode))
+    other, unseen = np.asarray(after), np.zeros((height, width), bool)
+    if mode in ("LA", "RGBA"):
+        unseen = other[..., -1] == 0
+    if drawn.mode == "I;16+":
+        assert np.array_equal(unseen, np.asarray(before) == before.info["transparency"])
+        one = np.where(unseen[..., None], other, one)
+    inside = cv2.fillConvexPoly(np.zeros((height, width), np.uint8), np.rint(quad).astype(np.int32), 1)
+    outside = cv2.dilate(inside, np.ones((3, 3))) == 0
+    if out in ("png", "tiff", "webp"):
+        assert np.array_equal(one[outside], other[outside])
+        assert mode not in ("LA", "RGBA") or np.array_equal(one[..., -1], other[..., -1])
+    else:
+        assert np.abs(one[outside].astype(int) - other[outside])[~unseen[outside]].mean() < 6
+    assert after.info.get("icc_profile") == before.info.get("icc_profile")
+    if "dpi" in before.info and out in ("jpeg", "png", "tiff"):
+        assert np.allclose(*([float(value) for value in image.info["dpi"]] for image in (after, before)), 0, 0.1)
+    assert new.get(0x010F) == old.get(0x010F)
+    assert new.get_ifd(0x8769).get(0x9003) == old.get_ifd(0x8769).get(0x9003)
+    assert 0x0112 not in new and b"age = 60" in after.info["xmp"]
+    assert "xmp" not in before.info or b'note="kept"' in after.info["xmp"]
+
+
+@settings(SETTINGS, max_examples=30)
+@given(kind=st.sampled_from(("jpeg", "png", "webp")), exif=st.binary(), xmp=st.binary(), profile=st.binary())
+def test_bad_metadata_are_left_out_or_refused(kind, exif, xmp, profile):
+    image = Image.fromarray(ASTRONAUT)
+    blob = encoded(image, kind, exif=b"Exif\0\0II*\0\x08\0\0\0" + exif, icc_profile=profile, xmp=xmp)
+    try:
+        after, _ = pasted(blob, kind)
+    except InputError as error:
+        assert "takes too much" in str(error)
+        return
+    assert after.size == image.size and b"age = 60" in after.info["xmp"]

@@ -10,13 +10,15 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import EpsImagePlugin, Image, ImageCms, ImageFile, PngImagePlugin
 from skimage import data
 
 import dystyle
 from dystyle.errors import InputError
-from dystyle.pictures import READERS, load_image
+from dystyle.pictures import READERS, is_named_like_a_picture, is_picture, load_image
+from webapp.language import CHINESE
 
 ASTRONAUT = data.astronaut()
 
@@ -237,6 +239,39 @@ def test_every_accepted_format_is_read(reader):
     picture = Image.fromarray(ASTRONAUT)
     picture = picture.quantize() if reader == "GIF" else picture
     assert psnr(load_image(encoded(picture, format=reader, **quality)), ASTRONAUT) > 25
+
+
+HEIC = Path("IMG_0001.HEIC")
+
+
+def heic(**options) -> bytes:
+    pillow_heif.register_heif_opener()
+    return encoded(Image.fromarray(ASTRONAUT), format="HEIF", quality=90, **options)
+
+
+def test_heic_is_read_as_what_it_is_whatever_its_brand(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, turned = heic(), heic(exif=exif.tobytes())
+    assert plain[4:12] == b"ftypheic" and is_picture(plain[:32])
+    (tmp_path / HEIC).write_bytes(plain)
+    others = [plain[:8] + b"mif1" + plain[12:]]  # what many cameras write first
+    for source in (tmp_path / HEIC, *others):
+        assert psnr(load_image(source), ASTRONAUT) > 30
+    assert psnr(load_image(turned), np.rot90(ASTRONAUT, 3)) > 30
+    assert is_named_like_a_picture(HEIC)
+    for length in range(0, len(plain), 997):
+        with pytest.raises(InputError):
+            load_image(plain[:length])
+
+
+def test_the_package_for_heic_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    (tmp_path / HEIC).write_bytes(heic())
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match=r"HEIC' is in HEIC, .*\(pip install pillow-heif\)") as caught:
+        load_image(tmp_path / HEIC)
+    chinese = CHINESE.sentence(str(caught.value))
+    assert "pip install pillow-heif" in chinese and "需要" in chinese
 
 
 def scans(side: int, count: int) -> bytes:

@@ -19,10 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import cv2
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.browser.conftest import ROOT, free_port
 from tests.browser.fake_editor import FakeEditor
@@ -247,6 +248,65 @@ def test_a_photo_that_cannot_be_opened_brings_back_no_file_but_the_visitors_own(
     for photo in ({"url": "file:///etc/passwd"}, {"url": "/etc/passwd", "meta": FILE}, {}):
         success, output, said = visitor.send("open_photo", [None, "fast", photo])
         assert success and said == ["This is not a photo; choose a picture file."]
+
+
+def carrying() -> bytes:
+    """A cut-out with a face, and with all that a PNG carries."""
+    photo, alpha = Image.open(io.BytesIO(picture())), np.full((400, 600), 255, np.uint8)
+    alpha[:60], alpha[380:, 550:] = 90, 0
+    photo.putalpha(Image.fromarray(alpha))
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x010F], exif[0x0112] = "Maker", 1
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo.save(buffer, "PNG", exif=exif, dpi=(300, 300), icc_profile=profile)
+    return buffer.getvalue()
+
+
+def by_page(visitor: Visitor, photo: bytes, kind: str, mark: bool) -> tuple[bytes, list[str]]:
+    """The photo with its face pasted back, as the page gives it, and what was said."""
+    success, _, _ = visitor.send("open_photo", [None, "fast", {"path": visitor.upload(photo), "meta": FILE}])
+    assert success
+    names = [visitor.components[i]["props"].get("elem_id") for i in visitor.events["download_1"]["inputs"]]
+    chosen = {"view": "whole", "kind": kind, "mark": mark}
+    values = [chosen.get(n, v) for n, v in zip(names, visitor.values("download_1"), strict=True)]
+    assert chosen.keys() <= set(names)
+    success, output, said = visitor.send("download_1", values)
+    assert success
+    return visitor.http.get(f"{API}/file={output['data'][0]['path']}").content, said
+
+
+def by_api(visitor: Visitor, photo: bytes, kind: str, mark: bool) -> tuple[bytes, list[str]]:
+    """The same from the API."""
+    given = {"path": visitor.upload(photo), "meta": FILE}
+    success, output, said = visitor.send("edit_photo", [given, {}, "fast", 0, True, kind, mark])
+    assert success, output
+    return visitor.http.get(f"{API}/file={output['data'][0]['path']}").content, said
+
+
+@pytest.mark.parametrize("door", [by_page, by_api])
+def test_a_photo_comes_back_with_all_that_its_file_carried(server, door):
+    before = Image.open(io.BytesIO(carrying()))
+    contents, said = door(Visitor(server[0]), carrying(), "png", False)
+    after = Image.open(io.BytesIO(contents))
+    assert after.mode == "RGBA" and said == []
+    one, other = np.array(before), np.array(after)
+    assert np.array_equal(one[..., 3], other[..., 3]) and (one != other)[100:250, 50:200].any()
+    one[100:250, 50:200] = other[100:250, 50:200]
+    assert np.array_equal(one, other)
+    assert after.getexif()[0x010F] == "Maker" and after.info["icc_profile"] == before.info["icc_profile"]
+    assert np.allclose(after.info["dpi"], 300, atol=0.1) and b"Edited by AI" in after.info["xmp"]
+    # The corner of the mark is transparent.
+    marked = np.array(Image.open(io.BytesIO(door(Visitor(server[0]), carrying(), "png", True)[0])))
+    assert (marked[380:, 550:, 3] == 255).any() and np.array_equal(marked[:350], other[:350])
+
+
+@pytest.mark.parametrize("door", [by_page, by_api])
+def test_what_of_a_photo_is_lost_is_told(server, door):
+    pixels = np.array(Image.open(io.BytesIO(picture())))[..., ::-1].astype(np.uint16) * 257
+    blob = cv2.imencode(".png", pixels)[1].tobytes()
+    contents, said = door(Visitor(server[0]), blob, "jpeg", False)
+    assert said == ["The photo has more than 8 bits a channel, of which 8 are kept."]
+    assert contents[:2] == b"\xff\xd8"
 
 
 def test_uploads_of_the_same_file_are_each_visitors_own(server):

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
-import numpy as np
 
 from dystyle import provenance
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
 from dystyle.faces import ENDING, REFINE, InvertedFace, is_face_file
 from dystyle.generators.facts import MOST_NOISE
+from dystyle.originals import Original
 from dystyle.provenance import Credit
 from webapp.callbacks import PROGRESS
 from webapp.fair_queue import Cancelled
@@ -142,12 +142,16 @@ def add_api(editor: "FaceEditor") -> None:
         """
         with _frank():
             edits = checked(edits)
-            with _opened(_given(photo), paste) as (inverted, picture):
-                inverted = inverted or editor.invert(picture, quality, int(face), _told(progress))
+            said = Credit(edits, True, model=editor.model)
+            with _opened(_given(photo), paste) as (inverted, original):
+                inverted = inverted or editor.invert(original.rgb, quality, int(face), _told(progress))
                 code = editor.edit(inverted.code, edits, _told(progress), inverted)
-                portrait = editor.synthesize(code, face=inverted)
-                result = editor.paste(portrait, inverted, picture) if paste else portrait
-            encoded = provenance.encode(result, kind, Credit(edits, True, model=editor.model), mark)
+                result = editor.synthesize(code, face=inverted)
+                if paste:
+                    result = editor.paste(result, inverted, original.rgb)
+                    if note := original.note(kind):
+                        gr.Warning(note)
+                encoded = provenance.encode(result, kind, said, mark, original if paste else None)
         yield from _saved(encoded, _named(kind))
 
     def edit_person(seed: float, edits: dict, kind: str, mark: bool) -> Iterator[str]:
@@ -231,11 +235,11 @@ def _given(photo: str | None) -> str:
 
 
 @contextmanager
-def _opened(path: str, paste: bool) -> Iterator[tuple[InvertedFace | None, np.ndarray | None]]:
-    """The face in a face's file and, to paste into, its photo's pixels; or a photo's pixels alone."""
+def _opened(path: str, paste: bool) -> Iterator[tuple[InvertedFace | None, Original | None]]:
+    """The face in a face's file and, to paste into, its photo; or a photo alone."""
     if not is_face_file(path):
-        with at_work(path) as picture:
-            yield None, picture
+        with at_work(path, Original.open) as photo:
+            yield None, photo
         return
     face = saved_face(path)
     if not paste:
@@ -243,8 +247,8 @@ def _opened(path: str, paste: bool) -> Iterator[tuple[InvertedFace | None, np.nd
     elif face.photo is None:
         raise InputError("The face's file holds no photo to paste into; save the face with it.")
     else:
-        with at_work(face.photo) as picture:
-            yield face, picture
+        with at_work(face.photo, Original.open) as photo:
+            yield face, photo
 
 
 def _told(progress: gr.Progress) -> Callable[[float, str], None]:

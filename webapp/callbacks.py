@@ -22,6 +22,7 @@ from dystyle import provenance
 from dystyle.alignment import crop
 from dystyle.errors import InputError
 from dystyle.faces import ENDING, InvertedFace
+from dystyle.originals import Original
 from dystyle.provenance import Credit
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
@@ -293,10 +294,16 @@ class Callbacks:
         def make() -> tuple[str, bytes]:
             seen = known(visit)
             configuration = self.configuration(seen, inputs)
+            said = credit(self.editor, seen, configuration)
             picture = seen.portrait(self.editor, configuration)
-            if view != PORTRAIT:
-                picture = seen.whole(self.editor, picture)
-            encoded = provenance.encode(picture, kind, credit(self.editor, seen, configuration), mark)
+            if view == PORTRAIT:
+                encoded = provenance.encode(picture, kind, said, mark)
+            else:
+                with at_work(seen.photo.file, Original.open) as photo:
+                    picture = self.editor.paste(picture, seen.face, photo.rgb)
+                    encoded = provenance.encode(picture, kind, said, mark, photo)
+                    if note := photo.note(kind):
+                        self.say(note)
             return f"dystyle-{view}.{'jpg' if kind == 'jpeg' else kind}", encoded
 
         yield from self.hand_over(make)

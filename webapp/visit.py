@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
@@ -33,6 +33,7 @@ LONGEST_NAME = 40  # of an attribute
 SHORT = 16  # digits of a photo's fingerprint that tell it from others
 
 
+Read = TypeVar("Read")
 _DECODING, _LARGE = threading.Lock(), threading.Lock()
 
 
@@ -268,22 +269,20 @@ class Visit:
             return Recipe(self.moved(targets), seed=self.seed)
         return Recipe(self.moved(targets), None, self.photo_id, self.face.index, self.face.refine)
 
-    def whole(self, editor: "FaceEditor", portrait: np.ndarray) -> np.ndarray:
-        """The photo with `portrait` in its place, in the photo's own size."""
-        with at_work(self.photo.file) as pixels:
-            return editor.paste(portrait, self.face, pixels)
-
     def on_screen(self, editor: "FaceEditor", portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The photo and `whole`, both at the page's size: fast enough to follow a moving slider."""
+        """The photo, and what `portrait` makes of it, at the page's size: fast enough for a moving slider."""
         face = replace(self.face, quad=self.face.quad * self.photo.scale)
         return self.photo.screen, editor.paste(portrait, face, self.photo.screen)
 
 
 @contextmanager
-def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
-    """A photo's pixels, uint8 (H, W, 3), from its path or its file's contents, as long as they are needed.
+def at_work(photo: str | bytes, read: Callable[[str | bytes], Read] = load_image) -> Iterator[Read]:
+    """A photo from its path or its file's contents, as long as it is needed.
 
     Photos are decoded one by one, and one large photo at a time is worked on: each can take a gigabyte.
+
+    Args:
+        read: what gives the photo; by default its pixels, uint8 (H, W, 3).
 
     Raises:
         InputError: see `load_image`.
@@ -292,10 +291,10 @@ def at_work(photo: str | bytes) -> Iterator[np.ndarray]:
         large = picture.width * picture.height > LARGE
     with _LARGE if large else nullcontext():
         with _DECODING, _by_its_name(photo):
-            pixels = load_image(photo)
-        yield pixels
+            found = read(photo)
+        yield found
         if large:
-            del pixels
+            del found
             return_freed_memory()
 
 

@@ -17,7 +17,7 @@ from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.metrics.degradations import bend
 from dystyle.metrics.overlays import cover
-from dystyle.pictures import ENDINGS, load_image, save_picture
+from dystyle.pictures import is_named_like_a_picture, load_image, save_picture
 from dystyle.pipeline import FaceEditor
 from dystyle.training import resume
 from dystyle.training.photo import fill, render
@@ -158,7 +158,7 @@ def listed(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    if not (files := [file for file in files if file.suffix.lower() in ENDINGS]):
+    if not (files := [file for file in files if is_named_like_a_picture(file.name)]):
         raise InputError(f"There are no pictures in '{folder}'; give a folder of photos that show faces.")
     return files
 
