@@ -224,8 +224,13 @@ def _side(quad: np.ndarray) -> float:
 
 DETECTOR_SIZE = 256
 MESH_SIZE = 192
-MAX_FACES = 32
-MIN_SCORE = 0.5
+MAX_FACES = 256
+MAX_MISSES = 128  # of what looked like a face in one grid of views
+GRIDS = (0.4, 0.2, 0.1)  # sides of the views, in the photo's longer one
+OVERLAP = 0.2  # of neighbours, in views
+MAX_VIEWS = 36  # of a grid
+SEEN = 0.45  # of a view's side: larger faces have been seen in the larger views before
+MIN_SCORE, DOUBTFUL = 0.5, 0.8
 ROLL = 12  # degrees
 MAX_MOTION = 0.035
 EYE_TOLERANCE = 0.15  # in sides of the portrait; 0.04 is usual, extreme profiles reach 0.14
@@ -246,7 +251,7 @@ class Face:
         score: the detector's confidence on the aligned face, 0..1.
         landmarks: float32 (468, 2), the points of the face mesh.
         quad: float32 (4, 2), the corners of the FFHQ crop (see the module's note); it may leave the photo.
-        others: float32 (n, 468, 2), the landmarks of the photo's other faces.
+        others: float32 (n, 468, 2), the landmarks of the photo's other faces that reach into the quad.
         index: its number in the photo, from the largest, 0, on.
     """
 
@@ -278,9 +283,9 @@ class FaceAligner:
     def detect(self, image) -> list[Face]:
         """Find the faces of a photo, largest first; an empty list where there is none.
 
-        The whole photo is looked at first, then a frame of twice its size, for faces that fill it. While
-        nothing large is found, ever smaller overlapping tiles follow; if there is still no face, the photo
-        is tried turned.
+        The whole photo is looked at first, and if that shows none, a frame of twice its size, for faces that
+        fill it. Grids of smaller views follow: one always, and more while faces are small or a grid has shown
+        new ones. If there is still no face, the photo is tried turned.
 
         Args:
             image: anything `load_image` takes.
@@ -295,23 +300,31 @@ class FaceAligner:
         faces = faces or self._search(
             pyramid, [_view((width / 2, height / 2), 2 * max(width, height))], faces
         )
-        for side, tiles in _tilings(width, height):
-            if faces and _side(faces[0].quad) > side:
+        grown = True
+        for side, views in _grids(width, height):
+            if faces and not grown and _side(faces[0].quad) > side:
                 break
-            faces = self._search(pyramid, tiles, faces)
+            known, faces = len(faces), self._search(pyramid, views, faces)
+            grown = len(faces) > known
         faces = faces or self._search(pyramid, [np.roll(whole, turn, axis=0) for turn in (1, 2, 3)], faces)
         landmarks = np.float32([face.landmarks for face in faces])
         return [
-            replace(face, others=np.delete(landmarks, i, axis=0), index=i) for i, face in enumerate(faces)
+            replace(face, others=_reaching(np.delete(landmarks, i, axis=0), face.quad), index=i)
+            for i, face in enumerate(faces)
         ]
 
-    def align(self, image, index: int = 0) -> tuple[Face, np.ndarray]:
-        """The face number `index` of a photo, largest first, and its portrait, uint8 (1024, 1024, 3).
+    def align(self, image, index: int | Face = 0) -> tuple[Face, np.ndarray]:
+        """A face of a photo and its portrait, uint8 (1024, 1024, 3).
+
+        Args:
+            index: the face's number, largest first, or one that `detect` found in the photo.
 
         Raises:
             InputError: as `load_image`; the photo shows no face, or no face of that number.
         """
         image = load_image(image)
+        if isinstance(index, Face):
+            return index, crop(image, index.quad)
         faces = self.detect(image)
         if not faces:
             raise InputError("No face was found in the photo; use one that shows a face clearly.")
@@ -321,18 +334,25 @@ class FaceAligner:
 
     def _search(self, pyramid: list[np.ndarray], views: list[np.ndarray], known: list[Face]) -> list[Face]:
         """Add the faces seen in `views` to those known."""
-        candidates = [candidate for view in views for candidate in self._candidates(pyramid, view)]
-        faces = list(known)
-        for _, square, _ in sorted(candidates, key=lambda candidate: -candidate[0])[: 4 * MAX_FACES]:
-            if len(faces) == MAX_FACES:
+        candidates = [
+            candidate
+            for view in views
+            for candidate in self._candidates(pyramid, view)
+            if not known or _side(candidate[1]) < SEEN * _side(view)
+        ]
+        faces, squares, misses = list(known), [_square_around(face.landmarks) for face in known], 0
+        for score, square, _ in sorted(candidates, key=lambda candidate: -candidate[0]):
+            if len(faces) == MAX_FACES or misses == MAX_MISSES:
                 break
-            if any(_same_face(square, _square_around(face.landmarks)) for face in faces):
+            if any(_same_face(square, other) or _holds(other, square.mean(axis=0)) for other in squares):
                 continue
-            face = self._examine(pyramid, square)
-            if face and not any(
-                _same_face(_square_around(face.landmarks), _square_around(other.landmarks)) for other in faces
-            ):
+            face = self._examine(pyramid, square) if self._is_clear(pyramid, square, score) else None
+            found = None if face is None else _square_around(face.landmarks)
+            if face is None or any(_same_face(found, other) for other in squares):
+                misses += 1
+            else:
                 faces.append(face)
+                squares.append(found)
         return sorted(faces, key=lambda face: -_side(face.quad))
 
     def _candidates(
@@ -341,17 +361,26 @@ class FaceAligner:
         """Detector scores, face squares (4, 2) and eyes (2, 2) in one view, best first, overlaps removed."""
         pixels = _look(pyramid, view, DETECTOR_SIZE)
         logits, boxes = self.detector(_as_input(pixels / np.float32(127.5) - 1))
-        kept: list[tuple[float, np.ndarray, np.ndarray]] = []
         scores = 1 / (1 + np.exp(-np.clip(logits[0], -30, 30)))
-        for i in np.argsort(-scores):
-            if scores[i] < MIN_SCORE or len(kept) == MAX_FACES:
-                break
-            eyes = ANCHORS[i] + boxes[0, i, 4:8].reshape(2, 2)
-            half = max(1, *boxes[0, i, 2:4]) / 2 * _unit(eyes[1] - eyes[0])
-            square = _to_photo(_square_at(ANCHORS[i] + boxes[0, i, :2], half), view, DETECTOR_SIZE)
-            if not any(_same_face(square, other) for _, other, _ in kept):
-                kept.append((float(scores[i]), square, _to_photo(eyes, view, DETECTOR_SIZE)))
+        centres, sides = ANCHORS + boxes[0, :, :2], np.maximum(boxes[0, :, 2:4].max(axis=1), 1)
+        left = np.argsort(-scores)[: np.count_nonzero(scores >= MIN_SCORE)]
+        kept: list[tuple[float, np.ndarray, np.ndarray]] = []
+        while len(left):
+            best = left[0]
+            eyes = ANCHORS[best] + boxes[0, best, 4:8].reshape(2, 2)
+            square = _square_at(centres[best], sides[best] / 2 * _unit(eyes[1] - eyes[0]))
+            square, eyes = (_to_photo(points, view, DETECTOR_SIZE) for points in (square, eyes))
+            kept.append((float(scores[best]), square, eyes))
+            apart = np.linalg.norm(centres[left] - centres[best], axis=1)  # as `_same_face`
+            left = left[apart >= 0.5 * np.maximum(sides[left], sides[best])]
         return kept
+
+    def _is_clear(self, pyramid: list[np.ndarray], square: np.ndarray, score: float) -> bool:
+        """Whether what looked like a face still does from nearby: that costs less than its landmarks."""
+        nearby = _square_at(square.mean(axis=0), square[3] - square[0])
+        return score >= DOUBTFUL or any(
+            _same_face(square, other) for _, other, _ in self._candidates(pyramid, nearby)
+        )
 
     def _examine(self, pyramid: list[np.ndarray], square: np.ndarray) -> Face | None:
         """Measure the face in a square of the photo; None if it is none on a closer look."""
@@ -470,29 +499,46 @@ def _to_photo(points: np.ndarray, view: np.ndarray, size: int) -> np.ndarray:
     return view[0] + points / size @ np.stack([view[3] - view[0], view[1] - view[0]])
 
 
-def _tilings(width: int, height: int) -> Iterator[tuple[float, list[np.ndarray]]]:
-    """Grids of square views that overlap by half, each of half the side of the one before, with that side.
+def _reaching(faces: np.ndarray, quad: np.ndarray) -> np.ndarray:
+    """Of landmarks (n, 468, 2) those of faces that reach into a quad, or nearly."""
+    if not len(faces):
+        return faces
+    points = cv2.perspectiveTransform(faces.reshape(1, -1, 2), _matrix(quad, _square(COARSE)))
+    inside = (np.abs(points.reshape(faces.shape) / COARSE - 0.5) < 0.6).all(axis=2)
+    return faces[inside.any(axis=1)]
 
-    They stop where a tile is no more than the detector's own input, or a grid would pass 64 views.
+
+def _grids(width: int, height: int) -> Iterator[tuple[float, list[np.ndarray]]]:
+    """Grids of overlapping square views, each of smaller ones than the one before, with their side in pixels.
+
+    They stop where a view is no more than the detector's own input, or there would be too many.
     """
-    side = max(width, height) / 2
-    while side >= DETECTOR_SIZE:
+    last = 0.8 * max(width, height)  # from which on a view is as good as the whole
+    for share in GRIDS:
+        side = max(share * max(width, height), DETECTOR_SIZE)
         xs, ys = _centres(width, side), _centres(height, side)
-        if len(xs) * len(ys) > 64:
+        if side >= last or len(xs) * len(ys) > MAX_VIEWS:
             return
         yield side, [_view((x, y), side) for y in ys for x in xs]
-        side /= 2
+        last = side
 
 
 def _centres(length: int, side: float) -> np.ndarray:
     if length <= side:
         return np.array([length / 2])
-    return np.linspace(side / 2, length - side / 2, 1 + math.ceil((length - side) / (side / 2)))
+    return np.linspace(side / 2, length - side / 2, 1 + math.ceil((length - side) / ((1 - OVERLAP) * side)))
 
 
 def _same_face(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two face squares are of one face: neighbours in a crowd are further apart."""
     return bool(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)) < 0.5 * max(_side(a), _side(b)))
+
+
+def _holds(square: np.ndarray, point: np.ndarray) -> bool:
+    """Whether a point lies in a square: what looks like a face in a face is a part of it."""
+    axes, from_corner = square[[3, 1]] - square[0], point - square[0]
+    along = axes @ from_corner / np.square(axes).sum(axis=1)
+    return bool((along > 0).all() and (along < 1).all())
 
 
 def _as_input(pixels: np.ndarray) -> np.ndarray:

@@ -3,9 +3,10 @@
 A face can be kept as a file, which is edited again without being looked for in the photo.
 """
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ class EditConfig:
         sample: a random person of this seed instead of a photo.
         paste: write the whole photo with the edited face instead of the portrait; all else that the photo
             carries is kept (transparency, colours, EXIF data, resolution).
-        face: which face of the photo, 0 is the largest.
+        face: which face of the photo, 0 is the largest; with --paste also several ("2,5"), or "all".
         refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
         generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
@@ -59,7 +60,7 @@ class EditConfig:
     overwrite: bool = False
     sample: int | None = None
     paste: bool = False
-    face: int = 0
+    face: str = "0"
     refine: str = "fast"
     encoder: str = "fast"
     generator: str = DEFAULT
@@ -81,6 +82,15 @@ def parse_configuration(pairs: tuple[str, ...]) -> dict[str, float | str]:
         except ValueError:
             configuration[name.strip()] = value.strip()
     return configuration
+
+
+def parse_faces(text: str) -> list[int] | None:
+    """The numbers in a text such as "2,5", from the smallest on; None for "all"."""
+    if text.strip() == "all":
+        return None
+    if not re.fullmatch(r"\s*[0-9]{1,6}\s*(,\s*[0-9]{1,6}\s*)*", text):
+        raise InputError(f"--face takes numbers from 0 on, for example 2,5, or all, not '{text}'.")
+    return sorted({int(part) for part in text.split(",")})
 
 
 def _jobs(config: EditConfig, to: Path) -> list[tuple[Path | None, Path]]:
@@ -154,7 +164,12 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("--paste needs a photo to paste into.")
     if config.keep_photo and config.save_face is None:
         raise InputError("--keep-photo needs --save-face, and the file to keep the photo in.")
+    numbers = parse_faces(config.face)
     saved = _saved_face(config)
+    if (numbers is None or len(numbers) > 1) and (saved or config.save_face or not config.paste):
+        raise InputError(
+            "Several faces are edited in the whole photo: give that, --paste, and no --save-face."
+        )
     jobs: Sequence[tuple[Path | None, Path | None]] = [(config.photo, None)]
     if config.out or config.save_face is None:
         jobs = _jobs(config, config.out or Path("out.png"))
@@ -166,15 +181,21 @@ def run(config: EditConfig) -> list[str]:
     failures = []
     for photo, out in jobs:
         try:
-            original, face = _opened(editor, config, photo, saved)
-            for remark in face.remarks if face else ():
+            original = _original(config, photo, saved)
+            picture, remarks = original and original.rgb, {}
+            for face in (
+                [saved] if saved or photo is None else _invert(editor, config, photo, picture, numbers)
+            ):
+                remarks |= dict.fromkeys(face.remarks if face else ())
+                if config.save_face:
+                    face.save(config.save_face, photo if config.keep_photo else None)
+                    print(config.save_face)
+                if out:
+                    picture = _edit_one(editor, config, face, picture, target)
+            for remark in remarks:
                 print(f"'{photo}': {remark}", file=sys.stderr)
-            if config.save_face:
-                face.save(config.save_face, photo if config.keep_photo else None)
-                print(config.save_face)
             if out is None:
                 continue
-            picture = _edit_one(editor, config, face, original and original.rgb, target)
             if config.paste and (note := original.note(kind_of(out))):
                 print(f"'{photo}': {note}", file=sys.stderr)
             provenance.save(picture, out, credit, original=original if config.paste else None)
@@ -186,26 +207,34 @@ def run(config: EditConfig) -> list[str]:
     return failures
 
 
-def _opened(
-    editor: FaceEditor, config: EditConfig, photo: Path | None, saved: InvertedFace | None
-) -> tuple[Original | None, InvertedFace | None]:
-    """A photo and its face: as it was saved, or found now; neither for a random person."""
+def _original(config: EditConfig, photo: Path | None, saved: InvertedFace | None) -> Original | None:
+    """What is looked at or pasted into; nothing for a random person, or a portrait of a saved face."""
     if saved:
-        return Original.open(saved.photo) if config.paste else None, saved
-    if photo is None:
-        return None, None
-    original = Original.open(photo)
-    return original, _invert(editor, config, photo, original.rgb)
+        return Original.open(saved.photo) if config.paste else None
+    return Original.open(photo) if photo else None
 
 
-def _invert(editor: FaceEditor, config: EditConfig, photo: Path, picture: np.ndarray) -> InvertedFace:
-    with tqdm(total=100, desc=photo.name, bar_format="{desc}: {percentage:3.0f}% {postfix}") as bar:
+def _invert(
+    editor: FaceEditor, config: EditConfig, photo: Path, picture: np.ndarray, numbers: list[int] | None
+) -> Iterator[InvertedFace]:
+    """The faces of these numbers, or all, one after the other: each takes some megabytes.
 
-        def progress(fraction: float, message: str) -> None:
-            bar.set_postfix_str(message, refresh=False)
-            bar.update(round(100 * fraction) - bar.n)
+    Raises:
+        InputError: there is none, or not as many; before the first.
+    """
+    found = editor.detect(picture)
+    wanted = list(range(max(len(found), 1))) if numbers is None else numbers
+    if wanted[-1] >= len(found):
+        editor.align(picture, wanted[-1])  # says that there is none
+    total = 100 * len(wanted)
+    with tqdm(total=total, desc=photo.name, bar_format="{desc}: {percentage:3.0f}% {postfix}") as bar:
+        for done, number in enumerate(wanted):
 
-        return editor.invert(picture, config.refine, config.face, progress)
+            def progress(fraction: float, message: str, done: int = done) -> None:
+                bar.set_postfix_str(message, refresh=False)
+                bar.update(round(100 * (done + fraction)) - bar.n)
+
+            yield editor.invert(picture, config.refine, found[number], progress)
 
 
 def _edit_one(

@@ -62,7 +62,8 @@ class InvertedFace:
         tone: (256, 3) uint8, of a black-and-white or sepia photo the colours by lightness (`dystyle.tone`).
         cover: (256, 256) float32 from 0 to 1, what covers the mouth, which edits leave as it is
             (`dystyle.covers`); None if the mouth is visible.
-        others: (n, 468, 2) float32, landmarks of the photo's other faces, which `FaceEditor.paste` protects.
+        others: (n, 468, 2) float32, landmarks of other faces of the photo that reach into the quad, which
+            `FaceEditor.paste` protects.
         index, refine: which of the photo's faces this is, and how it was inverted, see `FaceEditor.invert`.
         generator: the name of the one it was inverted for, to which `tuned` belongs.
         photo_id: the photo's `fingerprint`.

@@ -139,20 +139,21 @@ class FaceEditor:
         """The faces of a photo, largest first; see `invert` for what a photo may be."""
         return self._aligner.detect(load_image(photo))
 
-    def align(self, photo, index: int = 0) -> tuple[Face, np.ndarray]:
+    def align(self, photo, index: int | Face = 0) -> tuple[Face, np.ndarray]:
         """A face of a photo and its portrait, (1024, 1024, 3) uint8 RGB; see `invert` for the arguments.
 
         Raises:
             InputError: not a picture, no face, no such face, or an index that is no whole number.
         """
-        _check_number("index (which face)", index, 0, whole=True)
+        if not isinstance(index, Face):
+            _check_number("index (which face)", index, 0, whole=True)
         return self._aligner.align(load_image(photo), index)
 
     def invert(
         self,
         photo,
         refine: str = "fast",
-        index: int = 0,
+        index: int | Face = 0,
         progress: Callable[[float, str], None] | None = None,
     ) -> InvertedFace:
         """Find a face in a photo and its code.
@@ -162,7 +163,7 @@ class FaceEditor:
             refine: "fast" (the encoder, and with the bundled one steps of supervised descent), "balanced"
                 (then optimisation of the code, some seconds), or "precise" (more of it, then pivotal tuning
                 of the generator, up to a minute).
-            index: which face, from the largest, 0, on.
+            index: which face, from the largest, 0, on, or one that `detect` found in the photo.
             progress: called with the share done, 0..1, and a message; an exception it raises stops the work.
 
         Raises:

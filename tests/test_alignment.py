@@ -176,13 +176,40 @@ def test_several_faces_are_sorted_by_size_and_chosen_by_index(aligner):
             aligner.align(photo, index=index)
 
 
+def place(photo: np.ndarray, side: int, x: int, y: int) -> None:
+    """Put a head into a photo; the box of its face is 0.47 of the side."""
+    head = ASTRONAUT[:230, 110:340]
+    shrunk = cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA if side < 230 else cv2.INTER_CUBIC)
+    photo[y : y + side, x : x + side] = shrunk[: len(photo) - y]
+
+
 def test_small_faces_of_a_large_group_are_found(aligner):
-    head = cv2.resize(ASTRONAUT[:230, 110:340], (130, 130), interpolation=cv2.INTER_AREA)
     photo = np.full((1500, 2000, 3), 140, np.uint8)
     for i in range(12):
-        x, y = 90 + 480 * (i % 4), 200 + 400 * (i // 4)
-        photo[y : y + 130, x : x + 130] = head
+        place(photo, 130, 90 + 480 * (i % 4), 200 + 400 * (i // 4))
     assert len(aligner.detect(photo)) == 12
+
+
+@pytest.mark.parametrize("small", [32, 49])
+def test_a_small_face_beside_a_large_one_is_found(aligner, small):
+    photo = np.full((1100, 1280, 3), 140, np.uint8)
+    place(photo, round(522 / 0.47), 5, 5)
+    place(photo, round(small / 0.47), 1150, 900)
+    faces = aligner.detect(photo)
+    heights = [face.box[3] - face.box[1] for face in faces]
+    assert len(faces) == 2 and heights[0] > 480 and 0.8 < heights[1] / small < 1.25
+    assert all(len(face.others) == 0 for face in faces)  # far from each other
+
+
+def test_everybody_in_a_crowd_is_reached(aligner):
+    photo = np.full((1000, 1250, 3), 140, np.uint8)
+    for i in range(40):
+        place(photo, 110, 20 + 155 * (i % 8), 20 + 195 * (i // 8))
+    faces = aligner.detect(photo)
+    assert len(faces) == 40
+    assert len({(face.box[0] // 155, face.box[1] // 195) for face in faces}) == 40
+    chosen, portrait = aligner.align(photo, faces[39])
+    assert chosen is faces[39] and np.array_equal(portrait, crop(photo, faces[39].quad))
 
 
 def test_a_face_that_fills_the_photo_is_found(aligner, reference):

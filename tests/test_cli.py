@@ -9,6 +9,7 @@ from PIL import Image
 
 from dystyle import edit
 from dystyle.attributes import ATTRIBUTES
+from dystyle.faces import InvertedFace
 from dystyle.pictures import load_image
 from dystyle.weights import BUNDLED
 from tests.browser.fake_editor import FakeEditor
@@ -57,6 +58,38 @@ def test_paste_gives_the_whole_photo(run, photo, tmp_path, astronaut):
     assert not np.array_equal(whole, astronaut)
 
 
+def test_several_faces_are_edited_in_one_go(run, tmp_path, astronaut, editor, monkeypatch):
+    def invert(photo, refine, index, progress) -> InvertedFace:
+        face, portrait = editor.align(photo, index)
+        return InvertedFace(np.zeros((18, 512)), portrait, face.quad, face.box, others=face.others)
+
+    # Found and pasted as ever; an edit is the negative.
+    drawn = {"edit": lambda code, target, face: code, "synthesize": lambda code, face: 255 - face.portrait}
+    real = {name: getattr(editor, name) for name in ("detect", "align", "paste", "attributes", "model")}
+    negative = SimpleNamespace(invert=invert, **drawn, **real)
+    monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: negative)
+    whole, head = np.full((300, 760, 3), 120, np.uint8), Image.fromarray(astronaut[20:250, 110:340])
+    for i, side in enumerate((170, 240, 200)):
+        whole[20 : 20 + side, 10 + 250 * i : 10 + 250 * i + side] = head.resize((side, side))
+    Image.fromarray(whole).save(tmp_path / "group.png")
+
+    photo, out, never = (tmp_path / f"{name}.png" for name in ("group", "out", "never"))
+
+    def changed(faces: str) -> list[bool]:
+        assert run(photo, "--set", "smile=0", "--paste", "--face", faces, "--out", out)[0] == 0
+        differs = np.abs(load_image(out).astype(int) - whole).max(axis=2) > 60
+        return [bool(differs[:, 10 + 250 * i : 250 + 250 * i].any()) for i in range(3)]
+
+    assert changed("1") == [False, False, True]
+    assert changed("2,0") == [True, True, False]  # the largest is number 0
+    assert changed("all") == [True, True, True]
+    for faces, error in (("1,3", "no face number 3"), ("x", "takes numbers"), ("", "takes numbers")):
+        status, said = run(photo, "--paste", "--face", faces, "--out", never)
+        assert status == 2 and error in said, faces
+    status, said = run(photo, "--face", "all", "--out", never)
+    assert status == 2 and "--paste" in said and not never.exists()
+
+
 def test_sample_gives_a_person(run, tmp_path):
     out = tmp_path / "person.jpg"
     assert run("--sample", 7, "--set", "smile=1", "--out", out)[0] == 0
@@ -85,7 +118,7 @@ def quick(monkeypatch):
 
     editor = SimpleNamespace(attributes=ATTRIBUTES, model="a model")
     monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: editor)
-    monkeypatch.setattr(edit, "_invert", lambda *_: SimpleNamespace(remarks=()))
+    monkeypatch.setattr(edit, "_invert", lambda *_: [SimpleNamespace(remarks=())])
     monkeypatch.setattr(edit, "_edit_one", edit_one)
     return done
 

@@ -362,7 +362,9 @@ def test_a_file_comes_back_as_it_was_outside_of_the_face(paste_unedited, drawn, 
         assert np.abs(one[outside].astype(int) - other[outside])[~unseen[outside]].mean() < 6
     assert after.info.get("icc_profile") == before.info.get("icc_profile")
     if "dpi" in before.info and out in ("jpeg", "png", "tiff"):
-        assert np.allclose(*([float(value) for value in image.info["dpi"]] for image in (after, before)), 0, 0.1)
+        assert np.allclose(
+            *([float(value) for value in image.info["dpi"]] for image in (after, before)), 0, 0.1
+        )
     assert new.get(0x010F) == old.get(0x010F)
     assert new.get_ifd(0x8769).get(0x9003) == old.get_ifd(0x8769).get(0x9003)
     assert 0x0112 not in new and b"age = 60" in after.info["xmp"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from dystyle import provenance
+from dystyle.alignment import MAX_FACES
 from dystyle.attributes import validate_configuration
 from dystyle.errors import InputError
 from dystyle.faces import ENDING, REFINE, InvertedFace, is_face_file
@@ -200,7 +201,7 @@ def add_api(editor: "FaceEditor") -> None:
     with gr.Column(visible=False):
         photo, edits = gr.File(label="photo"), Edits({}, label="edits")
         seed, other = Bounded("seed", 0, LARGEST_SEED), Bounded("other", 1, LARGEST_SEED)
-        face, row = Bounded("face", 0, 99), Bounded("row", 8, 18)
+        face, row = Bounded("face", 0, MAX_FACES - 1), Bounded("row", 8, 18)
         quality, kind = Choice("quality", "fast", REFINE), Choice("kind", "png", provenance.FORMATS)
         paste, mark, keep = (Switch(False, label=label) for label in ("paste", "mark", "keep"))
         values, result = gr.JSON(label="values"), gr.File(label="picture")

@@ -19,7 +19,7 @@ import gradio as gr
 import numpy as np
 
 from dystyle import provenance
-from dystyle.alignment import crop
+from dystyle.alignment import Face, crop
 from dystyle.errors import InputError
 from dystyle.faces import ENDING, InvertedFace
 from dystyle.originals import Original
@@ -136,7 +136,7 @@ class Callbacks:
                     index, quality = recipe.face, recipe.quality
                 else:
                     recipe = None
-                new = self._fit(opened, pixels, path, quality, index, request, progress)
+                new = self._fit(opened, pixels, path, quality, index, request, progress, faces)
             shown = self._restore(recipe, new) if recipe else self._begin(new)
         except (InputError, Cancelled) as error:
             self.say(str(error))
@@ -392,6 +392,7 @@ class Callbacks:
         index: int,
         request: gr.Request,
         progress: gr.Progress,
+        found: Sequence[Face] = (),
     ) -> Visit:
         stop = self._fits[request.session_hash] = threading.Event()
 
@@ -401,7 +402,7 @@ class Callbacks:
             progress(fraction, desc=self.text.sentence(message))
 
         try:
-            visit = Visit.of_photo(self.editor, photo, pixels, path, quality, index, report)
+            visit = Visit.of_photo(self.editor, photo, pixels, path, quality, index, report, found)
         finally:
             self._fits.pop(request.session_hash, None)
         self._remark(visit.face)

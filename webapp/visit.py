@@ -21,6 +21,7 @@ from dystyle.pictures import load_image, open_picture
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
+    from dystyle.alignment import Face
 
 SCREEN = 1280  # pixels of a whole photo's longer side on the page; the download keeps the photo's own size
 PREVIEW, FULL = 256, 1024  # sides of the portrait while a slider moves and after its release
@@ -170,14 +171,19 @@ class Visit:
         refine: str,
         index: int = 0,
         progress: Callable[[float, str], None] | None = None,
+        found: "Sequence[Face]" = (),
     ) -> "Visit":
         """Find the code of face number `index` in a photo, whose `pixels` are uint8 (H, W, 3).
+
+        Args:
+            found: the photo's faces, if they have been looked for.
 
         Raises:
             InputError: the photo shows no such face.
         """
         began = time.perf_counter()
-        face = editor.invert(pixels, refine=refine, index=index, progress=progress)
+        which = found[index] if index < len(found) else index
+        face = editor.invert(pixels, refine=refine, index=which, progress=progress)
         seconds = {"inversion": time.perf_counter() - began}
         visit = cls.of_face(editor, face, photo, path)
         visit.seconds = seconds

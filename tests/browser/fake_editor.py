@@ -43,7 +43,7 @@ class FakeEditor:
 
     def invert(self, photo, refine="fast", index=0, progress=None) -> InvertedFace:
         self.calls.append(("invert", (refine, index)))
-        faces = self.detect(photo)
+        faces, index = ([index], 0) if isinstance(index, InvertedFace) else (self.detect(photo), index)
         if not faces:
             raise InputError(
                 "No face was found in this picture; choose one that shows a face from the front."
