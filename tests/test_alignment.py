@@ -208,6 +208,7 @@ def test_everybody_in_a_crowd_is_reached(aligner):
     faces = aligner.detect(photo)
     assert len(faces) == 40
     assert len({(face.box[0] // 155, face.box[1] // 195) for face in faces}) == 40
+    assert [face.index for face in faces] == list(range(40))
     chosen, portrait = aligner.align(photo, faces[39])
     assert chosen is faces[39] and np.array_equal(portrait, crop(photo, faces[39].quad))
 

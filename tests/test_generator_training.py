@@ -148,6 +148,25 @@ def test_a_zip_with_all_that_goes_wrong_is_trained_from(folder, tmp_path, capsys
     assert all((batch == instead).all(axis=(1, 2, 3)).sum() == 2 for batch in taken)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_pictures_that_do_not_unpack_are_left_out(folder, tmp_path, capsys, method):
+    archive, picture = tmp_path / "pictures.zip", next(folder.rglob("*.png")).read_bytes()
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for name in ("bad.png", "good.png"):
+            file.writestr(name, picture)
+    blob = bytearray(archive.read_bytes())
+    at = blob.index(b"bad.png") + 7
+    blob[at : at + 40] = b"\xff" * 40
+    archive.write_bytes(blob)
+    assert Pictures(archive, SIZE).names == ["good.png"]
+    assert "left out 1 of 2: bad.png (" in capsys.readouterr().err
+    at = blob.index(b"PK\1\2")
+    blob[at : at + 4] = b"none"
+    archive.write_bytes(blob)
+    with pytest.raises(InputError, match="pictures.zip' is damaged"):
+        Pictures(archive, SIZE)
+
+
 # ------------------------------------------------------------------------------------------ augmentation
 
 

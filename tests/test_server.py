@@ -881,17 +881,17 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
         for at, value, sentence in (
             (1, "slow", "'quality' takes one of fast, balanced, precise."),
             (1, None, "'quality' takes one of fast, balanced, precise."),
-            (2, None, f"'face' {whole} 99."),
-            (2, "0", f"'face' {whole} 99."),
-            (2, -1, f"'face' {whole} 99."),
-            (2, 0.5, f"'face' {whole} 99."),
+            (2, None, f"'face' {whole} 255."),
+            (2, "0", f"'face' {whole} 255."),
+            (2, -1, f"'face' {whole} 255."),
+            (2, 0.5, f"'face' {whole} 255."),
             (3, "no", "'paste' takes true or false."),
             (4, "gif", "'kind' takes one of png, jpeg, webp, avif, tiff."),
             (5, 1, "'mark' takes true or false."),
         ):
             changed = [value if i == at else data for i, data in enumerate(usual)]
             assert said("edit_photo", good, *changed) == sentence
-        assert said("measure", good, None) == f"'face' {whole} 99."
+        assert said("measure", good, None) == f"'face' {whole} 255."
         assert said("edit_person", None, {}, "png", False) == f"'seed' {whole} {LARGEST_SEED}."
         assert not any(name in ("invert", "edit") for name, _ in editor.calls)  # no work was begun
 
@@ -932,6 +932,11 @@ def test_a_face_is_saved_and_edited_again_without_being_found_again():
             if not keep:
                 success, output, _ = visitor.send("edit_photo", [saved, edits, "fast", 0, True, "png", False])
                 assert not success and "holds no photo to paste into" in output["error"]
+def test_what_json_has_no_word_for_is_refused_like_any_other_body(server):
+    visitor = Visitor(server[0])
+    for body in ('{"x": 1e400}', '{"x": NaN, "session_hash": "x"}', "{}"):
+        answer = visitor.http.post(f"{API}/call/measure", content=body, headers=JSON)
+        assert (answer.status_code, said_of(answer)) == (422, "This endpoint takes other inputs.")
 
 
 def test_large_requests_are_refused_unread(server):

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio.routes import App, ORJSONResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -100,7 +101,7 @@ class _App(App):
         super().__init__(
             default_response_class=ORJSONResponse,
             openapi_url=None,
-            exception_handlers={TypeError: _other_inputs},
+            exception_handlers={TypeError: _other_inputs, RequestValidationError: _other_inputs},
         )
         self._behind = blocks, hosts, uploads, visits, allowance
         self.state_holder = visits
@@ -115,8 +116,9 @@ class _App(App):
         return Doors(app, pages, endpoints, hosts, uploads, visits, allowance, mcp)
 
 
-def _other_inputs(_: Request, error: TypeError) -> JSONResponse:
-    """Of Gradio's routes, those that take an endpoint's inputs by their names stumble over wrong ones."""
+def _other_inputs(_: Request, error: Exception) -> JSONResponse:
+    """Wrong inputs of an endpoint: Gradio's routes that take them by their names stumble over them, and
+    FastAPI repeats a body that it refuses, which fails where JSON has no word for what is in it."""
     logger.info("A request was not understood: %s", error)
     return JSONResponse({"detail": "This endpoint takes other inputs."}, 422)
 

@@ -1,5 +1,6 @@
 """Real pictures for training a generator: a folder or a zip file, read while the training runs."""
 
+import lzma
 import sys
 import zipfile
 import zlib
@@ -23,6 +24,16 @@ MAX_BYTES = 100_000_000  # of one picture's file, unpacked
 NAMED = 5  # pictures left out that are reported by name
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 1  # of a zip entry's flags
+# What reading a picture raises: `InputError` is a ValueError, and so is what is wrong with a path in a zip.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+)
 
 
 class Pictures:
@@ -48,7 +59,10 @@ class Pictures:
                 path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()
             }
         elif source.is_file() and zipfile.is_zipfile(source):
-            self._archive = zipfile.ZipFile(source)
+            try:
+                self._archive = zipfile.ZipFile(source)
+            except _DAMAGED as error:
+                raise InputError(f"The zip file '{source}' is damaged ({error}); pack it again.") from error
             self._files = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
         else:
             raise InputError(f"'{source}' is neither a folder nor a zip file; give one that holds pictures.")
@@ -80,8 +94,8 @@ class Pictures:
         try:
             with file.open("rb") if isinstance(file, Path) else self._archive.open(file) as stream:
                 return None if is_picture(stream.read(32)) else "not a picture"
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-            return str(error)
+        except _DAMAGED as error:
+            return str(error) or "damaged"
 
     def _read(self, name: str) -> bytes:
         file = self._files[name]
@@ -99,7 +113,7 @@ class Pictures:
         name = self.names[index % len(self.names)]
         try:
             picture = Image.fromarray(load_image(self._read(name), smallest=1))
-        except (InputError, OSError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        except _DAMAGED as error:
             raise InputError(f"'{name}' in '{self.source}' cannot be read: {error}") from error
         picture = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(ImageOps.mirror(picture) if index >= len(self.names) else picture)
