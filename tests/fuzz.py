@@ -32,6 +32,7 @@ from PIL import Image, ImageCms
 from dystyle import edit, provenance, weights
 from dystyle.encoders.fast import FastEncoder
 from dystyle.errors import InputError
+from dystyle.faces import InvertedFace
 from dystyle.generators.checkpoints import read_discriminator, read_generator
 from dystyle.generators.facts import GeneratorFacts
 from dystyle.generators.stylegan2 import StyleGAN2
@@ -88,6 +89,8 @@ def models(folder: Path) -> dict[str, bytes]:
     found = {"generator.safetensors": path.read_bytes()}
     FastEncoder((8, 8)).save(path)
     found["encoder.safetensors"] = path.read_bytes()
+    cartoon = load_image(pictures()["RGB 0.png"])
+    found["face.safetensors"] = FakeEditor().invert(cartoon).encode()
     both = {
         "g_ema": formats.rosinality_state(16, 128, 16, 2),
         "d": formats.rosinality_discriminator(16, 128, 16),
@@ -246,6 +249,7 @@ class Fuzz:
             "generator": read_generator,
             "discriminator": read_discriminator,
             "encoder": FastEncoder.load,
+            "face": InvertedFace.load,
             "generator's facts": GeneratorFacts.load,
         }
         for what, read in readers.items():
@@ -294,8 +298,8 @@ class Fuzz:
 
     def api(self) -> None:
         """Endpoints with files and values that may be anything, as the queue and as `/call` take them."""
-        path, blob = self.some(self.pictures)
         visitor, rng = self.visitor(), self.rng
+        path, blob = self.some(self.pictures if rng.random() < 0.8 else self.models)
 
         def ask() -> None:
             photo = {"path": visitor.upload(blob, path.name), "orig_name": path.name, "meta": FILE}
@@ -305,6 +309,7 @@ class Fuzz:
                 "edit_person": [3, {"age": 60}, "png", False],
                 "mix_people": [3, 4, 8, 1, 1, "png", False],
                 "attributes": [],
+                "save_face": [photo, "fast", 0, rng.random() < 0.5],
             }
             name = rng.choice(list(usual))
             values = [rng.choice(ODD) if rng.random() < 0.3 else value for value in usual[name]]

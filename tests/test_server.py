@@ -932,6 +932,8 @@ def test_a_face_is_saved_and_edited_again_without_being_found_again():
             if not keep:
                 success, output, _ = visitor.send("edit_photo", [saved, edits, "fast", 0, True, "png", False])
                 assert not success and "holds no photo to paste into" in output["error"]
+
+
 def test_what_json_has_no_word_for_is_refused_like_any_other_body(server):
     visitor = Visitor(server[0])
     for body in ('{"x": 1e400}', '{"x": NaN, "session_hash": "x"}', "{}"):
