@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from dystyle.cores import share_cores
 from dystyle.errors import InputError
+
+share_cores()
 
 if TYPE_CHECKING:
     from dystyle.faces import InvertedFace

@@ -66,7 +66,7 @@ class EditConfig:
     generator: str = DEFAULT
     method: str = "dystyle"
     truncation: float = 0.7
-    backend: str = "onnx"
+    backend: str = "auto"
     device: str = "cpu"
 
 

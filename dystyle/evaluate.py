@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+try:
+    import torch  # noqa: F401 (most of what is imported below needs it)
+except ModuleNotFoundError:
+    print("Evaluation needs more; pip install 'dystyle[train]' (in a clone: '.[train]').", file=sys.stderr)
+    sys.exit(2)
+
 import tyro
 
 from dystyle.errors import InputError

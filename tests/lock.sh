@@ -16,6 +16,6 @@ lock() {  # name of the file, what it is for, options
     printf '# %s Written by tests/lock.sh.\n%s\n' "$what" "$locked" > "$file"
 }
 lock requirements-dev.txt "What the tests need. Run pip in this folder." --extra dev
-lock requirements.txt "What python app.py needs; Hugging Face Spaces installs this file." \
+lock requirements.txt "What python app.py needs; Hugging Face Spaces installs this file." --extra page \
     --constraint requirements-dev.txt
 echo "-e ." >> requirements-dev.txt

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from dystyle import weights
 from dystyle.attributes import ATTRIBUTES
-from dystyle.engines import cache, graphs, recipes, tensorrt
+from dystyle.engines import cache, graphs, recipes, structure, tensorrt
 from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
+from dystyle.weights import TABLE, load_header
 
 ENGINES = (*graphs.GRAPHS, "editor")
 USES_THE_TABLE = {"reader", "editor"}
@@ -36,7 +38,8 @@ def own_cache(monkeypatch, tmp_path) -> Path:
 @pytest.fixture
 def package(monkeypatch, tmp_path) -> Path:
     """A copy of the package's sources, which fingerprints are then taken over."""
-    for file in recipes.PACKAGE.rglob("*.py"):
+    files = (*recipes.PACKAGE.rglob("*.py"), *recipes.structures_folder().iterdir())
+    for file in files:
         copy = tmp_path / file.relative_to(recipes.PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
@@ -62,7 +65,8 @@ def test_the_sources_of_an_engine_are_all_that_it_loads():
         "print(json.dumps([sys.modules[n].__file__ for n in loaded if n.startswith('dystyle.')]))"
     )
     making = {
-        "reader": "[graphs.module(n) for n in graphs.GRAPHS]; import dystyle.generators.checkpoints",
+        "encoder:e4e": "[graphs.module(n) for n in graphs.GRAPHS]; import dystyle.generators.checkpoints",
+        "reader": "structure.filled('reader')",
         "generator_256": "generator_graph.default_generator_graph('generator_256')",
         "editor": "editor_graph.build_editor_graph",
     }
@@ -126,8 +130,62 @@ def test_the_attribute_table_makes_other_engines(monkeypatch, field):
 def test_other_versions_make_other_engines(monkeypatch, package):
     before, real = fingerprints(), recipes._version
     monkeypatch.setattr(recipes, "_version", lambda p: "0" if p == package else real(p))
-    exported = {name for name in graphs.GRAPHS if not name.startswith(recipes.ASSEMBLED_GRAPHS)}
-    assert changed(before) == (exported if package == "torch" else set(ENGINES))
+    assert changed(before) == (set() if package == "torch" else set(ENGINES))  # it has no part in them
+    assert ("torch" in recipes.recipe("encoder:e4e").packages) and not recipes.recipe("encoder:e4e").structure
+
+
+def test_structures_are_current():
+    """If not: python -m dystyle.engines.structure"""
+    assert recipes.recorded() == {name: recipes.structure_fingerprint(name) for name in recipes.TRACED}
+    for name in recipes.TRACED:
+        model = onnx.load(recipes.structures_folder() / f"{name}.onnx")
+        given = {value.name for value in model.graph.input}
+        files = {weights: load_header(weights)[0].keys() for weights in recipes.TRACED[name].weights.values()}
+        stored = {f"{w}:{key}" for w, keys in files.items() for key in keys if not key.endswith(TABLE)}
+        assert given - stored == {"input", *graphs.GRAPHS[name].others}  # and nothing is left out
+        assert given >= stored
+
+
+@pytest.mark.parametrize("change", ["network", "what is around it", "table", "shapes"])
+def test_a_changed_network_is_traced_again(package, monkeypatch, change):
+    """With PyTorch; what only reads weights changes no structure."""
+    for file in ("weights.py", "pipeline.py"):
+        (package / file).write_bytes((package / file).read_bytes() + b"\n")
+    (package / "encoders/carrier.py").write_bytes(
+        (package / "encoders/carrier.py").read_bytes().replace(b"\n", b"\r\n")
+    )
+    assert all(map(recipes.is_current, recipes.TRACED))
+    if change == "table":
+        monkeypatch.setitem(ATTRIBUTES, "yaw", replace(ATTRIBUTES["yaw"], high=60))
+    elif change == "shapes":
+        real = recipes.load_header
+        monkeypatch.setattr(
+            recipes, "load_header", lambda w: ({"x": (1,)}, {}) if w == "carrier" else real(w)
+        )
+    else:
+        file = package / ("encoders/carrier.py" if change == "network" else "engines/graphs.py")
+        file.write_bytes(file.read_bytes() + b"# another network\n")
+    stale = {name for name in recipes.TRACED if not recipes.is_current(name)}
+    expected = {"table": {"reader"}, "what is around it": set(recipes.TRACED)}.get(change, {"carrier"})
+    assert expected <= stale
+    assert all(recipes.recipe(name).module == "dystyle.engines.graphs" for name in stale)
+
+
+def test_new_weights_need_no_new_structure(monkeypatch, tmp_path):
+    tensors, metadata = weights.load("carrier")
+    key = "carrier:reduce.weight"
+    tensors["reduce.weight"] = tensors["reduce.weight"] + np.float16(1)
+    weights.save(tmp_path / "carrier.safetensors", tensors, **metadata)
+    before = structure.filled("carrier")
+    monkeypatch.setitem(weights.WEIGHTS, "carrier", weights.Bundled("carrier.safetensors"))
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
+    after = structure.filled("carrier")
+    a, b = (
+        next(onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == key)
+        for model in (before, after)
+    )
+    np.testing.assert_array_equal(b, tensors["reduce.weight"].astype(np.float32))
+    assert not np.array_equal(a, b)
 
 
 def test_runtimes_keep_versions_and_precisions_apart(own_cache):

@@ -23,7 +23,7 @@ from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.evaluation import latency, speed
 from dystyle.evaluation.speed import EngineSpeedConfig
-from export.build_engines import LIMITS, compare_pictures, describe, expand, open_backend, parity
+from dystyle.export import LIMITS, compare_pictures, describe, expand, open_backend, parity
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_page_on_prebuilt_engines_imports_no_torch(editor):
 import json, sys
 from dystyle import FaceEditor
 from webapp import build_page
-editor = FaceEditor.from_pretrained()
+editor = FaceEditor.from_pretrained(backend="onnx")
 build_page(editor)
 face = editor.invert(editor.synthesize(editor.sample(0)))
 edited = editor.edit(face.code, {"age": 60, "pitch": 5, "beard": 0})

@@ -420,9 +420,9 @@ def test_drops_into_the_editor(small, backend):
 def test_a_photo_drives_it_through_the_same_calls(astronaut, tmp_path, monkeypatch):
     """The fast encoder's W+ code of a photo, edited, in Python and on the command line."""
     path, g = tmp_path / "generator.pt", _write_rosinality(tmp_path / "generator.pt", size=64)[0]
-    editor = FaceEditor.from_pretrained(generator=path)
+    editor = FaceEditor.from_pretrained(backend="onnx", generator=path)
     face = editor.invert(astronaut, refine="fast")
-    default = FaceEditor.from_pretrained()
+    default = FaceEditor.from_pretrained(backend="onnx")
     default._descent = ()  # it looks at the default generator's pictures
     np.testing.assert_array_equal(face.code, default.invert(astronaut, "fast").code)
     code = editor.edit(face.code, {"age": 60})

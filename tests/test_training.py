@@ -335,7 +335,8 @@ def test_descent_learns_the_way_to_the_faces_own_codes(tmp_path, faces):
     config = DescentConfig(faces=faces, out=out, passes=1, rank=6, ridge=1e-3, backend="onnx")
     identity = fit_descent(config)["identity"]
     assert len(identity) == 3 and 0.6 < identity[0] < 1  # before each step and after the last
-    (first, _), editor, data = load_steps(str(out)), FaceEditor.from_pretrained(), FaceDataset.load(faces)
+    (first, _), data = load_steps(str(out)), FaceDataset.load(faces)
+    editor = FaceEditor.from_pretrained(backend="onnx")
     encode = FastEncoder.load("encoder")
     torch.manual_seed(config.seed)
     codes = encode(degrade(torch.from_numpy(data.images.copy()).permute(0, 3, 1, 2) / 127.5 - 1)).numpy()
@@ -354,7 +355,7 @@ def test_descent_learns_the_way_to_the_faces_own_codes(tmp_path, faces):
 
 def test_training_and_inversion_take_the_same_steps(faces, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
-    editor, pictures = FaceEditor.from_pretrained(), FaceDataset.load(faces).images[:3]
+    editor, pictures = FaceEditor.from_pretrained(backend="onnx"), FaceDataset.load(faces).images[:3]
     inverter = Inverter(InverterConfig(), generator(), IdentityNetwork()).eval()
     images = torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():

@@ -135,7 +135,8 @@ def add_api(editor: "FaceEditor") -> None:
         Args:
             photo: A picture file, or a face's file from `save_face`, of which quality and face are known.
             edits: Attribute name to target value, for example {"age": 60, "smile": 1}.
-            quality: Of the reconstruction: "fast", "balanced" (some seconds) or "precise" (up to a minute).
+            quality: Of the reconstruction: "fast", or where PyTorch is installed "balanced" (some seconds) or
+                "precise" (up to a minute).
             face: Which face, from the largest, 0, on.
             paste: Whether to return the whole photo instead of the portrait.
             kind: Of the file: "png", "jpeg" or "webp".

@@ -11,7 +11,7 @@ import gradio as gr
 from dystyle.attributes import Attribute, Group
 from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
-from dystyle.faces import ENDING
+from dystyle.faces import ENDING, REFINE
 from webapp.language import Language
 from webapp.stage import build_stage
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
@@ -63,9 +63,14 @@ class Layout:
     """The page's components in one language, created inside the current `gr.Blocks`."""
 
     def __init__(
-        self, attributes: Mapping[str, Attribute], text: Language, noise_layers: Sequence[str] = ()
+        self,
+        attributes: Mapping[str, Attribute],
+        text: Language,
+        noise_layers: Sequence[str] = (),
+        qualities: Sequence[str] = REFINE,
     ) -> None:
         self.text, self.attributes, self.noise_layers = text, attributes, noise_layers
+        self.qualities = qualities
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
         gr.HTML(_fill("header.html", text), elem_id="header")
         with gr.Tabs(elem_id="tabs"):
@@ -108,9 +113,11 @@ class Layout:
             visible=False,
             elem_id="faces",
         )
+        titles = {"fast": text("Fast"), "balanced": text("Balanced"), "precise": text("Precise")}
         self.quality = gr.Radio(
-            [(text("Fast"), "fast"), (text("Balanced"), "balanced"), (text("Precise"), "precise")],
+            [(titles[quality], quality) for quality in self.qualities],
             value="fast",
+            visible=len(self.qualities) > 1,
             label=text("Quality"),
             info=text(
                 "Fast keeps your photo wherever nothing is edited. Balanced refines the face first, in "

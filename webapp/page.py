@@ -64,7 +64,7 @@ def build_page(editor: "FaceEditor") -> Studio:
 
 
 def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
-    layout = Layout(editor.attributes, text, editor.noise_layers)
+    layout = Layout(editor.attributes, text, editor.noise_layers, editor.qualities)
     callbacks = Callbacks(editor, layout)
     sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
     resets = list(layout.resets.values())

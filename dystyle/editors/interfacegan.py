@@ -7,16 +7,15 @@ in Z changes in W is added to the code: what z could not explain stays.
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dystyle.backend import Backend
 from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import Read
-from dystyle.generators.mobile_stylegan import MappingNetwork
+from dystyle.generators.facts import GeneratorFacts
 from dystyle.weights import load
 
 INVERSION_STEPS, INVERSION_RATE = 120, 0.1
+BETAS = 0.9, 0.999  # of Adam's averages
 PICTURE_ROWS = 16  # the rows of W+ that reach the picture
 
 
@@ -24,46 +23,43 @@ class Latents:
     """Z -> W of the default generator, and back."""
 
     def __init__(self) -> None:
-        tensors = load("mobile_stylegan")[0]
-        prefix = "mapping."
-        state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in tensors.items() if prefix in k}
-        self.mapping = MappingNetwork().requires_grad_(False)
-        self.mapping.load_state_dict(state)
-        self.std_w = torch.from_numpy(tensors["std_w"])
+        self.layers = GeneratorFacts.load().mapping
+        self.std_w = load("mobile_stylegan")[0]["std_w"]
 
-    @torch.no_grad()
     def map(self, z: np.ndarray) -> np.ndarray:
         """(n, 512) -> W codes (n, 512)."""
-        return self.mapping(torch.from_numpy(np.float32(z))).numpy()
+        return self._run(np.float32(z))[0]
+
+    def _run(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """W codes (n, 512), the factor (n, 1) that scaled z, and the slope at every layer's outputs."""
+        scale = 1 / np.sqrt(np.mean(z * z, axis=1, keepdims=True) + 1e-8)
+        x, slopes = z * scale, []
+        for weight, bias in self.layers:
+            x = x @ weight + bias
+            slopes.append(np.where(x > 0, np.float32(2**0.5), np.float32(0.2 * 2**0.5)))
+            x = x * slopes[-1]
+        return x, scale, slopes
 
     def invert(self, w: np.ndarray, steps: int = INVERSION_STEPS) -> np.ndarray:
         """z (n, 512), of length sqrt(512), whose W codes lie nearest to w (n, 512) in units of deviation."""
-        target = torch.from_numpy(np.float32(w))
-        start = np.random.default_rng(0).standard_normal(w.shape, dtype=np.float32)
-        z = torch.from_numpy(start)
-        optimiser = torch.optim.Adam([z], INVERSION_RATE)
-        for _ in range(steps):
-            z.grad = self.gradient(z, target)
-            optimiser.step()
-        z = z.numpy()
+        target = np.float32(w)
+        z = np.random.default_rng(0).standard_normal(w.shape, dtype=np.float32)
+        mean, square = np.zeros_like(z), np.zeros_like(z)
+        for step in range(1, steps + 1):  # by Adam (Kingma and Ba 2015)
+            gradient = self.gradient(z, target)
+            mean += (1 - BETAS[0]) * (gradient - mean)
+            square += (1 - BETAS[1]) * (gradient * gradient - square)
+            first, second = (1 - beta**step for beta in BETAS)
+            z -= INVERSION_RATE / first * mean / (np.sqrt(square / second) + 1e-8)
         return z * (z.shape[1] ** 0.5 / np.linalg.norm(z, axis=1, keepdims=True))
 
-    @torch.no_grad()
-    def gradient(self, z: Tensor, target: Tensor) -> Tensor:
-        """Of the mean squared distance of z's code to the target, in units of deviation; (n, 512) each.
-
-        By hand: once autograd has run in the page's process, it fails in those that ZeroGPU forks from it.
-        """
-        scale = torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        x, slopes = z * scale, []
-        for layer in self.mapping.layers:
-            x = layer(x)
-            slopes.append(torch.where(x > 0, 1, 0.2) * 2**0.5)
-            x = x * slopes[-1]
-        gradient = 2 * (x - target) / self.std_w.square() / x.shape[1]
-        for layer, slope in zip(reversed(self.mapping.layers), reversed(slopes), strict=True):
-            gradient = gradient * slope @ layer.weight
-        along = (gradient * z * scale).mean(1, keepdim=True)
+    def gradient(self, z: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Of the mean squared distance of z's code to the target, in units of deviation; (n, 512) each."""
+        x, scale, slopes = self._run(z)
+        gradient = 2 * (x - target) / np.square(self.std_w) / x.shape[1]
+        for (weight, _), slope in zip(reversed(self.layers), reversed(slopes), strict=True):
+            gradient = gradient * slope @ weight.T
+        along = np.mean(gradient * z * scale, axis=1, keepdims=True)
         return scale * (gradient - z * scale * along)
 
 

@@ -1,8 +1,8 @@
 """Engines as files in the user's cache: built on first use, checked, in memory where they cannot be written.
 
 Beside every file lies a card, `NAME.json`, with its size and hash. What does not fit its card, as after a
-full disk or a broken copy, is built again. Imports no torch unless an engine is missing that is exported from
-it; generators and editors are not.
+full disk or a broken copy, is built again. Imports no torch but to build an engine of a network that a user
+brings (a StyleGAN2, an encoder), or whose code has been changed.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ from filelock import FileLock
 from dystyle.engines.editor_graph import EditorWeights, build_editor_graph, shared_weights
 from dystyle.engines.generator_graph import default_generator_graph
 from dystyle.engines.recipes import fingerprint, recipe
-from dystyle.errors import InputError
+from dystyle.engines.structure import filled
+from dystyle.errors import InputError, needed
 from dystyle.memory import return_freed_memory
 from dystyle.weights import cache_folder, load, sha256
 
@@ -138,9 +139,13 @@ def _title(name: str) -> str:
 
 
 def _build(name: str) -> bytes:
-    if recipe(name).module == "dystyle.engines.generator_graph":
+    made_from = recipe(name)
+    if made_from.module == "dystyle.engines.generator_graph":
         return default_generator_graph(name).SerializeToString()
-    from dystyle.engines.graphs import export
+    if made_from.structure:
+        return filled(name).SerializeToString()
+    with needed("torch", f"Building the engine {name}"):
+        from dystyle.engines.graphs import export
 
     _say(f"Building the engine {name} ...")
     content = io.BytesIO()

@@ -6,14 +6,16 @@ import os
 import platform
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 
 from dystyle.backend import Backend
+from dystyle.cores import cores
 from dystyle.engines.hardware import has_gpu, runtimes, tensorrt_runtime
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
-from dystyle.errors import InputError
+from dystyle.errors import InputError, needed
 from dystyle.weights import cache_folder, load
 
 CPU_BACKENDS: dict[str, type[OnnxBackend]] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
@@ -31,7 +33,8 @@ def choose_backend(device: str, backend: str) -> Backend:
     """
     backend = auto_backend(device) if backend == "auto" else backend
     if backend == "torch":
-        from dystyle.engines.graphs import TorchBackend
+        with needed("torch", "backend='torch'"):
+            from dystyle.engines.graphs import TorchBackend
 
         if device == "cuda" and not has_gpu():
             raise InputError("PyTorch finds no CUDA device here; use device='cpu'.")
@@ -45,9 +48,13 @@ def choose_backend(device: str, backend: str) -> Backend:
 
 def auto_device(backend: str) -> str:
     """ "cuda" if there is a GPU that the backend, which may be "auto", can use; else "cpu"."""
-    if backend == "openvino" or (backend == "onnx" and runtimes()["cuda"]):
-        return "cpu"
-    return "cuda" if has_gpu() else "cpu"
+    can = {
+        "onnx": not runtimes()["cuda"],
+        "openvino": False,
+        "torch": has_gpu(),
+        "tensorrt": tensorrt_runtime() is not None,
+    }
+    return "cuda" if can.get(backend, any(can.values())) else "cpu"
 
 
 def auto_backend(device: str) -> str:
@@ -60,12 +67,12 @@ def auto_backend(device: str) -> str:
 
 
 def fastest_on_cpu() -> str:
-    """The backend that renders fastest on this machine's CPU, measured once and remembered."""
+    """The backend that renders fastest on this kind of machine, measured once and remembered."""
     candidates = [name for name in CPU_BACKENDS if not runtimes()[name]]
     if len(candidates) == 1:
         return candidates[0]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "openvino")]
-    machine = ", ".join((platform.node(), f"{os.cpu_count()} cores", *versions))
+    machine = ", ".join((_processor(), f"{cores()} cores", *versions))
     file = cache_folder() / "engines" / "fastest.json"
     try:
         known = json.loads(file.read_text())
@@ -76,15 +83,26 @@ def fastest_on_cpu() -> str:
         known[machine] = min(seconds, key=seconds.get)
         with suppress(OSError):  # measured again at the next start
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(known, indent=2))
+            partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+            partial.write_text(json.dumps(known, indent=2))
+            partial.replace(file)
     return known[machine]
 
 
+def _processor() -> str:
+    """The processor's name. A container's name would be another at every start."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def _render_seconds(backend: Backend) -> float:
-    """Median of three renders at 1024 px, after a first one."""
+    """The least of three renders at 1024 px, after a first one: other work only makes them longer."""
     code = np.repeat(load("mobile_stylegan")[0]["mean_w"][None, None], 18, axis=1)
     times = [time.perf_counter()]
     for _ in range(4):
         backend.run("decoder_1024", *backend.run("features", code), codes=code)
         times.append(time.perf_counter())
-    return float(np.median(np.diff(times)[1:]))
+    return float(np.diff(times)[1:].min())

@@ -1,7 +1,7 @@
 """The networks behind `FaceEditor` as PyTorch modules with plain arrays in and out, and their export.
 
-The only module of this package that imports torch: it is needed to build engines and to run the
-reference backend, not to run engines.
+The only module of this package that imports torch: it is needed to run the reference backend, to write the
+`dystyle.engines.structure` of the bundled networks, and to build engines of networks that users bring.
 
 | graph | input | output |
 |---|---|---|
@@ -24,6 +24,7 @@ likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.c
 """
 
 import copy
+import io
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
-from dystyle.weights import resolve
+from dystyle.weights import load, resolve
 
 if TYPE_CHECKING:
     from dystyle.generators.mobile_stylegan import MobileStyleGAN
@@ -225,25 +227,70 @@ def module(name: str) -> nn.Module:
 
 def export(name: str, destination: BinaryIO) -> None:
     """Write a graph as ONNX with a dynamic batch axis."""
+    # Weights tuned to a face are put in by name, so what depends on a generator's is folded later.
+    _write(name, module(name), (), destination, fold=not name.startswith("generator_"))
+
+
+def trace(name: str, weights: Mapping[str, str]) -> onnx.ModelProto:
+    """A graph whose weights are inputs, see `dystyle.engines.structure`.
+
+    Args:
+        weights: names of the weight files, by how the module's own names of their tensors begin.
+    """
+    network, tensors = module(name), {file: load(file)[0] for file in weights.values()}
+    places = {}
+    for key in network.state_dict():
+        for prefix, file in weights.items():
+            if key.startswith(prefix) and key.removeprefix(prefix) in tensors[file]:
+                places[key] = f"{file}:{key.removeprefix(prefix)}"
+                break
+    content = io.BytesIO()
+    _write(name, _Open(copy.deepcopy(network), tuple(places)), tuple(places.values()), content)
+    return onnx.load_from_string(content.getvalue())
+
+
+class _Open(nn.Module):
+    """A module, its own from now on, whose weights of these names are given behind its inputs."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        count = len(inputs) - len(self.names)
+        # By hand: `torch.func.functional_call` cannot be traced.
+        for name, tensor in zip(self.names, inputs[count:], strict=True):
+            path, _, key = name.rpartition(".")
+            owner = self.network.get_submodule(path)
+            (owner._parameters if key in owner._parameters else owner._buffers)[key] = tensor
+        return self.network(*inputs[:count])
+
+
+def _write(
+    name: str, network: nn.Module, weights: tuple[str, ...], destination: BinaryIO, fold: bool = True
+) -> None:
+    """Write a graph's module as ONNX; the last of its inputs are weights of these names."""
     made = graph(name)
     examples = [torch.zeros((2, *made.shape), dtype=made.dtype)]
     examples += [torch.zeros((2, *shape)) for shape in made.others.values()]
-    outputs = module(name)(*examples)
     inputs = ["input", *made.others]
+    if isinstance(network, _Open):
+        state = network.network.state_dict()
+        examples += [state[key] for key in network.names]
+    outputs = network(*examples)
     labels = [f"output{i}" for i in range(len(outputs) if isinstance(outputs, tuple) else 1)]
     with warnings.catch_warnings():
         # The tracing exporter's notices about Python numbers concern shapes that are fixed here.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module(name),
+            network,
             tuple(examples),
             destination,
-            input_names=inputs,
+            input_names=[*inputs, *weights],
             output_names=labels,
             dynamic_axes={label: {0: "batch"} for label in (*inputs, *labels)},
             opset_version=17,
-            # Weights tuned to a face are put in by name, so what depends on a generator's is folded later.
-            do_constant_folding=not name.startswith("generator_"),
+            do_constant_folding=fold,
             dynamo=False,
         )
 

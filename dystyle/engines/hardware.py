@@ -26,18 +26,36 @@ PROVIDERS = {
 }
 
 
-def _has_driver() -> bool:
+@cache
+def _has_device() -> bool:
+    """Whether NVIDIA's driver is here and has a GPU for this process.
+
+    The driver's management library says so: CUDA, once asked, does not start in forked processes any more.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
     try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        driver = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
     except OSError:
         return False
-    return True
+    count = ctypes.c_uint()
+    return (
+        driver.nvmlInit_v2() == 0
+        and driver.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+@cache
+def has_torch() -> bool:
+    """Whether PyTorch is installed; it is not imported for the answer."""
+    return importlib.util.find_spec("torch") is not None
 
 
 @cache
 def has_gpu() -> bool:
-    """Whether PyTorch can use a CUDA device; without a driver it is not imported for the answer."""
-    if not _has_driver():
+    """Whether PyTorch can use a CUDA device; without one it is not imported for the answer."""
+    if not (_has_device() and has_torch()):
         return False
     import torch
 
@@ -56,9 +74,9 @@ def runtimes() -> dict[str, str]:
     for name, package in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "onnxruntime_ep_nv_tensorrt_rtx")):
         if not reasons[name] and importlib.util.find_spec(package) is None:
             reasons[name] = f"the package {package} is missing: install requirements-gpu.txt"
-    if not _has_driver():
-        driver = "there is no NVIDIA driver (libcuda) and so no CUDA device"
-        reasons |= {n: reasons[n] or driver for n in ("cuda", "tensorrt", "tensorrt-rtx")}
+    if not _has_device():
+        device = "there is no NVIDIA driver, or it has no CUDA device"
+        reasons |= {n: reasons[n] or device for n in ("cuda", "tensorrt", "tensorrt-rtx")}
     return reasons
 
 

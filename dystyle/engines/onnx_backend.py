@@ -1,6 +1,5 @@
 """Engines on ONNX Runtime: CPU, CUDA, TensorRT."""
 
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from dystyle.cores import cores
 from dystyle.engines.cache import editor_weights
 from dystyle.engines.compiled import CompiledBackend
 from dystyle.engines.editor_graph import EditorWeights
@@ -47,7 +47,7 @@ class OnnxBackend(CompiledBackend):
 
     def compile(self, name: str, model: Path | bytes) -> Run:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = min(os.cpu_count() or 1, 8)
+        options.intra_op_num_threads = min(cores(), 8)
         # Spinning workers would take the cores from whatever else serves the page.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if name.startswith("editor"):

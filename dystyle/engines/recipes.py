@@ -5,16 +5,49 @@ import hashlib
 import importlib.metadata
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from dystyle.attributes import ATTRIBUTES
-from dystyle.weights import resolve, sha256
+from dystyle.weights import load_header, resolve, sha256
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ASSEMBLED, EXPORTED = ("numpy", "onnx"), ("numpy", "onnx", "torch")
 ASSEMBLED_GRAPHS = ("generator_", "features", "decoder_")  # see `dystyle.engines.generator_graph`
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network whose graph PyTorch has traced: the file in `structures` holds all of it but the weights.
+
+    Attributes:
+        module: defines the network.
+        weights: names of what is put into the graph, by how the network's own names of those tensors begin.
+    """
+
+    module: str
+    weights: Mapping[str, str]
+
+
+_READER = ("mesh", "iris", "emotion", "age_gender", "probe")
+_KNOWLEDGE = {"mesh": "facemesh"}
+TRACED = {
+    "encoder": Traced("dystyle.encoders.fast", {"encoder.": "encoder"}),
+    "reader": Traced(
+        "dystyle.knowledge.readings",
+        {f"reader.{part}.": f"knowledge/{_KNOWLEDGE.get(part, part)}" for part in _READER}
+        | {"reader.": "knowledge/calibration"},
+    ),
+    "identity": Traced("dystyle.knowledge.readings", {"identity.network.": "knowledge/faceres"}),
+    "detector": Traced("dystyle.knowledge.networks", {"": "knowledge/blazeface"}),
+    "mesh": Traced("dystyle.knowledge.networks", {"": "knowledge/facemesh"}),
+    "residual": Traced("dystyle.encoders.features", {"encoder.": "features"}),
+    "carrier": Traced("dystyle.encoders.carrier", {"carrier.": "carrier"}),
+}
+# What reads weights, and so gives no graph its shape.
+_READING = ("dystyle.errors", "dystyle.torch_files", "dystyle.weights")
 
 
 @dataclass(frozen=True)
@@ -26,11 +59,13 @@ class Recipe:
             the attribute table, so does what stands in the table.
         weights: names or paths of what is put into it.
         packages: write the file; their versions count.
+        structure: the file that holds the graph, if one does.
     """
 
     module: str
     weights: tuple[str, ...]
     packages: tuple[str, ...]
+    structure: Path | None = None
 
 
 def recipe(name: str) -> Recipe:
@@ -41,20 +76,51 @@ def recipe(name: str) -> Recipe:
     if graph.startswith(ASSEMBLED_GRAPHS) and not choice:
         weights = ("mobile_stylegan", "preview_heads")
         return Recipe("dystyle.engines.generator_graph", weights, ASSEMBLED)
-    return Recipe("dystyle.engines.graphs", (*choice,) or _WEIGHTS[graph], EXPORTED)
+    weights = (*choice,) or tuple(TRACED[graph].weights.values())
+    if not choice and is_current(graph):
+        file = structures_folder() / f"{graph}.onnx"
+        return Recipe("dystyle.engines.structure", weights, ASSEMBLED, file)
+    return Recipe("dystyle.engines.graphs", weights, EXPORTED)
 
 
-_WEIGHTS = {
-    "encoder": ("encoder",),
-    "reader": tuple(
-        f"knowledge/{n}" for n in ("facemesh", "iris", "emotion", "age_gender", "calibration", "probe")
-    ),
-    "identity": ("knowledge/faceres",),
-    "detector": ("knowledge/blazeface",),
-    "mesh": ("knowledge/facemesh",),
-    "residual": ("features",),
-    "carrier": ("carrier",),
-}
+def structures_folder() -> Path:
+    """Where the traced graphs lie, and what each was traced from: `made_from.json`."""
+    return PACKAGE / "engines" / "structures"
+
+
+def is_current(graph: str) -> bool:
+    """Whether the file of a traced graph is what tracing it now would give."""
+    return recorded().get(graph) == structure_fingerprint(graph)
+
+
+def recorded() -> dict[str, str]:
+    """What the files of traced graphs were made from, by graph."""
+    file = structures_folder() / "made_from.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def structure_fingerprint(graph: str) -> str:
+    """Sixteen hexadecimal digits for everything that shapes a traced graph.
+
+    That is the sources of its network, the attribute table where they use it, and the shapes of its weights;
+    neither the weights' values nor any package, so that new weights of a network need no new structure.
+
+    Raises:
+        InputError: weights are missing.
+    """
+    traced = TRACED[graph]
+    files = {_file(TRACER), *sources(traced.module)} - {_file(module) for module in _READING}
+    parts = [f"{file.relative_to(PACKAGE).as_posix()} {_text_digest(file)}" for file in sorted(files)]
+    if _file("dystyle.attributes") in files:
+        parts.append(_table())
+    for weights in traced.weights.values():
+        shapes, metadata = load_header(weights)
+        described = {key: metadata[key] for key in ("structure", "graph") if key in metadata}
+        parts.append(json.dumps([sorted(shapes.items()), described]))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+TRACER = "dystyle.engines.graphs"  # traces the networks, with what it puts around them
 
 
 def fingerprint(name: str) -> str:
@@ -69,6 +135,7 @@ def fingerprint(name: str) -> str:
     if _file("dystyle.attributes") in files:
         parts.append(_table())
     parts += [_digest(resolve(weights)) for weights in made_from.weights]
+    parts += [_digest(made_from.structure)] if made_from.structure else []
     parts += [f"{package} {_version(package)}" for package in made_from.packages]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -118,6 +185,11 @@ def _digest(file: Path) -> str:
 @cache
 def _digest_once(file: Path, size: int, modified: int) -> str:
     return sha256(file)
+
+
+def _text_digest(file: Path) -> str:
+    """As `_digest`, whatever a checkout makes of the ends of lines."""
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 @cache

@@ -67,7 +67,7 @@ def evaluate_attributes(config: ReadingQualityConfig, plots: Path | None = None)
         differences in the attribute's unit; "gradients": shares of faces; "identity": AUC of telling an
         edited or noisy picture of a person from other people.
     """
-    editor, judges = FaceEditor.from_pretrained(), Judges()
+    editor, judges = FaceEditor.from_pretrained(backend="onnx"), Judges()
     result = {"held_out": _held_out(editor, judges, config.labels)}
     seeds = range(config.first_seed, config.first_seed + config.pool)
     codes = [editor.sample(seed, config.truncation) for seed in seeds]

@@ -48,7 +48,7 @@ def make_sheet(config: SheetConfig) -> None:
     Raises:
         InputError: a bad photo, attribute or value.
     """
-    editor = FaceEditor.from_pretrained(encoder=config.encoder)
+    editor = FaceEditor.from_pretrained(backend="onnx", encoder=config.encoder)
     edits = (parse_configuration(tuple(edit.split(","))) for edit in config.edits)
     targets = [validate_configuration(edit, editor.attributes) for edit in edits]
     people = [(editor.sample(seed, config.truncation), None) for seed in config.seeds]

@@ -210,7 +210,7 @@ def show_components(config: ComponentsConfig) -> str:
 
     A component is named after the attribute that it changes most, in deviations among random people.
     """
-    editor = FaceEditor.from_pretrained()
+    editor = FaceEditor.from_pretrained(backend="onnx")
     components = Components.load(prefix="features" if config.features else "w")
     code = editor.sample(config.seed)
     people = [editor.sample(seed) for seed in range(config.faces)]

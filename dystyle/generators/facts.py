@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dystyle.errors import InputError
+from dystyle.errors import InputError, needed
 from dystyle.generators import STYLEGAN2_SIZES
 from dystyle.weights import cache_folder, load, load_header, make_once, read_structure, resolve, sha256
 
@@ -102,7 +102,8 @@ def converted(name_or_path: str | os.PathLike[str]) -> Path:
         raise InputError(f"'{name_or_path}' is no file with a generator.")
 
     def convert(partial: Path) -> Path:
-        from dystyle.generators.checkpoints import read_generator, save
+        with needed("torch", f"Reading the StyleGAN2 in '{path.name}'"):
+            from dystyle.generators.checkpoints import read_generator, save
 
         save(read_generator(path), partial / "generator.safetensors", source=path.name)
         return partial / "generator.safetensors"

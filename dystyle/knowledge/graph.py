@@ -12,12 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dystyle.errors import InputError
-
-TABLE = ".table"  # suffix of the values that an 8-bit tensor's indices stand for
+from dystyle.weights import load
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
@@ -121,12 +119,9 @@ class Graph(nn.Module):
 def load_graph(path: Path) -> Graph:
     """Read a graph that `dystyle.knowledge.convert` wrote; InputError when the file is not such a graph."""
     try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads(file.metadata()["graph"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        for name in [name for name in tensors if name.endswith(TABLE)]:
-            table, indices = tensors.pop(name), name.removesuffix(TABLE)
-            tensors[indices] = table[tensors[indices].long()]
+        arrays, metadata = load(path)
+        description = json.loads(metadata["graph"])
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return Graph(description["operations"], description["outputs"], tensors)
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a readable network file; fetch it again.") from error

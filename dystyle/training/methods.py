@@ -62,7 +62,7 @@ class Faces:
         wanted = {"names": names, "faces": data.fingerprint}
         values = _stored(file, wanted)
         if len(values) < len(codes):
-            editor = FaceEditor.from_pretrained()
+            editor = FaceEditor.from_pretrained(backend="onnx")
             pictures = tqdm(data.images[: len(codes)], desc="reading faces", mininterval=10)
             values = np.float32([list(editor.measure(picture).values()) for picture in pictures])
             with whole(file) as stream:
@@ -206,7 +206,7 @@ def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
         maps = [generator.conv1(generator.const, part).flatten(1).numpy() for part in parts]
     features = Components.of_features(some, np.concatenate(maps), 20)
     rows = codes[:, :PICTURE_ROWS].mean(1)
-    editor = FaceEditor.from_pretrained()
+    editor = FaceEditor.from_pretrained(backend="onnx")
     shown = [editor.sample(seed) for seed in range(config.shown)]
     found = candidates(rows, values, components)
     linear, names = name_components(found, components, shown, _reader(editor), generator.std_w.numpy())
@@ -312,7 +312,7 @@ def _choose_bands(flow: StyleFlowEditor, shown: int) -> dict[str, dict[str, floa
 
     Returns by attribute the changes of all levels, signed as asked for, for `CONDITION` of its condition.
     """
-    editor = FaceEditor.from_pretrained()
+    editor = FaceEditor.from_pretrained(backend="onnx")
     read, codes = _reader(editor), [editor.sample(seed) for seed in range(shown)]
     before, report = [read(code) for code in codes], {}
     known = {code.tobytes(): values for code, values in zip(codes, before, strict=True)}

@@ -24,6 +24,7 @@ class FakeEditor:
 
     attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in LEARNT}
     model = "DyStyle on a cartoon"
+    qualities = ("fast", "balanced", "precise")
     noise_layers = ("conv1", "blocks.0.conv1", "blocks.0.conv2")
 
     def __init__(self) -> None:
