@@ -5,7 +5,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-# A container's limits: microseconds of computing time in every so many microseconds.
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+# Files of a container's limits there: microseconds of computing time in every so many microseconds.
 _QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # control groups 2 and 1
 
 
@@ -15,7 +16,7 @@ def cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for files in _QUOTAS:
         try:
-            words = " ".join(Path("/sys/fs/cgroup", file).read_text() for file in files).split()
+            words = " ".join((CONTROL_GROUP / file).read_text() for file in files).split()
             quota, period = map(int, words)
         except (OSError, ValueError):  # no such limit
             continue

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -226,8 +227,21 @@ def test_absent_runtimes_have_a_reason(monkeypatch):
     reasons = hardware.runtimes.__wrapped__()
     assert {name for name, reason in reasons.items() if not reason} == {"onnx", "openvino"}
     assert all("driver" in reasons[name] for name in ("cuda", "tensorrt", "tensorrt-rtx"))
-    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: object())
+    devices = 0
+
+    def count(found):
+        found._obj.value = devices
+        return 0
+
+    driver = SimpleNamespace(nvmlInit_v2=lambda: 0, nvmlDeviceGetCount_v2=count)
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda name: driver)
+    assert "no CUDA device" in hardware.runtimes.__wrapped__()["cuda"]
+    devices = 1
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert not any(hardware.runtimes.__wrapped__().values())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert "no CUDA device" in hardware.runtimes.__wrapped__()["cuda"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
     reasons = hardware.runtimes.__wrapped__()
     assert "tensorrt is missing" in reasons["tensorrt"] and not reasons["cuda"]

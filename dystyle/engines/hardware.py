@@ -26,7 +26,6 @@ PROVIDERS = {
 }
 
 
-@cache
 def _has_device() -> bool:
     """Whether NVIDIA's driver is here and has a GPU for this process.
 
