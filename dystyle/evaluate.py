@@ -15,7 +15,7 @@ from typing import Annotated
 try:
     import torch  # noqa: F401 (most of what is imported below needs it)
 except ModuleNotFoundError:
-    print("Evaluation needs more; pip install 'dystyle[train]' (in a clone: '.[train]').", file=sys.stderr)
+    print("Evaluation needs PyTorch and more; pip install 'dystyle[train]'.", file=sys.stderr)
     sys.exit(2)
 
 import tyro

@@ -12,16 +12,14 @@ Environment variables, all optional:
     DYSTYLE_C2PA_CERTIFICATE, DYSTYLE_C2PA_KEY   sign what is saved, see `dystyle.provenance`
 """
 
+import importlib.util
 import sys
 
-from dystyle.errors import InputError, needed
-
-try:
-    with needed("gradio", "The page"):
-        from webapp.start import open_page, serve_page
-except InputError as error:
-    print(error, file=sys.stderr)
+if importlib.util.find_spec("gradio") is None:
+    print("The page needs Gradio and more; pip install 'dystyle[page]'.", file=sys.stderr)
     sys.exit(2)
+
+from webapp.start import open_page, serve_page
 
 __all__ = ["open_page", "serve_page"]
 

@@ -15,7 +15,7 @@ from typing import Annotated, Union
 try:
     import torch
 except ModuleNotFoundError:
-    print("Training needs more; pip install 'dystyle[train]' (in a clone: '.[train]').", file=sys.stderr)
+    print("Training needs PyTorch and more; pip install 'dystyle[train]'.", file=sys.stderr)
     sys.exit(2)
 
 import numpy as np
