@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,9 +74,6 @@ class FaceEditor:
             return scores, boxes
 
         self._aligner = FaceAligner(detector, lambda x: backend.run("mesh", x)[0])
-        # What noise strengths and changed style channels replace, in the default generator.
-        default = {} if self._generator.file else load(DEFAULT)[0]
-        self._weights = {name: value for name, value in default.items() if name.endswith(ADJUSTABLE)}
 
     @classmethod
     def from_pretrained(
@@ -384,6 +381,12 @@ class FaceEditor:
     ) -> np.ndarray:
         """The picture of activations (1, 512, 64, 64): those of `_features`, with or without a residual."""
         return self.backend.run(f"decoder_{size}", features, weights, codes=code[None])[0][0]
+
+    @cached_property
+    def _weights(self) -> dict[str, np.ndarray]:
+        """What noise strengths and changed style channels replace, in the default generator."""
+        default = {} if self._generator.file else load(DEFAULT)[0]
+        return {name: value for name, value in default.items() if name.endswith(ADJUSTABLE)}
 
     @property
     def model(self) -> str:

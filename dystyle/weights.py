@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 import numpy as np
-import tyro
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -87,7 +86,7 @@ class Bundled:
             return None
         expected = read_manifest().get(self.path)
         # A file not listed yet is somebody's fresh work; the test suite insists that every file is listed.
-        if expected is not None and _digest_once(file, file.stat().st_mtime_ns) != expected:
+        if expected is not None and digest(file) != expected:
             raise InputError(
                 f"The bundled file weights/{self.path} is damaged or incomplete; restore it from the "
                 "repository (or run `python -m dystyle.weights --refresh` if you changed it on purpose)."
@@ -444,9 +443,14 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def digest(file: Path) -> str:
+    """SHA-256 of a file in hex, computed once by this process for as long as the file stays as it is."""
+    stat = file.stat()
+    return _digest_once(file, stat.st_size, stat.st_mtime_ns)
+
+
 @functools.cache
-def _digest_once(file: Path, modified: int) -> str:
-    """`_digest`, once per process and time stamp `modified`."""
+def _digest_once(file: Path, size: int, modified: int) -> str:
     return sha256(file)
 
 
@@ -532,31 +536,36 @@ def _listing() -> str:
     return "\n".join([*rows, f"Cache: {cache_folder()}"])
 
 
-def main(
-    fetch: Annotated[list[str] | None, tyro.conf.arg(metavar="[NAME ...]")] = None,
-    bundle_to: Annotated[Path | None, tyro.conf.arg(name="bundle", metavar="DIR")] = None,
-    refresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
-    """List the weights; fetch missing ones.
+def main() -> None:
+    import tyro  # takes long to load, and nothing else here needs it
 
-    Args:
-        fetch: names to fetch; without a name, those the demo needs.
-        bundle_to: a folder to write what the demo fetches to, for a machine without a network.
-        refresh: write weights/SHA256SUMS anew from the bundled files.
-    """
-    if refresh:
-        write_manifest()
-    if fetch is not None:
-        for name in fetch or [name for name, source in WEIGHTS.items() if not isinstance(source, Hub)]:
-            resolve(name)
-    if bundle_to is not None:
-        bundle(bundle_to)
-    print(_listing())
+    def weights(
+        fetch: Annotated[list[str] | None, tyro.conf.arg(metavar="[NAME ...]")] = None,
+        bundle_to: Annotated[Path | None, tyro.conf.arg(name="bundle", metavar="DIR")] = None,
+        refresh: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    ) -> None:
+        """List the weights; fetch missing ones.
 
+        Args:
+            fetch: names to fetch; without a name, those the demo needs.
+            bundle_to: a folder to write what the demo downloads to, for a machine without a network.
+            refresh: write weights/SHA256SUMS anew from the bundled files.
+        """
+        if refresh:
+            write_manifest()
+        if fetch is not None:
+            for name in fetch or [name for name, source in WEIGHTS.items() if not isinstance(source, Hub)]:
+                resolve(name)
+        if bundle_to is not None:
+            bundle(bundle_to)
+        print(_listing())
 
-if __name__ == "__main__":
     try:
-        tyro.cli(main, prog="python -m dystyle.weights")
+        tyro.cli(weights, prog="python -m dystyle.weights")
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from dystyle.backend import Backend
 from dystyle.editors.base import Editor
 from dystyle.editors.search import Read
 from dystyle.editors.structure import Structure
-from dystyle.weights import load
+from dystyle.weights import load_header
 
 
 class CompiledEditor(Editor):
@@ -19,7 +19,7 @@ class CompiledEditor(Editor):
 
     @classmethod
     def open(cls, weights: str, backend: Backend) -> "CompiledEditor":
-        return cls(Structure.read(load(weights)[1], weights), backend)
+        return cls(Structure.read(load_header(weights)[1], weights), backend)
 
     def edit(self, code: np.ndarray, configuration: Mapping[str, float], read: Read) -> np.ndarray:
         return self.backend.edit(code[None], dict(configuration))[0]

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from dystyle.attributes import ATTRIBUTES
-from dystyle.weights import load_header, resolve, sha256
+from dystyle.weights import digest, load_header, resolve
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ASSEMBLED, EXPORTED = ("numpy", "onnx"), ("numpy", "onnx", "torch")
@@ -131,11 +131,11 @@ def fingerprint(name: str) -> str:
     """
     made_from = recipe(name)
     files = sources(made_from.module)
-    parts = [f"{file.relative_to(PACKAGE).as_posix()} {_digest(file)}" for file in files]
+    parts = [f"{file.relative_to(PACKAGE).as_posix()} {digest(file)}" for file in files]
     if _file("dystyle.attributes") in files:
         parts.append(_table())
-    parts += [_digest(resolve(weights)) for weights in made_from.weights]
-    parts += [_digest(made_from.structure)] if made_from.structure else []
+    parts += [digest(resolve(weights)) for weights in made_from.weights]
+    parts += [digest(made_from.structure)] if made_from.structure else []
     parts += [f"{package} {_version(package)}" for package in made_from.packages]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -177,18 +177,8 @@ def _table() -> str:
     return json.dumps(rows, default=lambda value: getattr(value, "__qualname__", type(value).__name__))
 
 
-def _digest(file: Path) -> str:
-    stat = file.stat()
-    return _digest_once(file, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _digest_once(file: Path, size: int, modified: int) -> str:
-    return sha256(file)
-
-
 def _text_digest(file: Path) -> str:
-    """As `_digest`, whatever a checkout makes of the ends of lines."""
+    """As `digest`, whatever a checkout makes of the ends of lines."""
     return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
