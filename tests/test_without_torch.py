@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from dystyle import weights
+from tests.browser.fake_editor import FakeEditor
+from webapp.language import ENGLISH
+from webapp.layout import Layout
 
 PHOTO = Path(__file__).parents[1] / "webapp" / "examples" / "astronaut.jpg"
 WITHOUT_TORCH = """
@@ -80,6 +84,16 @@ def test_all_but_optimisation_runs_from_the_first_start_on(cache, editor, tmp_pa
     assert {file.stem.split("-")[0] for file in (cache / "engines").glob("*.onnx")} >= {
         "reader", "identity", "encoder", "detector", "mesh", "residual", "carrier", "features",
     }  # fmt: skip
+
+
+def test_the_page_offers_what_can_be_done_here():
+    with gr.Blocks():
+        some, all_of_it = (
+            Layout(FakeEditor.attributes, ENGLISH, qualities=given).quality
+            for given in (("fast",), FakeEditor.qualities)
+        )
+    assert [value for _, value in some.choices] == ["fast"] and not some.visible
+    assert [value for _, value in all_of_it.choices] == ["fast", "balanced", "precise"] and all_of_it.visible
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate"])

@@ -16,7 +16,8 @@ from dystyle.engines.hardware import has_gpu, runtimes, tensorrt_runtime
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.errors import InputError, needed
-from dystyle.weights import cache_folder, load
+from dystyle.generators.facts import GeneratorFacts
+from dystyle.weights import cache_folder
 
 CPU_BACKENDS: dict[str, type[OnnxBackend]] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
 
@@ -99,10 +100,13 @@ def _processor() -> str:
 
 
 def _render_seconds(backend: Backend) -> float:
-    """The least of three renders at 1024 px, after a first one: other work only makes them longer."""
-    code = np.repeat(load("mobile_stylegan")[0]["mean_w"][None, None], 18, axis=1)
+    """The least of four previews after a first one: other work only makes them longer.
+
+    Full pictures stand in the same proportion, and would take a process's first seconds.
+    """
+    code = GeneratorFacts.load().sample(0, truncation=0)[None]
     times = [time.perf_counter()]
-    for _ in range(4):
-        backend.run("decoder_1024", *backend.run("features", code), codes=code)
+    for _ in range(5):
+        backend.run("decoder_256", *backend.run("features", code), codes=code)
         times.append(time.perf_counter())
     return float(np.diff(times)[1:].min())
