@@ -25,6 +25,11 @@ def cores() -> int:
     return max(1, allowed)
 
 
+def limited() -> bool:
+    """Whether this process may use less than the machine has; runtimes see the machine, and start too much."""
+    return cores() < (os.cpu_count() or 1)
+
+
 def share_cores() -> None:
     """Let OpenMP's threads, which PyTorch computes with, sleep while they wait, and be no more than cores.
 
@@ -33,4 +38,5 @@ def share_cores() -> None:
     anything loads OpenMP, which reads the environment once.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if limited():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))

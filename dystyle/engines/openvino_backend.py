@@ -1,7 +1,6 @@
 """Engines on OpenVINO."""
 
 import importlib.metadata
-import os
 import threading
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from weakref import WeakSet
 import numpy as np
 from filelock import FileLock
 
-from dystyle.cores import cores
+from dystyle.cores import cores, limited
 from dystyle.engines.cache import compiled_folder
 from dystyle.engines.hardware import PICTURES, PRECISIONS
 from dystyle.engines.onnx_backend import OnnxBackend
@@ -69,7 +68,7 @@ class OpenVinoBackend(OnnxBackend):
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}[precision],
         }
-        if cores() < (os.cpu_count() or 1):  # else it knows best
+        if limited():
             options["INFERENCE_NUM_THREADS"] = cores()
         folder = compiled_folder("openvino", importlib.metadata.version("openvino"), precision)
         if folder is not None and isinstance(model, Path):  # a generator tuned to one face is not met again
