@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def limited() -> bool:
-    """Whether this process may use less than the machine has; runtimes see the machine, and start too much."""
+    """Whether this process may use less than the machine has, which runtimes go by."""
     return cores() < (os.cpu_count() or 1)
 
 

@@ -168,6 +168,8 @@ def _kept(name: str, file: Path, make: Callable[[], tuple[bytes, dict]]) -> Path
             try:
                 _remove_stale(file, _title(name))
                 _write(file, content, facts)
+                del content
+                return_freed_memory()  # a model and its bytes were several times its weights
                 return file
             except OSError as error:
                 refused = error
