@@ -432,7 +432,7 @@ def test_a_photo_drives_it_through_the_same_calls(astronaut, tmp_path, monkeypat
     assert editor.paste(portrait, face, astronaut).shape == astronaut.shape
     photo, out = tmp_path / "photo.png", tmp_path / "out.png"
     save_picture(astronaut, photo)
-    arguments = (photo, "--generator", path, "--refine", "fast", "--set", "age=60", "--out", out)
+    arguments = (photo, "--generator", path, "--set", "age=60", "--backend", "onnx", "--out", out)
     monkeypatch.setattr(sys, "argv", ["dystyle.edit", *map(str, arguments)])
     edit.main()
     np.testing.assert_array_equal(load_image(out), portrait)
