@@ -16,6 +16,7 @@ from dystyle.errors import InputError
 from dystyle.pictures import load_image
 
 COARSE = 256  # resolution of masks and blurs
+NEIGHBOURED = 0.0235  # sides of the portrait, around other people's faces
 
 
 # ---------------------------------------------------------------------------------------- crop and paste
@@ -156,11 +157,23 @@ def covered(faces: np.ndarray, quad: np.ndarray) -> np.ndarray:
     Args:
         faces: (n, 468, 2), landmarks in photo pixels. quad: (4, 2), the portrait's corners, likewise.
     """
-    mask, into = np.zeros((COARSE, COARSE), np.float32), _matrix(np.asarray(quad), _square(COARSE))
-    for points in cv2.perspectiveTransform(np.float32(faces), into) if len(faces) else ():
-        cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(points).astype(np.int32)), 1.0)
-    mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13)))
-    return cv2.GaussianBlur(mask, (0, 0), 2.5)
+    mask = np.zeros((COARSE, COARSE), bool)
+    for points in faces:
+        mask |= hull(points, quad, NEIGHBOURED)
+    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.5)
+
+
+def hull(points: np.ndarray, quad: np.ndarray, margin: float, size: int = COARSE) -> np.ndarray:
+    """What points enclose in a portrait, and a margin around it: bool (size, size).
+
+    Args:
+        points: (n, 2), in photo pixels. quad: (4, 2), the portrait's corners, likewise.
+        margin: in sides of the portrait.
+    """
+    points = cv2.perspectiveTransform(np.float32(points)[None], _matrix(np.asarray(quad), _square(size)))[0]
+    mask, side = np.zeros((size, size), np.uint8), 2 * round(margin * size) + 1
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(points).astype(np.int32)), 1)
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))).astype(bool)
 
 
 def _sample(image: np.ndarray, quad: np.ndarray, size: int, border: int) -> np.ndarray:

@@ -40,6 +40,7 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "tone": ("U8", (256, 3)),
     "cover": ("F32", (256, 256)),
     "others": ("F32", (MOST_OTHERS, 468, 2)),
+    "landmarks": ("F32", (468, 2)),
     "photo": ("U8", (MAX_BYTES,)),
 }
 NEEDED, VARYING = {"code", "portrait", "quad", "box"}, {"others", "photo"}
@@ -68,6 +69,8 @@ class InvertedFace:
         generator: the name of the one it was inverted for, to which `tuned` belongs.
         photo_id: the photo's `fingerprint`.
         photo: the photo's file, where it was saved with the face.
+        landmarks: (468, 2) float32, the points of the face mesh in the photo, by which
+            `FaceEditor.synthesize` finds where an edit has business; None: not known.
         kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
             pictures of it by size, uint8 (size, size, 3).
 
@@ -88,6 +91,7 @@ class InvertedFace:
     generator: str = ""
     photo_id: str = ""
     photo: bytes | None = field(default=None, repr=False)
+    landmarks: np.ndarray | None = None
     kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -223,7 +227,7 @@ def _is_as_described(name: str, kind: str, shape: tuple[int, ...]) -> bool:
 
 def _is_sound(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> bool:
     """Whether the numbers can be computed with: a file may be made up, with its checksum."""
-    places = [arrays[name] for name in ("quad", "box", "others") if name in arrays]
+    places = [arrays[name] for name in ("quad", "box", "others", "landmarks") if name in arrays]
     return (
         all(np.isfinite(array).all() for array in arrays.values() if array.dtype != np.uint8)
         and all(np.abs(points).max(initial=0) <= FARTHEST for points in places)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, changes, composite, covered, move, paste
+from dystyle.alignment import Face, FaceAligner, changes, composite, covered, hull, move, paste
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.covers import cover_of
 from dystyle.editors import METHODS, open_method
-from dystyle.editors.base import Editor, styles_of
+from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.encoders import PASSES, PHOTO, RENDER
 from dystyle.encoders.descent import DescentStep, describe, load_steps
@@ -40,6 +40,8 @@ BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda", "auto")
 # Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
 # differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
+# Around where an edit has business: in sides of the portrait, and how softly it ends, in px of 256.
+BUSINESS, SOFT = 0.17, 12
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
 
 
@@ -202,6 +204,7 @@ class FaceEditor:
             refine,
             generator=self._generator.name,
             photo_id=fingerprint(photo),
+            landmarks=face.landmarks,
         )
 
     def _restore(self, portrait: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -234,7 +237,7 @@ class FaceEditor:
         progress: Callable[[float, str], None] | None = None,
         face: InvertedFace | None = None,
     ) -> np.ndarray:
-        """The edited code, (18, 512) float32.
+        """The edited code, (18, 512) float32, which knows what was edited (`EditedCode`).
 
         Args:
             code: (18, 512).
@@ -259,7 +262,8 @@ class FaceEditor:
                 progress(min(next(looks) / MOST_LOOKS, 1.0), "Looking for the strength")
             return self.measure(self.synthesize(seen, face=face))
 
-        return self.method.edit(code, configuration, read)
+        edited = self.method.edit(code, configuration, read)
+        return edited if styles_of(edited) else EditedCode(edited, code, configuration)
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
@@ -304,7 +308,8 @@ class FaceEditor:
                 one.
             face: the inverted face the code came from, which brings along what of the photo no code holds;
                 where an edited picture differs from the unedited one by no more than that things have moved,
-                it is the photo's own pixels, moved.
+                it is the photo's own pixels, moved. Of a code that `edit` made of the face's, it is edited
+                only where its attributes have business (`Attribute.region`).
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -324,7 +329,9 @@ class FaceEditor:
             _choose("noise layer", layer, self.noise_layers)
             _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
-        picture = self._picture(np.asarray(_check_code(code)), size, face, weights)
+        code = _check_code(code)
+        business = None if face is None else _business(edits_since(face.code, code), face)
+        picture = self._picture(np.asarray(code), size, face, weights, business)
         return picture if face is None or face.tone is None else toned(picture, face.tone)
 
     def _tuned(self, face: InvertedFace) -> Mapping[str, np.ndarray]:
@@ -341,9 +348,14 @@ class FaceEditor:
         return face.tuned
 
     def _picture(
-        self, code: np.ndarray, size: int, face: InvertedFace | None, weights: Mapping[str, np.ndarray]
+        self,
+        code: np.ndarray,
+        size: int,
+        face: InvertedFace | None,
+        weights: Mapping[str, np.ndarray],
+        business: np.ndarray | None,
     ) -> np.ndarray:
-        """See `synthesize`; `weights` stand in for the generator's."""
+        """See `synthesize`; `weights` stand in for the generator's, and `business` is where it is edited."""
         if self._generator.file is not None:
             return self.backend.run(self._generator.graph(size), code[None], weights)[0][0]
         features = self._features(code, weights)
@@ -362,11 +374,16 @@ class FaceEditor:
             return edited
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
-        changed = changes(edited, move(face.kept[size], flow[0]), *RENDERED)
+        (flow,) = flow
+        if business is not None:
+            flow = flow * cv2.resize(business, flow.shape[1:])
+        changed = changes(edited, move(face.kept[size], flow), *RENDERED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
+        if business is not None:
+            changed *= cv2.resize(business, changed.shape)
         if face.cover is not None:
-            changed *= 1 - cv2.resize(move(face.cover, flow[0]).clip(0, 1), changed.shape)
-        return composite(edited, move(_resize(face.portrait, size), flow[0]), changed)
+            changed *= 1 - cv2.resize(move(face.cover, flow).clip(0, 1), changed.shape)
+        return composite(edited, move(_resize(face.portrait, size), flow), changed)
 
     def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """The default generator's activations at 64 px for a code, (1, 512, 64, 64) float32."""
@@ -462,6 +479,18 @@ class FaceEditor:
             residual, _ = self._restore(picture, code)
             features = {"before": self._features(code), "after": self._features(edited)}
             self.backend.run("carrier", residual[None].astype(np.float32), None, **features)
+
+
+def _business(names: frozenset[str] | None, face: InvertedFace) -> np.ndarray | None:
+    """Where edits by these attributes have business in the portrait, (256, 256) float32 from 0 to 1; None:
+    everywhere, or it is not known."""
+    if names is None or face.landmarks is None:
+        return None
+    regions = [ATTRIBUTES[name].region for name in names]
+    if not all(regions):
+        return None
+    inside = [hull(face.landmarks[list(region)], face.quad, BUSINESS) for region in regions]
+    return cv2.GaussianBlur(np.max(inside, 0).astype(np.float32), (0, 0), SOFT)
 
 
 def _refine(

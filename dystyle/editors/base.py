@@ -1,7 +1,7 @@
 """What every editing method is: attribute names, and an edit of one code."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -33,6 +33,38 @@ class StyledCode(np.ndarray):
 def styles_of(code: np.ndarray) -> Mapping[str, np.ndarray]:
     """The style offsets that a code carries; plain arrays carry none."""
     return getattr(code, "styles", {})
+
+
+class EditedCode(np.ndarray):
+    """A code (18, 512) that remembers what it was, and by which attributes it was edited since.
+
+    Attributes:
+        origin: (18, 512), before the first edit. names: of the edited attributes. result: (18, 512), the
+            values that this is true of: what is computed from them is another code.
+    """
+
+    origin: np.ndarray | None
+    names: frozenset[str]
+    result: np.ndarray | None
+
+    def __new__(cls, code: np.ndarray, before: np.ndarray, names: Iterable[str]) -> "EditedCode":
+        """`code` is `before`, edited by the attributes `names`."""
+        edited = np.array(code, np.float32).view(cls)
+        followed = isinstance(before, cls) and np.array_equal(before, before.result)
+        edited.origin = before.origin if followed else np.array(before)
+        edited.names = frozenset(names) | (before.names if followed else frozenset())
+        edited.result = np.array(edited)
+        return edited
+
+    def __array_finalize__(self, source: np.ndarray | None) -> None:
+        self.origin, self.result = getattr(source, "origin", None), getattr(source, "result", None)
+        self.names = getattr(source, "names", frozenset())
+
+
+def edits_since(origin: np.ndarray, code: np.ndarray) -> frozenset[str] | None:
+    """The attributes by which edits led from one code (18, 512) to another; None if that is not known."""
+    known = isinstance(code, EditedCode) and np.array_equal(code, code.result)
+    return code.names if known and np.array_equal(origin, code.origin) else None
 
 
 class Editor(ABC):

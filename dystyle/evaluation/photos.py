@@ -16,7 +16,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from dystyle.alignment import Face
+from dystyle.alignment import Face, hull
 from dystyle.attributes import ATTRIBUTES, Attribute
 from dystyle.errors import InputError
 from dystyle.evaluation.sheets import compose
@@ -186,19 +186,9 @@ def _edited_figures(
         "background": float(beside.mean()),
     }
     if region := ATTRIBUTES[name].region:
-        figures["elsewhere"] = float(difference[~_inside(mesh, region)].mean())
+        inside = hull(mesh.landmarks[list(region)], mesh.quad, MARGIN, READ_SIZE)
+        figures["elsewhere"] = float(difference[~inside].mean())
     return figures
-
-
-def _inside(mesh: Face, region: tuple[int, ...]) -> np.ndarray:
-    """Where an edit has business: bool (READ_SIZE, READ_SIZE), the hull of mesh points and a margin."""
-    square = np.float32([[0, 0], [0, 1], [1, 1], [1, 0]]) * READ_SIZE
-    back = cv2.getPerspectiveTransform(mesh.quad.astype(np.float32), square)
-    points = cv2.perspectiveTransform(mesh.landmarks[None, list(region)].astype(np.float32), back)[0]
-    mask = np.zeros((READ_SIZE, READ_SIZE), np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(points).astype(np.int32)), 1)
-    side = 2 * round(MARGIN * READ_SIZE) + 1
-    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))).astype(bool)
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:
