@@ -16,6 +16,7 @@ from dystyle.errors import InputError
 from dystyle.pictures import load_image
 
 COARSE = 256  # resolution of masks and blurs
+COMPLEXION = 10  # px of 256, standard deviation
 NEIGHBOURED = 0.0235  # sides of the portrait, around other people's faces
 
 
@@ -86,6 +87,20 @@ def move(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     places = np.arange(size, dtype=np.float32)
     columns, rows = places + columns * strength, places[:, None] + rows * strength
     return cv2.remap(picture, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """An edited picture, uint8 (s, s, 3), with the broad colours of another one, but its own lightness.
+
+    Args:
+        own: uint8 (s, s, 3). skin: float32 (t, t) from 0 to 1, where.
+    """
+    size = (COARSE, COARSE)
+    small = [cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (own, edited)]
+    tint = cv2.GaussianBlur(small[0] - small[1], (0, 0), COMPLEXION)
+    tint -= cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY)[..., None]
+    tint *= cv2.resize(skin, size)[..., None]
+    return cv2.add(edited, cv2.resize(tint, edited.shape[:2]), dtype=cv2.CV_8U)
 
 
 def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:

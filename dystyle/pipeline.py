@@ -4,18 +4,18 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property, partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, changes, composite, covered, hull, move, paste
-from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.alignment import Face, FaceAligner, changes, complexion, composite, covered, hull, move, paste
+from dystyle.attributes import ATTRIBUTES, EYES, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.covers import cover_of
 from dystyle.editors import METHODS, open_method
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda", "auto")
+# Around where an edit has business, an eye and the face: margins in sides of the portrait, and how softly
+# they end, in px of 256.
+BUSINESS, EYE, SKIN = (0.17, 12), (0.006, 2), (0.0, 6)
 # Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
 # differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
-# Around where an edit has business: in sides of the portrait, and how softly it ends, in px of 256.
-BUSINESS, SOFT = 0.17, 12
 RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
 
 
@@ -309,7 +310,8 @@ class FaceEditor:
             face: the inverted face the code came from, which brings along what of the photo no code holds;
                 where an edited picture differs from the unedited one by no more than that things have moved,
                 it is the photo's own pixels, moved. Of a code that `edit` made of the face's, it is edited
-                only where its attributes have business (`Attribute.region`).
+                only where its attributes have business (`Attribute.region`), the eyes are the photo's
+                unless they are edited, and so is the complexion.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -330,8 +332,8 @@ class FaceEditor:
             _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         code = _check_code(code)
-        business = None if face is None else _business(edits_since(face.code, code), face)
-        picture = self._picture(np.asarray(code), size, face, weights, business)
+        places = Places() if face is None else Places.of(edits_since(face.code, code), face)
+        picture = self._picture(np.asarray(code), size, face, weights, places)
         return picture if face is None or face.tone is None else toned(picture, face.tone)
 
     def _tuned(self, face: InvertedFace) -> Mapping[str, np.ndarray]:
@@ -353,9 +355,9 @@ class FaceEditor:
         size: int,
         face: InvertedFace | None,
         weights: Mapping[str, np.ndarray],
-        business: np.ndarray | None,
+        places: "Places",
     ) -> np.ndarray:
-        """See `synthesize`; `weights` stand in for the generator's, and `business` is where it is edited."""
+        """See `synthesize`; `weights` stand in for the generator's."""
         if self._generator.file is not None:
             return self.backend.run(self._generator.graph(size), code[None], weights)[0][0]
         features = self._features(code, weights)
@@ -375,15 +377,19 @@ class FaceEditor:
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
         (flow,) = flow
-        if business is not None:
-            flow = flow * cv2.resize(business, flow.shape[1:])
+        if places.edited is not None:
+            flow = flow * cv2.resize(places.edited, flow.shape[1:])
         changed = changes(edited, move(face.kept[size], flow), *RENDERED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
-        if business is not None:
-            changed *= cv2.resize(business, changed.shape)
-        if face.cover is not None:
-            changed *= 1 - cv2.resize(move(face.cover, flow).clip(0, 1), changed.shape)
-        return composite(edited, move(_resize(face.portrait, size), flow), changed)
+        if places.edited is not None:
+            changed *= cv2.resize(places.edited, changed.shape)
+        for kept in (face.cover, places.eyes):
+            if kept is not None:
+                changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
+        own = move(_resize(face.portrait, size), flow)
+        if places.skin is not None:
+            edited = complexion(edited, own, move(places.skin, flow).clip(0, 1))
+        return composite(edited, own, changed)
 
     def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """The default generator's activations at 64 px for a code, (1, 512, 64, 64) float32."""
@@ -481,16 +487,37 @@ class FaceEditor:
             self.backend.run("carrier", residual[None].astype(np.float32), None, **features)
 
 
-def _business(names: frozenset[str] | None, face: InvertedFace) -> np.ndarray | None:
-    """Where edits by these attributes have business in the portrait, (256, 256) float32 from 0 to 1; None:
-    everywhere, or it is not known."""
-    if names is None or face.landmarks is None:
-        return None
-    regions = [ATTRIBUTES[name].region for name in names]
-    if not all(regions):
-        return None
-    inside = [hull(face.landmarks[list(region)], face.quad, BUSINESS) for region in regions]
-    return cv2.GaussianBlur(np.max(inside, 0).astype(np.float32), (0, 0), SOFT)
+class Places(NamedTuple):
+    """Where in a portrait what counts, (256, 256) float32 from 0 to 1 each, soft at their edges.
+
+    Attributes:
+        edited: where the edit has business; None: everywhere.
+        eyes: the open eyes, which stay the photo's; None where they are edited.
+        skin: the face, whose complexion stays the photo's; None if not all of it is edited.
+    """
+
+    edited: np.ndarray | None = None
+    eyes: np.ndarray | None = None
+    skin: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, names: frozenset[str] | None, face: InvertedFace) -> "Places":
+        """Those of edits by these attributes; none are known where it is not known what was edited."""
+        points, quad = face.landmarks, face.quad
+        if names is None or points is None:
+            return cls()
+
+        def soft(regions: Iterable[Sequence[int]], margin: float, softness: float) -> np.ndarray:
+            hulls = [hull(points[list(region)], quad, margin) for region in regions]
+            return cv2.GaussianBlur(np.max(hulls, 0).astype(np.float32), (0, 0), softness)
+
+        regions = [ATTRIBUTES[name].region for name in names]
+        local = all(regions)
+        return cls(
+            soft(regions, *BUSINESS) if local else None,
+            None if any(set(region) & set(EYES) for region in regions) else soft((EYES[:4], EYES[4:]), *EYE),
+            None if local else soft([range(len(points))], *SKIN),
+        )
 
 
 def _refine(

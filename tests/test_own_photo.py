@@ -62,6 +62,35 @@ def test_an_edit_stays_where_it_has_business(editor, face):
     assert difference(editor.synthesize(smileless, face=unknown), face.portrait)[rest].max() > 3
 
 
+def test_eyes_and_complexion_stay_the_persons_unless_they_are_edited(editor, face):
+    """The astronaut's brown eyes: her code has blue ones, and a paler skin."""
+
+    def eyes(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
+        columns, rows = np.rint(place).astype(int)
+        return picture[rows - 6 : rows + 6, columns - 6 : columns + 6].reshape(-1, 3).mean(0)
+
+    frame = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])
+    into = cv2.getPerspectiveTransform(face.quad, frame)
+    (points,) = cv2.perspectiveTransform(face.landmarks[None], into)
+    pupil, cheek = (points[[a, b]].mean(0) for a, b in ((159, 145), (205, 50)))
+    aged = editor.edit(face.code, {"age": 70})
+    picture = editor.synthesize(aged, face=face)
+    blind = editor.synthesize(editor.edit(aged, {"eyes_closed": 1.0}), face=face)
+    unknown = editor.synthesize(np.array(aged), face=face)
+    kept, lost, closed = (
+        np.abs(eyes(x, pupil) - eyes(face.portrait, pupil)).max() for x in (picture, unknown, blind)
+    )
+    assert kept < 12 < lost and closed > 40
+
+    def chroma(image: np.ndarray) -> np.ndarray:
+        colour = eyes(image, cheek)
+        return colour - colour @ (0.299, 0.587, 0.114)
+
+    near, far = (np.abs(chroma(x) - chroma(face.portrait)).max() for x in (picture, unknown))
+    assert near < 0.6 * far
+    assert editor.measure(picture)["age"] > editor.measure(face.portrait)["age"] + 12
+
+
 def test_tuned_and_foreign_faces_have_no_residual(editor, face):
     plain = dataclasses.replace(face, residual=None)
     assert np.array_equal(editor.synthesize(face.code, face=plain), editor.synthesize(face.code))
