@@ -44,7 +44,9 @@ def test_the_pages_stand_in_is_called_as_the_editor(editor):
     real, fake = public(FaceEditor), public(FakeEditor)
     for name in fake.keys() & real.keys():
         assert [p[0] for p in parameters(fake[name])] == [p[0] for p in parameters(real[name])], name
-    sources = "".join(path.read_text() for path in Path("webapp").glob("*.py"))
+    # start.py makes the real one, and warms it up.
+    files = [path for path in Path("webapp").glob("*.py") if path.name != "start.py"]
+    sources = "".join(path.read_text() for path in files)
     asked = set(re.findall(r"\beditor\.(\w+)", sources))
     assert {"edit", "synthesize", "attributes"} <= asked
     assert not [name for name in asked if not hasattr(FakeEditor, name) or not hasattr(editor, name)]
