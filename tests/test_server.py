@@ -1,4 +1,8 @@
-"""What a hostile client may ask of the running page: raw HTTP, on the loopback only."""
+"""What a hostile client may ask of the running page: raw HTTP, on the loopback only.
+
+With DYSTYLE_WALK=real in the environment, `pytest tests/test_server.py -k walk` walks over the page with the
+real editor instead of the cartoon one, and prints the most memory it had.
+"""
 
 import asyncio
 import base64
@@ -37,6 +41,7 @@ MEGABYTE = 2**20
 API = "/gradio_api"
 FILE = {"_type": "gradio.FileData"}
 JSON = {"Content-Type": "application/json"}
+EDITOR = [os.environ["DYSTYLE_WALK"]] if "DYSTYLE_WALK" in os.environ else []
 
 
 def picture(kind: str = "PNG", faces: int = 1, **options) -> bytes:
@@ -131,7 +136,7 @@ def process(folder: Path, **settings: str) -> Iterator[tuple[str, subprocess.Pop
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPACE", "GRADIO", "DYSTYLE"))}
     served = subprocess.Popen(
-        [sys.executable, "-m", "tests.browser.serve", str(port)],
+        [sys.executable, "-m", "tests.browser.serve", str(port), *EDITOR],
         cwd=ROOT,
         env=environment | {"TMPDIR": str(folder)} | settings,
         stdout=subprocess.DEVNULL,
@@ -1012,7 +1017,7 @@ def pattern(path: str) -> str:
     return filled(path, "{}")
 
 
-def test_every_route_that_is_not_needed_is_shut_and_none_leaks(server, private, elsewhere):
+def test_walk_every_route_that_is_not_needed_is_shut_and_none_leaks(server, private, elsewhere):
     url, served = server
     address, asked = elsewhere
     victim, visitor = Visitor(url, address="192.0.2.1"), Visitor(url)
@@ -1055,6 +1060,7 @@ def test_every_route_that_is_not_needed_is_shut_and_none_leaks(server, private, 
                 if pattern(path) not in OPEN and not path.startswith(f"{API}/mcp"):
                     assert answer.status_code in (404, 405), (method, target)
     assert asked == []
+    print(f"The page had {memory(served) / MEGABYTE:.0f} MB at most.")
     assert memory(served) < 1500 * MEGABYTE
     assert victim.edit()[1] == []  # the victim's visit is still there
 
@@ -1062,7 +1068,7 @@ def test_every_route_that_is_not_needed_is_shut_and_none_leaks(server, private, 
 WRONG = (None, "x", -1, 1e400, True, [], {}, {"a": [None]}, [["x"]])
 
 
-def test_every_event_refuses_foreign_files_and_survives_wrong_types(server, private, elsewhere):
+def test_walk_every_event_refuses_foreign_files_and_survives_wrong_types(server, private, elsewhere):
     url, served = server
     address, asked = elsewhere
     victim = Visitor(url, address="192.0.2.1")
@@ -1096,6 +1102,7 @@ def test_every_event_refuses_foreign_files_and_survives_wrong_types(server, priv
             part in outcome for part in (str(private), str(ROOT), "Traceback", "site-packages", own)
         )
     assert asked == []
+    print(f"The page had {memory(served) / MEGABYTE:.0f} MB at most.")
     assert memory(served) < 1500 * MEGABYTE
     assert victim.edit()[1] == []
 

@@ -1,9 +1,13 @@
-"""The page with the cartoon editor, as a process of its own: python -m tests.browser.serve PORT."""
+"""The page as a process of its own: python -m tests.browser.serve PORT [real], with the cartoon editor or the
+real one."""
 
 import sys
 
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page, serve
+from webapp.start import open_page
 
 if __name__ == "__main__":
-    serve(build_page(FakeEditor()), server_port=int(sys.argv[1]), mcp_server=True, **LAUNCH_OPTIONS)
+    port, *real = sys.argv[1:]
+    page = open_page() if real else build_page(FakeEditor())
+    serve(page, server_port=int(port), mcp_server=True, **LAUNCH_OPTIONS)
