@@ -58,15 +58,26 @@ def crop(image: np.ndarray, quad: np.ndarray, size: int = 1024) -> np.ndarray:
 STILL, MOVING = 0.01, 0.03  # half pictures, up to which a move is none, and from which it is whole
 
 
-def changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -> np.ndarray:
+def changes(
+    edited: np.ndarray, before: np.ndarray, least: float, full: float, blur: float = 0.0
+) -> np.ndarray:
     """Where an edited picture differs from what it was: float32 (256, 256) from 0 to 1, soft at its edges.
 
     Args:
         edited, before: uint8 (s, s, 3).
         least, full: differences, of 255, up to which nothing counts as changed, and from which all does.
+        blur: px of 256, standard deviation: finer structure does not count.
     """
-    difference = cv2.absdiff(edited, before).max(2).astype(np.float32)
-    difference = cv2.resize(difference, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+    size = (COARSE, COARSE)
+    if blur:
+        first, second = (
+            cv2.GaussianBlur(cv2.resize(x, size, interpolation=cv2.INTER_AREA), (0, 0), blur)
+            for x in (edited, before)
+        )
+        difference = cv2.absdiff(first, second).max(2).astype(np.float32)
+    else:
+        difference = cv2.absdiff(edited, before).max(2).astype(np.float32)
+        difference = cv2.resize(difference, size, interpolation=cv2.INTER_AREA)
     mask = np.clip((difference - least) / (full - least), 0, 1)
     mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     return cv2.GaussianBlur(mask, (0, 0), 2.5)

@@ -33,6 +33,20 @@ UPPER_LIP = (2, 98, 327, 61, 291, 0)
 JAW = (61, 291, 152, 148, 377, 172, 397, 17)
 EYES = (33, 133, 159, 145, 263, 362, 386, 374)
 AROUND_THE_EYES = (*EYES, 70, 300, 117, 346, 168)
+LIPS = (61, 291, 0, 17, 37, 267, 39, 269, 40, 270, 185, 409, 146, 375, 91, 321, 181, 405, 84, 314)
+LEFT_BROW = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55)
+RIGHT_BROW = (300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
+NOSE = (168, 6, 195, 4, 2, 98, 327, 48, 278)
+BELOW_THE_BROWS = (70, 105, 107, 336, 334, 300, 116, 345, 123, 352, 172, 397, 148, 152, 377)
+# Parts of a face that edits may leave alone: the hulls that make them, the margin around them, in sides of
+# the portrait, and how softly they end, in px of 256.
+PARTS: dict[str, tuple[tuple[tuple[int, ...], ...], tuple[float, float]]] = {
+    "eyes": ((EYES[:4], EYES[4:]), (0.006, 2)),
+    "brows": ((LEFT_BROW, RIGHT_BROW), (0.01, 4)),
+    "nose": ((NOSE,), (0.01, 4)),
+    "mouth": ((LIPS,), (0.012, 3)),
+    "face": ((BELOW_THE_BROWS,), (0.0, 6)),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,11 @@ class Attribute:
         benchmarked: whether `python -m dystyle.evaluate editing` edits and reads it unless told otherwise.
         group: where it stands on the page.
         region: face mesh points whose hull holds what it changes; none if that is all of the face.
+        leaves: of `PARTS`, what it leaves as it is, but for moving it.
+        hides: of these parts, what may lie behind it, and is not the photo's any more when it is taken away.
+        rigid: whether it moves the head as a whole and changes nothing of it.
+        photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
+            code holds the edit back.
 
     Raises:
         ValueError: a probability with another range than 0 to 1, or a binary attribute that is none.
@@ -81,6 +100,10 @@ class Attribute:
     benchmarked: bool = True
     group: Group = "More"
     region: tuple[int, ...] = ()
+    leaves: frozenset[str] = frozenset({"eyes"})
+    hides: frozenset[str] = frozenset()
+    rigid: bool = False
+    photo_gain: float = 1.0
 
     def __post_init__(self) -> None:
         if self.scale == "probability" and (self.low, self.high) != (0, 1):
@@ -166,6 +189,9 @@ ATTRIBUTES: dict[str, Attribute] = {
             identity_cost=0.3,
             mirror_sign=-1,
             group="Pose",
+            leaves=frozenset({"eyes", "mouth"}),
+            rigid=True,
+            photo_gain=1.05,
         ),
         Attribute(
             "pitch",
@@ -181,6 +207,9 @@ ATTRIBUTES: dict[str, Attribute] = {
             error_bounds=(3, 4),
             identity_cost=0.2,
             group="Pose",
+            leaves=frozenset({"eyes", "mouth"}),
+            rigid=True,
+            photo_gain=1.9,
         ),
         Attribute(
             "age",
@@ -197,6 +226,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             identity_cost=0.15,
             changes_person=True,
             group="Age",
+            leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
+            photo_gain=1.7,
         ),
         Attribute(
             "gender",
@@ -209,17 +240,75 @@ ATTRIBUTES: dict[str, Attribute] = {
             identity_cost=0.2,
             changes_person=True,
             group="Looks",
+            photo_gain=1.7,
         ),
         Attribute(
-            "smile", "binary", 0, 1, "", "Smile", carries=("mouth_open",), group="Expression", region=MOUTH
+            "smile",
+            "binary",
+            0,
+            1,
+            "",
+            "Smile",
+            carries=("mouth_open",),
+            group="Expression",
+            region=MOUTH,
+            leaves=frozenset({"eyes", "nose"}),
+            photo_gain=1.1,
         ),
-        Attribute("mouth_open", "binary", 0, 1, "", "Open mouth", group="Expression", region=MOUTH),
-        Attribute("eyes_closed", "binary", 0, 1, "", "Closed eyes", group="Expression", region=EYES),
-        Attribute("eyeglasses", "binary", 0, 1, "", "Eyeglasses", group="Looks", region=AROUND_THE_EYES),
-        Attribute("black_hair", "binary", 0, 1, "", "Black hair", group="Looks"),
-        Attribute("mustache", "binary", 0, 1, "", "Moustache", group="Looks", region=UPPER_LIP),
+        Attribute(
+            "mouth_open",
+            "binary",
+            0,
+            1,
+            "",
+            "Open mouth",
+            group="Expression",
+            region=MOUTH,
+            leaves=frozenset({"eyes", "nose"}),
+        ),
+        Attribute(
+            "eyes_closed",
+            "binary",
+            0,
+            1,
+            "",
+            "Closed eyes",
+            group="Expression",
+            region=EYES,
+            leaves=frozenset({"mouth"}),
+            photo_gain=1.3,
+        ),
+        Attribute(
+            "eyeglasses",
+            "binary",
+            0,
+            1,
+            "",
+            "Eyeglasses",
+            group="Looks",
+            region=AROUND_THE_EYES,
+            leaves=frozenset({"eyes", "mouth"}),
+            hides=frozenset({"eyes"}),
+            photo_gain=1.15,
+        ),
+        Attribute(
+            "black_hair",
+            "binary",
+            0,
+            1,
+            "",
+            "Black hair",
+            group="Looks",
+            leaves=frozenset(PARTS),
+            photo_gain=1.8,
+        ),
+        Attribute(
+            "mustache", "binary", 0, 1, "", "Moustache", group="Looks", region=UPPER_LIP, photo_gain=1.4
+        ),
         # Hardly comes without a moustache, nor a moustache without a beard.
-        Attribute("beard", "binary", 0, 1, "", "Beard", benchmarked=False, group="Looks", region=JAW),
+        Attribute(
+            "beard", "binary", 0, 1, "", "Beard", benchmarked=False, group="Looks", region=JAW, photo_gain=1.4
+        ),
     )
 }
 

@@ -72,7 +72,8 @@ class InvertedFace:
         landmarks: (468, 2) float32, the points of the face mesh in the photo, by which
             `FaceEditor.synthesize` finds where an edit has business; None: not known.
         kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16, and
-            pictures of it by size, uint8 (size, size, 3).
+            pictures of it by size, uint8 (size, size, 3). readings: of the portrait, by attribute. gains: how
+            many times as far its edits go, by attribute and whether upward.
 
     `FaceEditor.synthesize` uses tuned weights, residual, tone and cover when it is given the face.
     """
@@ -93,6 +94,8 @@ class InvertedFace:
     photo: bytes | None = field(default=None, repr=False)
     landmarks: np.ndarray | None = None
     kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    readings: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    gains: dict[tuple[str, bool], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dystyle.alignment import Face, FaceAligner, changes, complexion, composite, covered, hull, move, paste
-from dystyle.attributes import ATTRIBUTES, EYES, Attribute, validate_configuration
+from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.covers import cover_of
 from dystyle.editors import METHODS, open_method
@@ -38,12 +38,16 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda", "auto")
-# Around where an edit has business, an eye and the face: margins in sides of the portrait, and how softly
-# they end, in px of 256.
-BUSINESS, EYE, SKIN = (0.17, 12), (0.006, 2), (0.0, 6)
-# Differences, of 255, from and up to which a picture counts as changed: of two renders of a face, which
-# differ a little everywhere, and of a picture and the portrait whose pixels it has where nothing changed.
-RENDERED, COMPOSED = (3.0, 12.0), (0.5, 2.0)
+# Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
+# places end, in px of 256.
+BUSINESS, SKIN = (0.13, 12), (0.0, 6)
+# Differences, of 255, from and up to which a picture counts as changed, and px by which it is blurred before
+# (see `changes`): of two renders of a face, which differ a little everywhere; of a head that only turns, with
+# fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
+# changed.
+RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
+
+LOOKS, GAINS = 2, (0.6, 2.8)  # for the gain of a photo's edits, and how small and large it may be
 
 
 class FaceEditor:
@@ -264,7 +268,9 @@ class FaceEditor:
             return self.measure(self.synthesize(seen, face=face))
 
         edited = self.method.edit(code, configuration, read)
-        return edited if styles_of(edited) else EditedCode(edited, code, configuration)
+        if styles_of(edited):
+            return edited
+        return EditedCode(edited, code, configuration, self.method.looks)
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
@@ -309,9 +315,10 @@ class FaceEditor:
                 one.
             face: the inverted face the code came from, which brings along what of the photo no code holds;
                 where an edited picture differs from the unedited one by no more than that things have moved,
-                it is the photo's own pixels, moved. Of a code that `edit` made of the face's, it is edited
-                only where its attributes have business (`Attribute.region`), the eyes are the photo's
-                unless they are edited, and so is the complexion.
+                it is the photo's own pixels, moved. A code that `edit` made of the face's goes farther, as
+                the photo holds it back (`Attribute.photo_gain`), is edited only where its attributes have
+                business (`Attribute.region`), and what they leave (`Attribute.leaves`) and the complexion
+                stay the photo's.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -331,8 +338,11 @@ class FaceEditor:
             _choose("noise layer", layer, self.noise_layers)
             _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
-        code = _check_code(code)
-        places = Places() if face is None else Places.of(edits_since(face.code, code), face)
+        code, places = _check_code(code), Places()
+        if face is not None and (known := edits_since(face.code, code)) is not None:
+            places = Places.of(known.targets, face)
+            if face.residual is not None:
+                code = self._held_back(known, face)
         picture = self._picture(np.asarray(code), size, face, weights, places)
         return picture if face is None or face.tone is None else toned(picture, face.tone)
 
@@ -379,17 +389,61 @@ class FaceEditor:
         (flow,) = flow
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
-        changed = changes(edited, move(face.kept[size], flow), *RENDERED)
+        how = TURNED if places.rigid else RENDERED
+        changed = changes(edited, move(face.kept[size], flow), *how)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
-        for kept in (face.cover, places.eyes):
+        for kept in (face.cover, places.left):
             if kept is not None:
                 changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
         own = move(_resize(face.portrait, size), flow)
         if places.skin is not None:
             edited = complexion(edited, own, move(places.skin, flow).clip(0, 1))
         return composite(edited, own, changed)
+
+    def _held_back(self, code: EditedCode, face: InvertedFace) -> np.ndarray:
+        """The code (18, 512) that brings a face's edits through, although its residual holds them back."""
+        farther = np.array(code)
+        for before, targets in code.steps:
+            for name, target in targets.items():
+                part = self.method.edit(before, {name: target}, self.measure) - before
+                farther += np.float32(self._gain(name, target, face) - 1) * np.asarray(part)
+        return farther
+
+    def _gain(self, name: str, target: float, face: InvertedFace) -> float:
+        """How many times as far an attribute's part of a face's edit has to go.
+
+        For numbers it is found by looking at what the face shows, once in each direction: near the middle of
+        the room that there is, so that it does not depend on what is asked for.
+        """
+        row = ATTRIBUTES[name]
+        if row.kind == "binary":
+            return row.photo_gain
+        if not face.readings:
+            face.readings.update(self.measure(face.portrait))
+        start = face.readings[name]
+        up = target > start
+        if (name, up) not in face.gains:
+            face.gains[name, up] = self._find_gain(row, start, up, face)
+        return face.gains[name, up]
+
+    def _find_gain(self, row: Attribute, start: float, up: bool, face: InvertedFace) -> float:
+        far = row.high if up else row.low
+        step = far - start if row.scale == "probability" else math.copysign(row.width / 4, far - start)
+        target = float(row.clamp(start + step))
+        # What makes somebody else of a person stops where it would be right.
+        wanted = target - start - math.copysign(row.tolerance / 2 if row.changes_person else 0, step)
+        gain = row.photo_gain
+        if wanted * step <= 0:
+            return gain
+        part = np.asarray(self.method.edit(face.code, {row.name: target}, self.measure)) - face.code
+        places = Places.of({row.name: target}, face)
+        for _ in range(LOOKS):
+            picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], face, {}, places)
+            share = (self.measure(picture)[row.name] - start) / wanted
+            gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), *GAINS))
+        return gain
 
     def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """The default generator's activations at 64 px for a code, (1, 512, 64, 64) float32."""
@@ -492,31 +546,37 @@ class Places(NamedTuple):
 
     Attributes:
         edited: where the edit has business; None: everywhere.
-        eyes: the open eyes, which stay the photo's; None where they are edited.
+        left: what stays the photo's, but for moving; None if nothing does.
         skin: the face, whose complexion stays the photo's; None if not all of it is edited.
+        rigid: whether the head only moves.
     """
 
     edited: np.ndarray | None = None
-    eyes: np.ndarray | None = None
+    left: np.ndarray | None = None
     skin: np.ndarray | None = None
+    rigid: bool = False
 
     @classmethod
-    def of(cls, names: frozenset[str] | None, face: InvertedFace) -> "Places":
-        """Those of edits by these attributes; none are known where it is not known what was edited."""
+    def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
+        """Those of edits to these targets."""
         points, quad = face.landmarks, face.quad
-        if names is None or points is None:
+        if points is None:
             return cls()
 
         def soft(regions: Iterable[Sequence[int]], margin: float, softness: float) -> np.ndarray:
             hulls = [hull(points[list(region)], quad, margin) for region in regions]
             return cv2.GaussianBlur(np.max(hulls, 0).astype(np.float32), (0, 0), softness)
 
-        regions = [ATTRIBUTES[name].region for name in names]
-        local = all(regions)
+        rows = [ATTRIBUTES[name] for name in targets]
+        local = all(row.region for row in rows)
+        left = frozenset.intersection(*(row.leaves for row in rows))
+        left = left.difference(*(row.hides for row in rows if targets[row.name] < 0.5))
+        parts = [soft(hulls, *edge) for hulls, edge in (PARTS[part] for part in left)]
         return cls(
-            soft(regions, *BUSINESS) if local else None,
-            None if any(set(region) & set(EYES) for region in regions) else soft((EYES[:4], EYES[4:]), *EYE),
+            soft([row.region for row in rows], *BUSINESS) if local else None,
+            np.max(parts, 0) if parts else None,
             None if local else soft([range(len(points))], *SKIN),
+            all(row.rigid for row in rows),
         )
 
 

@@ -1,7 +1,7 @@
 """What every editing method is: attribute names, and an edit of one code."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -36,35 +36,42 @@ def styles_of(code: np.ndarray) -> Mapping[str, np.ndarray]:
 
 
 class EditedCode(np.ndarray):
-    """A code (18, 512) that remembers what it was, and by which attributes it was edited since.
+    """A code (18, 512) that remembers what it was, and what it was edited to since.
 
     Attributes:
-        origin: (18, 512), before the first edit. names: of the edited attributes. result: (18, 512), the
-            values that this is true of: what is computed from them is another code.
+        origin: (18, 512), before the first edit. targets: asked for last, by attribute. steps: the edits, one
+            after the other: the code (18, 512) before each, and its targets; without those of methods that
+            look at pictures, which know how far to go. result: (18, 512), the values that this is true of:
+            what is computed from them is another code.
     """
 
     origin: np.ndarray | None
-    names: frozenset[str]
+    targets: Mapping[str, float]
+    steps: tuple[tuple[np.ndarray, Mapping[str, float]], ...]
     result: np.ndarray | None
 
-    def __new__(cls, code: np.ndarray, before: np.ndarray, names: Iterable[str]) -> "EditedCode":
-        """`code` is `before`, edited by the attributes `names`."""
+    def __new__(
+        cls, code: np.ndarray, before: np.ndarray, targets: Mapping[str, float], looked: bool = False
+    ) -> "EditedCode":
+        """`code` is `before`, edited to `targets` by a method that has `looked` at pictures or not."""
         edited = np.array(code, np.float32).view(cls)
         followed = isinstance(before, cls) and np.array_equal(before, before.result)
         edited.origin = before.origin if followed else np.array(before)
-        edited.names = frozenset(names) | (before.names if followed else frozenset())
+        edited.targets = {**(before.targets if followed else {}), **targets}
+        step = () if looked else ((np.array(before), targets),)
+        edited.steps = (before.steps if followed else ()) + step
         edited.result = np.array(edited)
         return edited
 
     def __array_finalize__(self, source: np.ndarray | None) -> None:
         self.origin, self.result = getattr(source, "origin", None), getattr(source, "result", None)
-        self.names = getattr(source, "names", frozenset())
+        self.targets, self.steps = getattr(source, "targets", {}), getattr(source, "steps", ())
 
 
-def edits_since(origin: np.ndarray, code: np.ndarray) -> frozenset[str] | None:
-    """The attributes by which edits led from one code (18, 512) to another; None if that is not known."""
+def edits_since(origin: np.ndarray, code: np.ndarray) -> EditedCode | None:
+    """The code (18, 512) itself, if edits are known to have led to it from `origin`."""
     known = isinstance(code, EditedCode) and np.array_equal(code, code.result)
-    return code.names if known and np.array_equal(origin, code.origin) else None
+    return code if known and np.array_equal(origin, code.origin) else None
 
 
 class Editor(ABC):
@@ -73,10 +80,12 @@ class Editor(ABC):
     Attributes:
         names: the attributes it can change.
         title: what to call it.
+        looks: whether it looks at pictures while it edits, and so knows how far to go.
     """
 
     names: tuple[str, ...]
     title: str
+    looks: bool = True
 
     @classmethod
     @abstractmethod

@@ -19,7 +19,7 @@ from dystyle.encoders.stored import Stored
 CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
 # A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes the
 # features little and everywhere, a smile much and around the mouth.
-FADE, FAINT, CLEAR = 0.395, 0.079, 0.263
+FADE, FAINT, CLEAR = 0.59, 0.12, 0.395
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
 FADED, MOVED = (0.13, 0.49), (0.01, 0.03)
