@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, changes, complexion, composite, covered, hull, move, paste
+from dystyle.alignment import (
+    COARSE,
+    Face,
+    FaceAligner,
+    changes,
+    complexion,
+    composite,
+    covered,
+    hull,
+    move,
+    paste,
+)
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.covers import cover_of
@@ -47,7 +58,9 @@ BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
-LOOKS, GAINS = 2, (0.6, 2.8)  # for the gain of a photo's edits, and how small and large it may be
+# Looks for the gain of a photo's edits, how small and large it may be, and what of it is left for edits of
+# several attributes, which change more of the features, so that more of the photo fades.
+LOOKS, GAINS, AMONG = 2, (0.6, 2.8), 0.5
 
 
 class FaceEditor:
@@ -389,8 +402,11 @@ class FaceEditor:
         (flow,) = flow
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
-        how = TURNED if places.rigid else RENDERED
-        changed = changes(edited, move(face.kept[size], flow), *how)
+        unedited = move(face.kept[size], flow)
+        changed = changes(edited, unedited, *RENDERED)
+        if places.turned is not None:
+            turned = move(places.turned, flow)
+            changed += turned * (changes(edited, unedited, *TURNED) - changed)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
@@ -405,10 +421,11 @@ class FaceEditor:
     def _held_back(self, code: EditedCode, face: InvertedFace) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, although its residual holds them back."""
         farther = np.array(code)
+        share = 1.0 if len(code.targets) == 1 else AMONG
         for before, targets in code.steps:
             for name, target in targets.items():
                 part = self.method.edit(before, {name: target}, self.measure) - before
-                farther += np.float32(self._gain(name, target, face) - 1) * np.asarray(part)
+                farther += np.float32(share * (self._gain(name, target, face) - 1)) * np.asarray(part)
         return farther
 
     def _gain(self, name: str, target: float, face: InvertedFace) -> float:
@@ -546,15 +563,15 @@ class Places(NamedTuple):
 
     Attributes:
         edited: where the edit has business; None: everywhere.
-        left: what stays the photo's, but for moving; None if nothing does.
+        left: what stays the photo's, but for moving: what each attribute leaves, or has no business in.
         skin: the face, whose complexion stays the photo's; None if not all of it is edited.
-        rigid: whether the head only moves.
+        turned: where the head moves and does nothing else; None if it changes everywhere.
     """
 
     edited: np.ndarray | None = None
     left: np.ndarray | None = None
     skin: np.ndarray | None = None
-    rigid: bool = False
+    turned: np.ndarray | None = None
 
     @classmethod
     def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
@@ -568,15 +585,23 @@ class Places(NamedTuple):
             return cv2.GaussianBlur(np.max(hulls, 0).astype(np.float32), (0, 0), softness)
 
         rows = [ATTRIBUTES[name] for name in targets]
+        names = frozenset[str]().union(*(row.leaves for row in rows))
+        parts = {part: soft(PARTS[part][0], *PARTS[part][1]) for part in names}
+        nowhere = np.zeros((COARSE, COARSE), np.float32)
+        left, business = np.ones_like(nowhere), nowhere
+        for row in rows:
+            region = soft([row.region], *BUSINESS) if row.region else 1 - nowhere
+            leaves = row.leaves - row.hides if targets[row.name] < 0.5 else row.leaves
+            left = np.minimum(left, np.max([1 - region, *(parts[part] for part in leaves)], 0))
+            if row.region:
+                business = np.maximum(business, region)
         local = all(row.region for row in rows)
-        left = frozenset.intersection(*(row.leaves for row in rows))
-        left = left.difference(*(row.hides for row in rows if targets[row.name] < 0.5))
-        parts = [soft(hulls, *edge) for hulls, edge in (PARTS[part] for part in left)]
+        moves = not local and all(row.rigid or row.region for row in rows)
         return cls(
-            soft([row.region for row in rows], *BUSINESS) if local else None,
-            np.max(parts, 0) if parts else None,
+            business if local else None,
+            left,
             None if local else soft([range(len(points))], *SKIN),
-            all(row.rigid for row in rows),
+            1 - business if moves else None,
         )
 
 

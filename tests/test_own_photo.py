@@ -65,12 +65,12 @@ def test_an_edit_stays_where_it_has_business(editor, face):
     assert difference(editor.synthesize(smileless, face=unknown), face.portrait)[rest].max() > 3
 
 
-def test_eyes_and_complexion_stay_the_persons_unless_they_are_edited(editor, face):
+def test_eyes_and_complexion_stay_the_persons_unless_they_are_edited(editor, face, monkeypatch):
     """The astronaut's brown eyes: her code has blue ones, and a paler skin."""
 
     def eyes(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
         columns, rows = np.rint(place).astype(int)
-        return picture[rows - 6 : rows + 6, columns - 6 : columns + 6].reshape(-1, 3).mean(0)
+        return picture[rows - 10 : rows + 10, columns - 10 : columns + 10].reshape(-1, 3).mean(0)
 
     frame = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])
     into = cv2.getPerspectiveTransform(face.quad, frame)
@@ -83,14 +83,16 @@ def test_eyes_and_complexion_stay_the_persons_unless_they_are_edited(editor, fac
     kept, lost, closed = (
         np.abs(eyes(x, pupil) - eyes(face.portrait, pupil)).max() for x in (picture, unknown, blind)
     )
-    assert kept < 0.8 * lost and kept < 12 and closed > 40
+    assert kept < 8 < 30 < lost and closed > 30
 
     def chroma(image: np.ndarray) -> np.ndarray:
         colour = eyes(image, cheek)
         return colour - colour @ (0.299, 0.587, 0.114)
 
-    near, far = (np.abs(chroma(x) - chroma(face.portrait)).max() for x in (picture, unknown))
-    assert near < 0.6 * far
+    monkeypatch.setattr(pipeline, "complexion", lambda edited, *_: edited)
+    pale = editor.synthesize(aged, face=face)
+    near, far = (np.abs(chroma(x) - chroma(face.portrait)).max() for x in (picture, pale))
+    assert near < 0.8 * far
     assert editor.measure(picture)["age"] > editor.measure(face.portrait)["age"] + 12
 
 
@@ -113,6 +115,15 @@ def test_numbers_come_out_as_asked_though_more_of_the_photo_is_carried_than_its_
     assert abs(editor.measure(editor.synthesize(again, face=face))[name] - read) < near
 
 
+def test_several_numbers_at_once_come_out_near_what_was_asked(editor, face):
+    before = editor.measure(face.portrait)
+    wanted = {"yaw": before["yaw"] + 14, "age": before["age"] + 20, "smile": 0.0}
+    read = editor.measure(editor.synthesize(editor.edit(face.code, wanted), face=face))
+    assert (
+        abs(read["yaw"] - wanted["yaw"]) < 5 and abs(read["age"] - wanted["age"]) < 10 and read["smile"] < 0.3
+    )
+
+
 def test_methods_that_look_at_the_picture_are_taken_at_their_word(editor, face):
     linear = editor.with_method("linear")
     edited = linear.edit(face.code, {"yaw": editor.measure(face.portrait)["yaw"] + 12}, face=face)
@@ -133,18 +144,26 @@ def test_what_an_edit_leaves_is_the_photos(editor, face):
     old = difference(
         editor.synthesize(editor.edit(face.code, {"age": value["age"] + 25}), face=face), face.portrait
     )
-    assert old[mouth].mean() < 8 < old[below & ~mouth].mean()
+    assert old[mouth].mean() < 10 < 12 < old[below & ~mouth].mean()
     seen = editor.synthesize(editor.edit(face.code, {"eyeglasses": 1.0}), face=face)
     assert editor.measure(seen)["eyeglasses"] > 0.8
     assert difference(seen, face.portrait)[eyes].mean() < 8
     taken, put = (Places.of({"eyeglasses": value}, face).left for value in (0.0, 1.0))
     middle = tuple(np.rint(np.argwhere(eyes).mean(0) / 4).astype(int))
-    assert taken[middle] == 0 and put[middle] > 0.8  # behind those of a photo may be anything
+    assert taken[middle] < 0.01 and put[middle] > 0.8  # behind those of a photo may be anything
     dark = difference(
         editor.synthesize(editor.edit(face.code, {"black_hair": 1.0}), face=face), face.portrait
     )
     hair = np.s_[100:200, 400:620]
-    assert dark[hair].mean() > 20 and np.median(dark[below]) < 2
+    assert dark[hair].mean() > 20 and np.median(dark[below]) < 4
+    both = editor.synthesize(editor.edit(face.code, {"black_hair": 1.0, "beard": 1.0}), face=face)
+    assert editor.measure(both)["beard"] > 0.8  # neither has business between the brows and the cheeks
+    between = part(face, (*EYES, 6, 50, 280))
+    assert (
+        np.median(difference(both, face.portrait)[between])
+        < 4
+        < difference(both, face.portrait)[mouth].mean()
+    )
 
 
 def test_a_turned_face_keeps_the_photos_fine_structure(editor, face):
