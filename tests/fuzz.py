@@ -305,8 +305,8 @@ class Fuzz:
             photo = {"path": visitor.upload(blob, path.name), "orig_name": path.name, "meta": FILE}
             usual = {
                 "measure": [photo, 0],
-                "edit_photo": [photo, {"age": 60}, "fast", 0, True, rng.choice(list(SAVED)), False],
-                "edit_person": [3, {"age": 60}, "png", False],
+                "edit_photo": [photo, {"age": 60}, "fast", 0, True, rng.choice(list(SAVED)), False, 0],
+                "edit_person": [3, {"age": 60}, "png", False, 0],
                 "mix_people": [3, 4, 8, 1, 1, "png", False],
                 "attributes": [],
                 "save_face": [photo, "fast", 0, rng.random() < 0.5],

@@ -278,7 +278,7 @@ def by_page(visitor: Visitor, photo: bytes, kind: str, mark: bool) -> tuple[byte
 def by_api(visitor: Visitor, photo: bytes, kind: str, mark: bool) -> tuple[bytes, list[str]]:
     """The same from the API."""
     given = {"path": visitor.upload(photo), "meta": FILE}
-    success, output, said = visitor.send("edit_photo", [given, {}, "fast", 0, True, kind, mark])
+    success, output, said = visitor.send("edit_photo", [given, {}, "fast", 0, True, kind, mark, 0])
     assert success, output
     return visitor.http.get(f"{API}/file={output['data'][0]['path']}").content, said
 
@@ -623,7 +623,7 @@ def test_a_cancelled_call_stops_and_keeps_its_place_until_it_has(capfd):
         photos = {visitor: {"path": visitor.upload(picture()), "meta": FILE} for visitor in (one, two, last)}
 
         def join(visitor: Visitor, quality: str = "precise") -> str:
-            data = [photos[visitor], {}, quality, 0, False, "png", False]
+            data = [photos[visitor], {}, quality, 0, False, "png", False, 0]
             return visitor.join("edit_photo", data).json()["event_id"]
 
         running = join(one)
@@ -634,7 +634,7 @@ def test_a_cancelled_call_stops_and_keeps_its_place_until_it_has(capfd):
         cancel(one, "edit_photo", running)
         success, *_ = one.outcome(running)  # the client need not wait for the end of the step
         assert success and editor.begun == ["precise"]
-        assert last.send("edit_person", [3, {}, "png", False])[0]  # the queue goes on meanwhile
+        assert last.send("edit_person", [3, {}, "png", False, 0])[0]  # the queue goes on meanwhile
         assert editor.begun == ["precise"] and editor.running == 1
         editor.held.set()
         wait_until(lambda: len(editor.begun) == 2)
@@ -827,13 +827,13 @@ def test_an_edit_that_is_none_gets_one_sentence_and_the_page_a_face(server, link
 def test_numbers_and_edits_of_programs_are_checked(server):
     visitor = Visitor(server[0])
     for name, data in (
-        ("edit_person", [-1, {}, "png", False]),
-        ("edit_person", [1e400, {}, "png", False]),
-        ("edit_person", ["x", {}, "png", False]),
-        ("edit_person", [3, {"age": "60"}, "png", False]),
-        ("edit_person", [3, ["age"], "png", False]),
-        ("edit_person", [3, {"age": 1e400}, "png", False]),
-        ("edit_person", [3, {"a" * 9999: 1}, "png", False]),
+        ("edit_person", [-1, {}, "png", False, 0]),
+        ("edit_person", [1e400, {}, "png", False, 0]),
+        ("edit_person", ["x", {}, "png", False, 0]),
+        ("edit_person", [3, {"age": "60"}, "png", False, 0]),
+        ("edit_person", [3, ["age"], "png", False, 0]),
+        ("edit_person", [3, {"age": 1e400}, "png", False, 0]),
+        ("edit_person", [3, {"a" * 9999: 1}, "png", False, 0]),
         ("mix_people", [3, 4, 19, 1, 1, "png", False]),
         ("mix_people", [3, 4, 1, 1e400, 1, "png", False]),
         ("mix_people", [3, 4, 1, 1.5, 1, "png", False]),
@@ -859,7 +859,7 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
         def photo(contents: bytes, name: str = "anna.png") -> dict:
             return {"path": visitor.upload(contents, name), "meta": FILE}
 
-        usual, good = [{}, "fast", 0, False, "png", False], photo(picture())
+        usual, good = [{}, "fast", 0, False, "png", False, 0], photo(picture())
         assert said("edit_photo", None, *usual) == "Give a photo."
         edits = "Give attributes by their names with numbers, for example {'age': 60}."
         for wrong, sentence in (
@@ -873,7 +873,7 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
             ([60], edits),
         ):
             assert said("edit_photo", good, wrong, *usual[1:]) == sentence
-            assert said("edit_person", 3, wrong, "png", False) == sentence
+            assert said("edit_person", 3, wrong, "png", False, 0) == sentence
         for wrong in ("anna.png", 5, [], [good], True, {"url": "anna.png"}):
             joined = visitor.join("edit_photo", [wrong, *usual])
             assert (joined.status_code, said_of(joined)) == (400, "This event takes other inputs.")
@@ -888,11 +888,13 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
             (3, "no", "'paste' takes true or false."),
             (4, "gif", "'kind' takes one of png, jpeg, webp, avif, tiff."),
             (5, 1, "'mark' takes true or false."),
+            (6, 4, f"'looks' {whole} 3."),
+            (6, 0.5, f"'looks' {whole} 3."),
         ):
             changed = [value if i == at else data for i, data in enumerate(usual)]
             assert said("edit_photo", good, *changed) == sentence
         assert said("measure", good, None) == f"'face' {whole} 255."
-        assert said("edit_person", None, {}, "png", False) == f"'seed' {whole} {LARGEST_SEED}."
+        assert said("edit_person", None, {}, "png", False, 0) == f"'seed' {whole} {LARGEST_SEED}."
         assert not any(name in ("invert", "edit") for name, _ in editor.calls)  # no work was begun
 
         broken, huge = picture()[:300], picture().replace(b"IHDR\0\0\2", b"IHDR\0\xff\2")
@@ -925,12 +927,14 @@ def test_a_face_is_saved_and_edited_again_without_being_found_again():
             assert (contents in face) is keep
             saved = {"path": visitor.upload(face, "anna.safetensors"), "meta": FILE}
             for paste in (False, True)[: 1 + keep]:
-                expected = result("edit_photo", photo, edits, "balanced", 1, paste, "png", False)
+                expected = result("edit_photo", photo, edits, "balanced", 1, paste, "png", False, 0)
                 editor.calls.clear()
-                assert result("edit_photo", saved, edits, "fast", 0, paste, "png", False) == expected
+                assert result("edit_photo", saved, edits, "fast", 0, paste, "png", False, 0) == expected
                 assert "invert" not in dict(editor.calls)
             if not keep:
-                success, output, _ = visitor.send("edit_photo", [saved, edits, "fast", 0, True, "png", False])
+                success, output, _ = visitor.send(
+                    "edit_photo", [saved, edits, "fast", 0, True, "png", False, 0]
+                )
                 assert not success and "holds no photo to paste into" in output["error"]
 
 

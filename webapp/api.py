@@ -16,6 +16,7 @@ import gradio as gr
 from dystyle import provenance
 from dystyle.alignment import MAX_FACES
 from dystyle.attributes import validate_configuration
+from dystyle.editors.second_look import LOOKS
 from dystyle.errors import InputError
 from dystyle.faces import ENDING, REFINE, InvertedFace, is_face_file
 from dystyle.generators.facts import MOST_NOISE
@@ -128,6 +129,7 @@ def add_api(editor: "FaceEditor") -> None:
         paste: bool,
         kind: str,
         mark: bool,
+        looks: float = 0,
         progress=PROGRESS,
     ) -> Iterator[str]:
         """Edit a face in a photo and return the picture's file.
@@ -141,13 +143,14 @@ def add_api(editor: "FaceEditor") -> None:
             paste: Whether to return the whole photo instead of the portrait.
             kind: Of the file: "png", "jpeg" or "webp".
             mark: Whether to draw a visible "AI" mark.
+            looks: How often the edit is looked at and corrected, 0 to 3; each takes one more picture.
         """
         with _frank():
             edits = checked(edits)
             said = Credit(edits, True, model=editor.model)
             with _opened(_given(photo), paste) as (inverted, original):
                 inverted = inverted or editor.invert(original.rgb, quality, int(face), _told(progress))
-                code = editor.edit(inverted.code, edits, _told(progress), inverted)
+                code = editor.edit(inverted.code, edits, _told(progress), inverted, looks=int(looks))
                 result = editor.synthesize(code, face=inverted)
                 if paste:
                     result = editor.paste(result, inverted, original.rgb)
@@ -156,7 +159,7 @@ def add_api(editor: "FaceEditor") -> None:
                 encoded = provenance.encode(result, kind, said, mark, original if paste else None)
         yield from _saved(encoded, _named(kind))
 
-    def edit_person(seed: float, edits: dict, kind: str, mark: bool) -> Iterator[str]:
+    def edit_person(seed: float, edits: dict, kind: str, mark: bool, looks: float = 0) -> Iterator[str]:
         """Generate a person who does not exist, edit the face, and return the picture's file.
 
         Args:
@@ -164,10 +167,11 @@ def add_api(editor: "FaceEditor") -> None:
             edits: Attribute name to target value, for example {"age": 60, "smile": 1}.
             kind: Of the file: "png", "jpeg" or "webp".
             mark: Whether to draw a visible "AI" mark.
+            looks: How often the edit is looked at and corrected, 0 to 3; each takes one more picture.
         """
         with _frank():
             edits = checked(edits)
-            portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits))
+            portrait = editor.synthesize(editor.edit(editor.sample(int(seed)), edits, looks=int(looks)))
             encoded = provenance.encode(portrait, kind, Credit(edits, False, model=editor.model), mark)
         yield from _saved(encoded, _named(kind))
 
@@ -203,19 +207,20 @@ def add_api(editor: "FaceEditor") -> None:
         photo, edits = gr.File(label="photo"), Edits({}, label="edits")
         seed, other = Bounded("seed", 0, LARGEST_SEED), Bounded("other", 1, LARGEST_SEED)
         face, row = Bounded("face", 0, MAX_FACES - 1), Bounded("row", 8, 18)
+        looks = Bounded("looks", 0, LOOKS)
         quality, kind = Choice("quality", "fast", REFINE), Choice("kind", "png", provenance.FORMATS)
         paste, mark, keep = (Switch(False, label=label) for label in ("paste", "mark", "keep"))
         values, result = gr.JSON(label="values"), gr.File(label="picture")
         saved = gr.File(label="face")
         truncation, noise = Bounded("truncation", 1, 1, None), Bounded("noise", 1, MOST_NOISE, None)
         start = gr.Button()
-    photo_inputs = [photo, edits, quality, face, paste, kind, mark]
+    photo_inputs = [photo, edits, quality, face, paste, kind, mark, looks]
     start.click(attributes, None, values, api_name="attributes")
     fitting = {"concurrency_id": "fit", "concurrency_limit": 1}
     start.click(measure, [photo, face], values, api_name="measure", **fitting)
     start.click(save_face, [photo, quality, face, keep], saved, api_name="save_face", **fitting)
     start.click(edit_photo, photo_inputs, result, api_name="edit_photo", **fitting)
-    person = [seed, edits, kind, mark]
+    person = [seed, edits, kind, mark, looks]
     start.click(edit_person, person, result, api_name="edit_person", concurrency_id="draw")
     mixture = [seed, other, row, truncation, noise, kind, mark]
     start.click(mix_people, mixture, result, api_name="mix_people", concurrency_id="draw")

@@ -73,10 +73,12 @@ class Editor(ABC):
     Attributes:
         names: the attributes it can change.
         title: what to call it.
+        searches: whether it looks at pictures while it edits.
     """
 
     names: tuple[str, ...]
     title: str
+    searches: bool = True
 
     @classmethod
     @abstractmethod

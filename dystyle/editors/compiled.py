@@ -14,6 +14,8 @@ from dystyle.weights import load_header
 class CompiledEditor(Editor):
     """Edits with one run of the engine; it needs no look at the picture."""
 
+    searches = False
+
     def __init__(self, structure: Structure, backend: Backend) -> None:
         self.names, self.structure, self.backend = structure.names, structure, backend
 
