@@ -55,6 +55,7 @@ class Attribute:
         mirror_sign: -1 where a mirrored face reads the opposite.
         carries: binary attributes that go along when this one is taken away (a target below 0.5), because
             faces do so: who stops smiling closes the mouth.
+        companions: attributes that hardly come or go without this one; a second look lets them.
         benchmarked: whether `python -m dystyle.evaluate editing` edits and reads it unless told otherwise.
         group: where it stands on the page.
         region: face mesh points whose hull holds what it changes; none if that is all of the face.
@@ -78,6 +79,7 @@ class Attribute:
     changes_person: bool = False
     mirror_sign: Literal[1, -1] = 1
     carries: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
     benchmarked: bool = True
     group: Group = "More"
     region: tuple[int, ...] = ()
@@ -217,9 +219,29 @@ ATTRIBUTES: dict[str, Attribute] = {
         Attribute("eyes_closed", "binary", 0, 1, "", "Closed eyes", group="Expression", region=EYES),
         Attribute("eyeglasses", "binary", 0, 1, "", "Eyeglasses", group="Looks", region=AROUND_THE_EYES),
         Attribute("black_hair", "binary", 0, 1, "", "Black hair", group="Looks"),
-        Attribute("mustache", "binary", 0, 1, "", "Moustache", group="Looks", region=UPPER_LIP),
-        # Hardly comes without a moustache, nor a moustache without a beard.
-        Attribute("beard", "binary", 0, 1, "", "Beard", benchmarked=False, group="Looks", region=JAW),
+        Attribute(
+            "mustache",
+            "binary",
+            0,
+            1,
+            "",
+            "Moustache",
+            companions=("beard",),
+            group="Looks",
+            region=UPPER_LIP,
+        ),
+        Attribute(
+            "beard",
+            "binary",
+            0,
+            1,
+            "",
+            "Beard",
+            companions=("mustache",),
+            benchmarked=False,
+            group="Looks",
+            region=JAW,
+        ),
     )
 }
 

@@ -68,6 +68,10 @@ def test_what_an_attribute_carries_along_goes_free():
     names = ("smile", "mouth_open", "eyes_closed")
     look_again(edit, np.zeros((18, 512), np.float32), {"smile": 0.0}, names, smiling, 1)
     assert asked == ["smile", "eyes_closed", "eyes_closed", "smile"]
+    asked.clear()
+    bearded = {"mustache": 0.5, "beard": 0.5}
+    look_again(edit, np.zeros((18, 512), np.float32), {"mustache": 1.0}, tuple(bearded), lambda _: bearded, 1)
+    assert set(asked) == {"mustache"}
 
 
 def test_a_look_comes_nearer_and_moves_less(editor):

@@ -40,12 +40,14 @@ def look_again(
         w'' = E(w, t') + sum over j of b_j (E(w', before_j) - E(w', read_j))
 
     Args:
-        configuration: target values in the attributes' units, at least one.
-        names: of the editor's attributes. What an asked one carries along when it is taken away goes free.
+        configuration: target values in the attributes' units, at least one, in the table's order.
+        names: of the editor's attributes. What an asked one carries along when it is taken away goes free,
+            and so do its companions.
         read: code -> readings of its picture.
     """
     before, asked = read(code), dict(configuration)
     free = {carried for name, value in asked.items() if value < 0.5 for carried in ATTRIBUTES[name].carries}
+    free |= {companion for name in asked for companion in ATTRIBUTES[name].companions}
     others = [name for name in names if name not in asked and name not in free]
     edited, back = edit(code, asked), np.zeros(code.shape, np.float32)
     for _ in range(looks):
