@@ -56,6 +56,8 @@ class Attribute:
         carries: binary attributes that go along when this one is taken away (a target below 0.5), because
             faces do so: who stops smiling closes the mouth.
         companions: attributes that hardly come or go without this one; a second look lets them.
+        trust: share of what its reading says to be amiss that a second look corrects: the rest is the
+            reader's own mistake.
         benchmarked: whether `python -m dystyle.evaluate editing` edits and reads it unless told otherwise.
         group: where it stands on the page.
         region: face mesh points whose hull holds what it changes; none if that is all of the face.
@@ -80,6 +82,7 @@ class Attribute:
     mirror_sign: Literal[1, -1] = 1
     carries: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    trust: float = 1.0
     benchmarked: bool = True
     group: Group = "More"
     region: tuple[int, ...] = ()
@@ -197,6 +200,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             tolerance=8,
             error_bounds=(5, 6.5),
             identity_cost=0.15,
+            trust=0.5,
             changes_person=True,
             group="Age",
         ),

@@ -48,7 +48,7 @@ class EditConfig:
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
         generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
         method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`).
-        looks: how often DyStyle looks at its edit and corrects it, 0 to 3; each takes one more picture.
+        looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
         truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
 

@@ -250,9 +250,9 @@ class FaceEditor:
                 that is over, 0..1, and a message.
             face: the inverted face the code came from, if it did: pictures that are looked at are then those
                 that `synthesize` shows for it.
-            looks: how often DyStyle looks at what it did, 0 to `LOOKS`, and puts right what was
-                missed, and what moved without being asked to (`dystyle.editors.second_look`). Each costs a
-                full picture and its reading, the first one two. Other methods look by themselves.
+            looks: 1 lets DyStyle look at what it did, and put right what was missed, and what moved without
+                being asked to (`dystyle.editors.second_look`). It costs two full pictures and their readings,
+                of the code and of the edit. Other methods look by themselves.
 
         Raises:
             InputError: an unknown attribute, or a value that is no number or out of range; looks of a method
@@ -265,7 +265,7 @@ class FaceEditor:
             raise InputError(f"{self.method.title} looks at the picture by itself; use looks=0.")
         if not configuration:
             return code.copy()
-        seen, most = itertools.count(), looks + 1 if looks else MOST_LOOKS
+        seen, most = itertools.count(), 2 if looks else MOST_LOOKS
         message = "Looking at the edit" if looks else "Looking for the strength"
 
         def read(seen_code: np.ndarray) -> dict[str, float]:
@@ -278,7 +278,7 @@ class FaceEditor:
 
         if looks:
             edit = partial(self.method.edit, read=read)
-            edited = look_again(edit, code, configuration, tuple(self.attributes), look, looks)
+            edited = look_again(edit, code, configuration, tuple(self.attributes), look)
         else:
             edited = self.method.edit(code, configuration, read)
         return edited if styles_of(edited) else EditedCode(edited, code, configuration)

@@ -888,8 +888,8 @@ def test_what_is_wrong_with_a_call_is_said_before_its_work_and_without_the_serve
             (3, "no", "'paste' takes true or false."),
             (4, "gif", "'kind' takes one of png, jpeg, webp, avif, tiff."),
             (5, 1, "'mark' takes true or false."),
-            (6, 4, f"'looks' {whole} 3."),
-            (6, 0.5, f"'looks' {whole} 3."),
+            (6, 2, f"'looks' {whole} 1."),
+            (6, 0.5, f"'looks' {whole} 1."),
         ):
             changed = [value if i == at else data for i, data in enumerate(usual)]
             assert said("edit_photo", good, *changed) == sentence

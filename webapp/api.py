@@ -143,7 +143,7 @@ def add_api(editor: "FaceEditor") -> None:
             paste: Whether to return the whole photo instead of the portrait.
             kind: Of the file: "png", "jpeg" or "webp".
             mark: Whether to draw a visible "AI" mark.
-            looks: How often the edit is looked at and corrected, 0 to 3; each takes one more picture.
+            looks: 1 looks at the edit and corrects it, which takes two more pictures.
         """
         with _frank():
             edits = checked(edits)
@@ -167,7 +167,7 @@ def add_api(editor: "FaceEditor") -> None:
             edits: Attribute name to target value, for example {"age": 60, "smile": 1}.
             kind: Of the file: "png", "jpeg" or "webp".
             mark: Whether to draw a visible "AI" mark.
-            looks: How often the edit is looked at and corrected, 0 to 3; each takes one more picture.
+            looks: 1 looks at the edit and corrects it, which takes two more pictures.
         """
         with _frank():
             edits = checked(edits)
