@@ -46,7 +46,7 @@ class Attribute:
         low, high: range of values, both included; a probability's is 0 to 1.
         scale: "linear", or "probability" where scores are logits.
         trained, evaluated: ranges from which numeric targets are drawn, where faces can follow; all of the
-            range where nothing is said.
+            range where nothing is said. Beyond what is evaluated, DyStyle goes on in a straight line.
         tolerance: a numeric edit that comes so near to its target is right; a tenth of the range where
             nothing is said.
         error_bounds: mean absolute errors that the project allows itself, alone and among three attributes.
