@@ -60,7 +60,7 @@ class Attribute:
         low, high: range of values, both included; a probability's is 0 to 1.
         scale: "linear", or "probability" where scores are logits.
         trained, evaluated: ranges from which numeric targets are drawn, where faces can follow; all of the
-            range where nothing is said.
+            range where nothing is said. Beyond what is evaluated, DyStyle goes on in a straight line.
         tolerance: a numeric edit that comes so near to its target is right; a tenth of the range where
             nothing is said.
         error_bounds: mean absolute errors that the project allows itself, alone and among three attributes.
@@ -69,6 +69,9 @@ class Attribute:
         mirror_sign: -1 where a mirrored face reads the opposite.
         carries: binary attributes that go along when this one is taken away (a target below 0.5), because
             faces do so: who stops smiling closes the mouth.
+        companions: attributes that hardly come or go without this one; a second look lets them.
+        trust: share of what its reading says to be amiss that a second look corrects: the rest is the
+            reader's own mistake.
         benchmarked: whether `python -m dystyle.evaluate editing` edits and reads it unless told otherwise.
         group: where it stands on the page.
         region: face mesh points whose hull holds what it changes; none if that is all of the face.
@@ -97,6 +100,8 @@ class Attribute:
     changes_person: bool = False
     mirror_sign: Literal[1, -1] = 1
     carries: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    trust: float = 1.0
     benchmarked: bool = True
     group: Group = "More"
     region: tuple[int, ...] = ()
@@ -224,6 +229,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             tolerance=8,
             error_bounds=(5, 6.5),
             identity_cost=0.15,
+            trust=0.5,
             changes_person=True,
             group="Age",
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
@@ -303,11 +309,29 @@ ATTRIBUTES: dict[str, Attribute] = {
             photo_gain=1.8,
         ),
         Attribute(
-            "mustache", "binary", 0, 1, "", "Moustache", group="Looks", region=UPPER_LIP, photo_gain=1.4
+            "mustache",
+            "binary",
+            0,
+            1,
+            "",
+            "Moustache",
+            companions=("beard",),
+            group="Looks",
+            region=UPPER_LIP,
+            photo_gain=1.4,
         ),
-        # Hardly comes without a moustache, nor a moustache without a beard.
         Attribute(
-            "beard", "binary", 0, 1, "", "Beard", benchmarked=False, group="Looks", region=JAW, photo_gain=1.4
+            "beard",
+            "binary",
+            0,
+            1,
+            "",
+            "Beard",
+            companions=("mustache",),
+            benchmarked=False,
+            group="Looks",
+            region=JAW,
+            photo_gain=1.4,
         ),
     )
 }

@@ -48,6 +48,7 @@ class EditConfig:
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
         generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
         method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`).
+        looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
         truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
 
@@ -65,6 +66,7 @@ class EditConfig:
     encoder: str = "fast"
     generator: str = DEFAULT
     method: str = "dystyle"
+    looks: int = 0
     truncation: float = 0.7
     backend: str = "auto"
     device: str = "cpu"
@@ -247,8 +249,9 @@ def _edit_one(
     """A face edited, as a portrait or in its photo's pixels; without one, the random person."""
     if face is None:
         code = editor.sample(config.sample, config.truncation)
-        return editor.synthesize(editor.edit(code, target))
-    portrait = editor.synthesize(editor.edit(face.code, target, face=face), face=face)
+        return editor.synthesize(editor.edit(code, target, looks=config.looks))
+    code = editor.edit(face.code, target, face=face, looks=config.looks)
+    portrait = editor.synthesize(code, face=face)
     return editor.paste(portrait, face, picture) if config.paste else portrait
 
 

@@ -32,6 +32,7 @@ from dystyle.covers import cover_of
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
+from dystyle.editors.second_look import LOOKS, look_again
 from dystyle.encoders import PASSES, PHOTO, RENDER
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
@@ -60,7 +61,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
 # Looks for the gain of a photo's edits, how small and large it may be, and what of it is left for edits of
 # several attributes, which change more of the features, so that more of the photo fades.
-LOOKS, GAINS, AMONG = 2, (0.6, 2.8), 0.5
+GAIN_LOOKS, GAINS, AMONG = 2, (0.6, 2.8), 0.5
 
 
 class FaceEditor:
@@ -254,6 +255,7 @@ class FaceEditor:
         configuration: Mapping[str, float],
         progress: Callable[[float, str], None] | None = None,
         face: InvertedFace | None = None,
+        looks: int = 0,
     ) -> np.ndarray:
         """The edited code, (18, 512) float32, which knows what was edited (`EditedCode`).
 
@@ -261,29 +263,44 @@ class FaceEditor:
             code: (18, 512).
             configuration: attribute name -> target value in the attribute's unit. Only these attributes'
                 experts run; an empty configuration returns the code unchanged.
-            progress: of methods that look at pictures, called before each one with the share of the search
+            progress: where pictures are looked at, called before each one with the share of the search
                 that is over, 0..1, and a message.
-            face: the inverted face the code came from, if it did: methods that look at pictures then look at
-                those that `synthesize` shows for it.
+            face: the inverted face the code came from, if it did: pictures that are looked at are then those
+                that `synthesize` shows for it.
+            looks: 1 lets DyStyle look at what it did, and put right what was missed, and what moved without
+                being asked to (`dystyle.editors.second_look`). It costs two full pictures and their readings,
+                of the code and of the edit. Other methods look by themselves.
 
         Raises:
-            InputError: an unknown attribute, or a value that is no number or out of range.
+            InputError: an unknown attribute, or a value that is no number or out of range; looks of a method
+                that looks by itself.
         """
         configuration = validate_configuration(configuration, self.attributes)
         code = _check_code(code)
+        _check_number("looks", looks, 0, LOOKS, whole=True)
+        if looks and self.method.searches:
+            raise InputError(f"{self.method.title} looks at the picture by itself; use looks=0.")
         if not configuration:
             return code.copy()
-        looks = itertools.count()
+        seen, most = itertools.count(), 2 if looks else MOST_LOOKS
+        message = "Looking at the edit" if looks else "Looking for the strength"
 
-        def read(seen: np.ndarray) -> dict[str, float]:
+        def read(seen_code: np.ndarray) -> dict[str, float]:
             if progress:
-                progress(min(next(looks) / MOST_LOOKS, 1.0), "Looking for the strength")
-            return self.measure(self.synthesize(seen, face=face))
+                progress(min(next(seen) / most, 1.0), message)
+            return self.measure(self.synthesize(seen_code, face=face))
 
-        edited = self.method.edit(code, configuration, read)
+        def look(edited: np.ndarray) -> dict[str, float]:
+            return read(edited if edited is code else EditedCode(edited, code, configuration))
+
+        if looks:
+            edit = partial(self.method.edit, read=read)
+            edited = look_again(edit, code, configuration, tuple(self.attributes), look)
+        else:
+            edited = self.method.edit(code, configuration, read)
         if styles_of(edited):
             return edited
-        return EditedCode(edited, code, configuration, self.method.looks)
+        return EditedCode(edited, code, configuration, self.method.searches)
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
@@ -456,7 +473,7 @@ class FaceEditor:
             return gain
         part = np.asarray(self.method.edit(face.code, {row.name: target}, self.measure)) - face.code
         places = Places.of({row.name: target}, face)
-        for _ in range(LOOKS):
+        for _ in range(GAIN_LOOKS):
             picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], face, {}, places)
             share = (self.measure(picture)[row.name] - start) / wanted
             gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), *GAINS))

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.editors.compiled import CompiledEditor
 from dystyle.editors.dystyle import DyStyle
+from dystyle.editors.structure import Structure
 from dystyle.engines.editor_graph import EditorWeights, build_editor_graph, shared_weights
 from dystyle.errors import InputError
 from dystyle.weights import load, save
@@ -125,3 +127,19 @@ def test_an_editor_of_another_version_is_refused(editor, tmp_path):
     save(path, tensors, structure=json.dumps(structure), **metadata)
     with pytest.raises(InputError, match="of another version, whose 'interplay' this one lacks"):
         DyStyle.load(str(path))
+
+
+class Straight:
+    """A backend whose edits add the target to the first row, but nothing more beyond what is evaluated."""
+
+    def edit(self, codes, configuration, editor="editor"):
+        rows = {name: ATTRIBUTES[name] for name in configuration}
+        return codes + sum(float(np.clip(t, *rows[name].evaluated)) for name, t in configuration.items())
+
+
+def test_targets_beyond_what_is_evaluated_go_on_in_a_straight_line():
+    method, code = CompiledEditor(Structure(NAMES, 5, 16), Straight()), np.zeros((18, 512), np.float32)
+    for target in ({"yaw": 10.0}, {"yaw": 40.0}, {"yaw": -40.0, "age": 80.0}, {"age": 5.0, "smile": 1.0}):
+        edited = method.edit(code, target, None)
+        np.testing.assert_allclose(edited, sum(target.values()), rtol=1e-5)
+        assert edited.dtype == np.float32

@@ -107,7 +107,7 @@ def test_only_the_last_configurations_stay_open(editor, monkeypatch):
     monkeypatch.setattr(compiled, "EDITORS_OPEN", 2)
     backend, codes = Counting(), editor.sample(3)[None]
     for name in ("yaw", "age", "yaw", "smile", "yaw", "age"):
-        target = {name: editor.attributes[name].high}
+        target = {name: editor.attributes[name].evaluated[1]}
         assert np.array_equal(backend.edit(codes, target)[0], editor.edit(codes[0], target))
     assert backend.compiled == ("editor:yaw", "editor:age", "editor:smile", "editor:age")
 
@@ -159,6 +159,20 @@ def test_edits_reach_what_was_asked_for(editor):
         both = [editor.measure(editor.synthesize(editor.edit(code, {"smile": s})))["smile"] for s in (0, 1)]
         smiles.append(both[1] - both[0])
     assert np.mean(ages) < 10 and np.mean(yaws) < 7 and np.mean(smiles) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"), [("yaw", (25, 32, 40)), ("age", (70, 75, 80)), ("pitch", (-15, -25))]
+)
+def test_more_asked_for_is_more_up_to_the_ends_of_the_range(editor, name, targets):
+    codes = [editor.sample(seed) for seed in (1, 2)]
+
+    def reached(target: float) -> float:
+        pictures = [editor.synthesize(editor.edit(code, {name: target})) for code in codes]
+        return float(np.mean([editor.measure(picture)[name] for picture in pictures]))
+
+    values = [abs(reached(target)) for target in targets]
+    assert values == sorted(values) and values[-1] > values[0] + 2
 
 
 def test_refinement_comes_closer_and_reports(editor, astronaut, face, monkeypatch):

@@ -29,7 +29,7 @@ class Watched(FakeEditor):
         self.edited: list[tuple[np.ndarray, object]] = []
         self.drawn: list[object] = []  # faces of the edited codes that were drawn
 
-    def edit(self, code, configuration, progress=None, face=None) -> np.ndarray:
+    def edit(self, code, configuration, progress=None, face=None, looks=0) -> np.ndarray:
         edited = super().edit(code, configuration, progress, face)
         self.edited.append((edited, face))
         return edited

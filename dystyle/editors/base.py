@@ -80,12 +80,12 @@ class Editor(ABC):
     Attributes:
         names: the attributes it can change.
         title: what to call it.
-        looks: whether it looks at pictures while it edits, and so knows how far to go.
+        searches: whether it looks at pictures while it edits, and so knows how far to go.
     """
 
     names: tuple[str, ...]
     title: str
-    looks: bool = True
+    searches: bool = True
 
     @classmethod
     @abstractmethod

@@ -36,7 +36,7 @@ class EditingConfig:
         methods: compared with "dystyle", which edits jointly: "sum" adds up the same editor's single edits;
             "sequential" makes them one after the other in random order; "linear" follows InterFaceGAN's
             directions, each to its target by line search, one after the other; "linear_joint" searches for
-            all their strengths at once.
+            all their strengths at once; "look" is the joint edit with a second look.
         compared: faces on which they are compared; searched: numbers of attributes at which the linear ones
             are, too, which look at up to 16 pictures a search.
         inverted: further faces, degraded as photos are and put through the encoder, for the single edits
@@ -49,7 +49,7 @@ class EditingConfig:
     first_seed: int = 10_000
     truncation: float = 0.7
     joint: tuple[int, ...] = (2, 3, 5, 0)
-    methods: tuple[str, ...] = ("sum", "sequential", "linear", "linear_joint")
+    methods: tuple[str, ...] = ("sum", "sequential", "look", "linear", "linear_joint")
     compared: int = 96
     searched: tuple[int, ...] = (3, 5)
     inverted: int = 64
@@ -153,6 +153,7 @@ def _linear(bench: Bench) -> Method:
 METHODS: dict[str, Callable[[Bench], Method]] = {
     "sum": _sum,
     "sequential": lambda bench: _one_by_one(bench.editor.edit),
+    "look": lambda bench: partial(bench.editor.edit, looks=1),
     "linear": lambda bench: _one_by_one(_linear(bench)),
     "linear_joint": _linear,
 }

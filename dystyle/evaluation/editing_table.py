@@ -29,7 +29,8 @@ judges it never met. Means with half of their 95 % confidence intervals.
   dlib's descriptors (one person: below 0.6); Frechet: of the embeddings of edited and unedited faces
 - sum: of this editor's single edits; sequential: they follow one another, in random order; linear:
   InterFaceGAN's directions, each to its target by line search (up to 16 pictures), likewise one after the
-  other; linear_joint: their strengths are searched for all at once
+  other; linear_joint: their strengths are searched for all at once; look: dystyle with a second look at its
+  picture (`FaceEditor.edit(..., looks=1)`)
 """
 BOUNDS_HEADING = """
 | asked of the editor | bound | random faces | inverted faces |

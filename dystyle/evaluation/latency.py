@@ -158,6 +158,7 @@ def _stages(editor: FaceEditor) -> dict[str, Callable]:
         "encode": lambda: editor.encode(face.portrait),
         "edit, 1 attribute": lambda: editor.edit(code, {"age": 60}),
         "edit, 5 attributes": lambda: editor.edit(code, FIVE),
+        "edit, 5 attributes, a look": lambda: editor.edit(code, FIVE, looks=1),
         "preview, 256 px": lambda: editor.synthesize(code, 256),
         "full, 1024 px": lambda: editor.synthesize(code),
         "measure": lambda: editor.measure(photo),

@@ -69,7 +69,7 @@ class FakeEditor:
         other.short = list(METHODS).index(method) / 100
         return other
 
-    def edit(self, code, configuration, progress=None, face=None) -> np.ndarray:
+    def edit(self, code, configuration, progress=None, face=None, looks=0) -> np.ndarray:
         configuration = validate_configuration(configuration, self.attributes)
         self.calls.append(("edit", configuration))
         if self.broken:
