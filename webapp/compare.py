@@ -162,7 +162,12 @@ class CompareCallbacks:
                 yield self._cards(visit, configuration, results, ordered[i + 1 :])
 
     def cancel(self, request: gr.Request) -> None:
-        """Stop this visitor's comparison; what is finished stays."""
+        """Stop this visitor's comparison, and say so; what is finished stays."""
+        self.stop(request)
+        self.page.say(str(Cancelled()))
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop this visitor's comparison."""
         if running := self._running.pop(request.session_hash, None):
             running.set()
 

@@ -1,5 +1,6 @@
 """What is on the page and where; `callbacks.py` says what happens there, `style.css` how it looks."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,25 @@ COMPARED = ("dystyle", "linear", "ganspace")  # the methods that are ticked at f
 PICK = """element.addEventListener("click", (event) => {
   const step = event.target.closest("button");
   if (step) trigger("click", { index: Number(step.dataset.index) });
+});"""
+
+
+class Value(gr.Slider):
+    """A slider that hands typed numbers over as they are: none at all, or one out of its range, is no mistake
+    yet. What counts then is said by `Visit.targets`."""
+
+    is_template = True  # for the browser it is gr.Slider
+
+    def preprocess(self, payload: object) -> float | None:
+        if payload is None or (type(payload) in (int, float) and math.isfinite(payload)):
+            return payload
+        raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
+
+
+# What the server says about the visit is kept in the browser; one that has expired comes back from there.
+KEEP = """watch("value", () => {
+  if (props.value === "lost") location.reload();
+  else if (props.value) window.keeping.keep(props.value);
 });"""
 
 
@@ -72,6 +92,7 @@ class Layout:
         self.text, self.attributes, self.noise_layers = text, attributes, noise_layers
         self.qualities = qualities
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
+        self.kept = gr.HTML(html_template="<i></i>", js_on_load=KEEP, visible="hidden", elem_id="kept")
         gr.HTML(_fill("header.html", text), elem_id="header")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text("Edit"), elem_id="tab-edit"):
@@ -155,7 +176,9 @@ class Layout:
         """The edited picture and what can be done with it."""
         text = self.text
         self.stage = build_stage("stage", text)
-        self.cancel = gr.Button(text("Cancel"), size="sm", elem_id="cancel")
+        with gr.Column(elem_id="work", min_width=0):
+            self.progress = gr.HTML(elem_id="progress")
+            self.cancel = gr.Button(text("Cancel"), size="sm", min_width=0, elem_id="cancel")
         self.caption = gr.HTML(elem_id="caption", html_template='<div aria-live="polite">${value}</div>')
         self.history = gr.HTML(elem_id="history", js_on_load=PICK)
         with gr.Row(elem_id="toolbar"):
@@ -222,6 +245,10 @@ class Layout:
                 elem_classes="segments",
             )
             self.animate = gr.Button(text("Make animation"), size="sm", min_width=0, elem_id="animate")
+            self.save_film = gr.Button(
+                text("Download animation"), size="sm", visible=False, min_width=0, elem_id="save-film"
+            )
+        self.film = gr.HTML(elem_id="film")
         self.mark = gr.Checkbox(
             label=text("Draw a visible “AI” mark into saved pictures"),
             info=text("Every file says in its metadata that it was edited by AI, with or without the mark."),
@@ -250,7 +277,7 @@ class Layout:
                         scale=2,
                         elem_id="other",
                     )
-                self.row = gr.Slider(
+                self.row = Value(
                     0,
                     18,
                     value=8,
@@ -260,7 +287,7 @@ class Layout:
                     buttons=[],
                     elem_id="mix-row",
                 )
-                self.truncation = gr.Slider(
+                self.truncation = Value(
                     0,
                     1,
                     value=1,
@@ -347,7 +374,7 @@ class Layout:
                 name, label = row.name, self.text(row.label)
                 unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({self.text(row.unit)})")
                 with gr.Column(elem_classes="attribute", elem_id=f"attribute-{name}", min_width=0):
-                    sliders[name] = gr.Slider(
+                    sliders[name] = Value(
                         row.low,
                         row.high,
                         value=row.denormalise(0.0),

@@ -29,6 +29,22 @@ const name_left = () => { if (props.tag) element.querySelector(".stage-tag.left"
 watch("tag", name_left);
 name_left();
 
+const people = element.querySelector(".stage-faces");
+const name_faces = () => {
+  const { boxes = [], shown, edited } = props.faces ?? {};
+  people.replaceChildren(...boxes.map(([left, top, width, height], i) => {
+    const box = document.createElement("button");
+    Object.assign(box, { type: "button", title: `${people.getAttribute("aria-label")} ${i + 1}` });
+    box.style.cssText = `left: ${left}%; top: ${top}%; width: ${width}%; height: ${height}%`;
+    box.ariaCurrent = i === shown;
+    box.classList.toggle("edited", edited.includes(i));
+    box.addEventListener("click", () => trigger("click", { index: i }));
+    return box;
+  }));
+};
+watch("faces", name_faces);
+name_faces();
+
 const place = () => stage.style.setProperty("--split", split.value + "%");
 split.addEventListener("input", place);
 place();

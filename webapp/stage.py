@@ -14,6 +14,7 @@ TEMPLATE = """
 <figure class="stage">
   <img class="stage-after" alt="{{The edited picture}}">
   <img class="stage-before" alt="{{The picture before editing}}">
+  <div class="stage-faces" role="group" aria-label="{{Choose a face}}"></div>
   <span class="stage-line" aria-hidden="true"></span>
   <span class="stage-tag left">{{Before}}</span><span class="stage-tag right">{{After}}</span>
   <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
@@ -29,8 +30,10 @@ TEMPLATE = """
 def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
     """A component that shows `after`, and `before` left of a divider once "Compare" is pressed.
 
-    Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given); an
-    update may carry any, the others stay.
+    Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given). `faces`
+    has the `boxes` of the people in it, left, top, width and height in percent, and who of them is `shown`
+    and `edited`; a click on a box is a click on the component, with the person's index. An update may carry
+    any, the others stay.
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
@@ -42,6 +45,7 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
         before="",
         after="",
         tag=tag,
+        faces={},
         elem_id=elem_id,
     )
 

@@ -211,7 +211,7 @@ def test_a_face_is_saved_and_opened_again(cartoon, visit, tmp_path):
         each.get_by_role("button", name="Link, saved face, animation and mark").click()
     page.get_by_label("with the photo").check()
     name, contents = download(page, "#save-face")
-    assert name == "dystyle-face.safetensors" and Path(path).read_bytes() in contents
+    assert name == "face.safetensors" and Path(path).read_bytes() in contents
     saved.write_bytes(contents)
     editor.calls.clear()
     with other.expect_file_chooser() as chooser:
@@ -471,7 +471,7 @@ def test_download_holds_the_edited_portrait_exactly(cartoon, visit):
     expect_edits(page, "→ -25")
     expected = editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"pitch": -25}))
     name, contents = download(page)
-    assert name == "dystyle-portrait.png" and np.array_equal(decoded(contents), expected)
+    assert name == "person-12_pitch-25.png" and np.array_equal(decoded(contents), expected)
     assert b"trainedAlgorithmicMedia" in contents and b"pitch = -25" in contents
     for label, kind in (("JPEG", "JPEG"), ("WebP", "WEBP")):
         choose(page, label)
