@@ -101,7 +101,7 @@ class Visitor:
         return dict(zip(ids, output["data"], strict=True))
 
     def meet(self, link: str = "") -> tuple[dict, list[str]]:
-        success, output, said = self.send("meet", [link])
+        success, output, said = self.send("meet", [link, "", None, ""])
         assert success
         return self.shown("meet", output), said
 
@@ -697,7 +697,7 @@ def test_results_that_nobody_fetches_are_dropped(monkeypatch):
     with here() as (url, editor, demo):
         for i in range(20):
             visitor = Visitor(url, session=f"absent-{i}")
-            event = visitor.join("meet", [""]).json()["event_id"]
+            event = visitor.join("meet", ["", "", None, ""]).json()["event_id"]
             wait_until(lambda event=event: event not in demo._queue.event_ids_to_events)
         assert len(demo._queue.pending_messages_per_session) <= 6
         reader = Visitor(url)
@@ -712,7 +712,7 @@ def test_only_the_pages_own_names_and_origins_are_answered(server):
     visitor = Visitor(url)
     ask = visitor.http
     port = ask.base_url.port
-    event = {"fn_index": visitor.events["meet"]["id"], "data": [""], "session_hash": "x"}
+    event = {"fn_index": visitor.events["meet"]["id"], "data": ["", "", None, ""], "session_hash": "x"}
     for host in (
         "evil.example",
         f"evil.example:{port}",

@@ -6,6 +6,7 @@ import html
 import logging
 import random
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,8 +78,12 @@ class Callbacks:
         self._running: dict[str, Work] = {}  # by session
 
     def say(self, sentence: str) -> None:
-        """Show a message, translated if its translation is known."""
-        gr.Warning(html.escape(self.text.sentence(sentence), quote=False), title=self.text("Please note"))
+        """Show what is to be minded, translated if its translation is known."""
+        gr.Warning(html.escape(self.text.sentence(sentence), quote=False))
+
+    def tell(self, sentence: str) -> None:
+        """Show what has happened as it was meant to."""
+        gr.Info(html.escape(self.text.sentence(sentence), quote=False), duration=5)
 
     @contextmanager
     def politely(self, what: str) -> Iterator[None]:
@@ -119,7 +124,7 @@ class Callbacks:
     def cancel(self, visit: Visit | None, request: gr.Request) -> dict:
         """Stop what runs for this visitor, or waits to, and say so."""
         self.stop(request)
-        self.say(str(Cancelled()))
+        self.tell(str(Cancelled()))
         if visit is None:
             return gr.skip()
         visit.wanted = visit.quality
@@ -190,7 +195,7 @@ class Callbacks:
         visit.waiting = waiting or kept.waiting
         shown |= self._begin(visit, visit.values | noted_values(noted, self.editor.attributes))
         if kept.edited:
-            gr.Info(self.text("Everything is as you left it."), title=self.text("Welcome back"), duration=5)
+            self.tell("Welcome back: everything is as you left it.")
         return shown | {self.layout.photo: shown_photo(visit), self.layout.quality: visit.wanted}
 
     @polite
@@ -294,11 +299,13 @@ class Callbacks:
         return new
 
     @polite
-    def change_quality(self, visit: Visit | None, quality: str, request: gr.Request) -> None:
+    def change_quality(self, visit: Visit | None, quality: str, request: gr.Request):
         """Note which quality is asked for; `refine` brings it, and what runs meanwhile is of no use."""
-        if visit is not None and visit.photo is not None:
-            self.stop(request)
-            visit.wanted = quality
+        if visit is None or visit.photo is None:
+            return gr.skip()
+        self.stop(request)
+        visit.wanted = quality
+        return time.monotonic()
 
     @polite
     def refine(self, visit: Visit | None, request: gr.Request, progress=PROGRESS):
@@ -579,6 +586,9 @@ class Callbacks:
         return {
             self.layout.view: gr.update(value=view, visible=visit.photo is not None),
             self.layout.quality: visit.wanted,
+            **(
+                {self.layout.asked: time.monotonic()} if visit.photo and visit.wanted != visit.quality else {}
+            ),
             **{lock: name in locked for name, lock in self.layout.locks.items()},
             **self._draw(visit, view, targets, locked),
             **{

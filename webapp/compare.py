@@ -164,7 +164,7 @@ class CompareCallbacks:
     def cancel(self, request: gr.Request) -> None:
         """Stop this visitor's comparison, and say so; what is finished stays."""
         self.stop(request)
-        self.page.say(str(Cancelled()))
+        self.page.tell(str(Cancelled()))
 
     def stop(self, request: gr.Request) -> None:
         """Stop this visitor's comparison."""

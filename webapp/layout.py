@@ -92,6 +92,7 @@ class Layout:
         self.text, self.attributes, self.noise_layers = text, attributes, noise_layers
         self.qualities = qualities
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
+        self.asked = gr.State(None, time_to_live=IDLE_SECONDS)  # when the visit's face was to be found anew
         self.kept = gr.HTML(html_template="<i></i>", js_on_load=KEEP, visible="hidden", elem_id="kept")
         gr.HTML(_fill("header.html", text), elem_id="header")
         with gr.Tabs(elem_id="tabs"):

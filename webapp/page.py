@@ -15,9 +15,9 @@ from webapp.files import LARGEST_FILE
 from webapp.language import CHINESE, ENGLISH, Language
 from webapp.layout import Layout, Preset
 from webapp.mix import MixCallbacks
-from webapp.server import Studio
+from webapp.server import FILM, FIT, OPEN, Studio
 from webapp.theme import THEME
-from webapp.visit import LONGEST_EDIT
+from webapp.visit import LONGEST_EDIT, Visit
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -71,7 +71,7 @@ def build_page(editor: "FaceEditor") -> Studio:
     return demo
 
 
-def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
+def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
     layout = Layout(editor.attributes, text, editor.noise_layers, editor.qualities)
     callbacks = Callbacks(editor, layout)
     sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
@@ -80,7 +80,7 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     shown += [layout.undo, layout.redo, layout.pin, layout.reset_all, *resets]
     moved = [*shown, *sliders]
     everything = [*moved, *locks, layout.photo, layout.faces, layout.seed, layout.view, layout.quality]
-    everything.append(layout.saved_face)
+    everything += [layout.saved_face, layout.asked]
     inputs = [*sliders, *locks]
     edits = [layout.visit, layout.view, *inputs]
     private = {"api_visibility": "private"}
@@ -88,9 +88,9 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     # Each kind of work has a lane of its own, so that what is quick never waits for what is long: drawing,
     # opening photos, finding a face again in another quality, films, and files.
     drawing = {"concurrency_id": "draw", "concurrency_limit": 1, **private}
-    opening = {"outputs": everything, "concurrency_id": "open", "concurrency_limit": 1, **on_stage, **private}
-    fitting = {"concurrency_id": "fit", "concurrency_limit": 1, **on_stage, **private}
-    filming = {"concurrency_id": "film", "concurrency_limit": 1, **private}
+    opening = {"outputs": everything, "concurrency_id": OPEN, "concurrency_limit": 1, **on_stage, **private}
+    fitting = {"concurrency_id": FIT, "concurrency_limit": 1, **on_stage, **private}
+    filming = {"concurrency_id": FILM, "concurrency_limit": 1, **private}
     saving = {"concurrency_id": "save", "concurrency_limit": 1, **private}
     quietly = {"show_progress": "hidden", **drawing}
     newest = {"trigger_mode": "always_last", **quietly}
@@ -115,12 +115,19 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
     for person in (layout.faces.select, layout.stage.click):
         opened.append(person(callbacks.choose_face, [layout.visit, layout.view], **opening))
     opened.append(layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **opening))
-    asked = [layout.visit, layout.quality]
-    wanted = layout.quality.input(callbacks.change_quality, asked, trigger_mode="multiple", **silently)
-    long = [*opened]
-    for event in [*opened, wanted]:
-        long.append(event.then(callbacks.refine, layout.visit, layout.quality, **fitting))
-        long[-1].then(callbacks.edit, edits, moved, **newest)
+    layout.quality.input(
+        callbacks.change_quality,
+        [layout.visit, layout.quality],
+        layout.asked,
+        trigger_mode="multiple",
+        **silently,
+    )
+    # Whatever has asked for another quality than that of the face on the page. The face that is found then is
+    # drawn with what has been edited meanwhile.
+    refined = layout.asked.change(
+        callbacks.refine, layout.visit, layout.quality, trigger_mode="multiple", **fitting
+    )
+    refined.then(callbacks.edit, edits, moved, **newest)
     for event in opened:
         event.then(callbacks.draw_history, layout.visit, layout.history, show_progress="hidden", **filming)
     demo.unload(callbacks.stop)
@@ -165,12 +172,15 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
         **saving,
     ).success(None, layout.file, js=SAVE)
     film = [layout.visit, layout.sweep, layout.film_kind, layout.mark, *inputs]
-    long.append(
-        layout.animate.click(callbacks.animate, film, [layout.film, layout.save_film], **on_stage, **filming)
-    )
+    layout.animate.click(callbacks.animate, film, [layout.film, layout.save_film], **on_stage, **filming)
     layout.save_film.click(None, js=SAVE_FILM, **private)
     given_up = [layout.quality, layout.photo]
-    layout.cancel.click(callbacks.cancel, layout.visit, given_up, cancels=long, **silently)
+
+    async def cancel(visit: Visit | None, request: gr.Request) -> dict:
+        demo.give_up(request)
+        return callbacks.cancel(visit, request)
+
+    layout.cancel.click(cancel, layout.visit, given_up, **silently)
 
 
 def _preset_script(layout: Layout, preset: Preset) -> str:

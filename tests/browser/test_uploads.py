@@ -23,7 +23,7 @@ VISITOR = SimpleNamespace(session_hash="visitor")
 
 def test_every_malformed_upload_gets_one_sentence_and_the_page_stays(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(gr, "Warning", lambda message, title: said.append(message))
+    monkeypatch.setattr(gr, "Warning", lambda message: said.append(message))
     with gr.Blocks():
         layouts = [Layout(FakeEditor.attributes, text) for text in (ENGLISH, CHINESE)]
     english, chinese = (Callbacks(Faceless(), layout) for layout in layouts)
