@@ -132,6 +132,10 @@ class Callbacks:
 
     # ------------------------------------------------------------------------------- choosing a face
 
+    def no_camera(self) -> None:
+        """Say why no picture can be taken."""
+        self.say("There is no camera that this page may use; choose a picture file instead.")
+
     def meet(
         self,
         link: str,

@@ -50,27 +50,34 @@ KEEP = """watch("value", () => {
 
 @dataclass(frozen=True)
 class Preset:
-    """A ready-made edit: values to `add` to the sliders, or to bring them `to`."""
+    """A ready-made edit of the face as it is: values to `add` to the sliders, or to bring them `to`, and what
+    to `free`: attributes that an edit before may hold below where they started."""
 
     label: str
     add: Mapping[str, float] = field(default_factory=dict)
     to: Mapping[str, float] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """Of all attributes that it may move."""
+        return {*self.add, *self.to, *self.free}
 
     def suits(self, rows: Mapping[str, Attribute]) -> bool:
         """Whether an editor with these attributes can do it."""
-        return {*self.add, *self.to} <= rows.keys()
+        return self.names <= rows.keys()
 
-    def applied(self, values: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
-        """All attributes' values after this edit, within their ranges."""
-        wanted = {name: values[name] + more for name, more in self.add.items()} | dict(self.to)
+    def applied(self, start: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
+        """All attributes' values after this edit of an unedited face, within their ranges."""
+        wanted = {name: start[name] + more for name, more in self.add.items()} | dict(self.to)
         bounded = {name: min(max(value, rows[name].low), rows[name].high) for name, value in wanted.items()}
-        return {**values, **bounded}
+        return {**start, **bounded}
 
 
 PRESETS = (
     Preset("10 years older", add={"age": 10}),
     Preset("10 years younger", add={"age": -10}),
-    Preset("Smile", to={"smile": 1}),
+    Preset("Smile", to={"smile": 1}, free=("mouth_open",)),
     Preset("Serious", to={"smile": 0, "mouth_open": 0}),
     Preset("Look left", to={"yaw": -25}),
     Preset("Look right", to={"yaw": 25}),
@@ -125,6 +132,7 @@ class Layout:
             height=210,
             elem_id="photo",
         )
+        self.no_camera = gr.Button(visible="hidden", elem_id="no-camera")
         self.faces = gr.Gallery(
             label=text("Choose a face"),
             columns=4,

@@ -130,6 +130,7 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     refined.then(callbacks.edit, edits, moved, **newest)
     for event in opened:
         event.then(callbacks.draw_history, layout.visit, layout.history, show_progress="hidden", **filming)
+    layout.no_camera.click(callbacks.no_camera, **silently)
     demo.unload(callbacks.stop)
 
     gr.on([slider.input for slider in sliders], callbacks.preview, edits, layout.stage, **newest)
@@ -140,7 +141,7 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     # the sliders stand: one pressed right after another finds them where that has put them.
     at_once = {"outputs": sliders, "show_progress": "hidden", **private}
     moves = [
-        button.click(None, inputs, sliders, js=_preset_script(layout, preset), **private)
+        button.click(None, [*inputs, layout.kept], sliders, js=_preset_script(layout, preset), **private)
         for preset, button in layout.presets
     ]
     resets = [([name], button) for name, button in layout.resets.items()]
@@ -184,17 +185,19 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
 
 
 def _preset_script(layout: Layout, preset: Preset) -> str:
-    """A preset in the browser: sliders and locks -> sliders; those that are locked stay."""
+    """A preset in the browser: sliders, locks, what is kept -> sliders; those that are locked stay."""
     rows = list(layout.attributes.values())
     steps = [
-        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name)]
+        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name), row.name]
         for i, row in enumerate(rows)
-        if row.name in {**preset.add, **preset.to}
+        if row.name in preset.names
     ]
     return f"""(...inputs) => {{
-      const values = inputs.slice(0, {len(rows)});
-      for (const [at, low, high, add, to] of {json.dumps(steps)})
-        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(to ?? values[at] + add, low), high);
+      const values = inputs.slice(0, {len(rows)}), {{ start }} = JSON.parse(inputs.at(-1));
+      for (const [at, low, high, add, to, name] of {json.dumps(steps)}) {{
+        const wanted = to ?? (add === null ? Math.max(values[at], start[name]) : values[at] + add);
+        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(wanted, low), high);
+      }}
       return values;
     }}"""
 

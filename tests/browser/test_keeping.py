@@ -1,4 +1,4 @@
-"""Nothing that a visitor does is lost: by reloads and restarts, by several people in a photo, by long work."""
+"""Nothing that a visitor does is lost: by reloads and restarts, by people in one photo, by long work."""
 
 import asyncio
 import json
