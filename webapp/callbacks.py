@@ -30,6 +30,7 @@ from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
 from webapp.keeping import Kept, noted_values
 from webapp.layout import PORTRAIT, Layout
+from webapp.readings import marks, summary
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
@@ -184,7 +185,7 @@ class Callbacks:
             visit = self._open_face(path)
             kept.shown.put_on(visit, self.editor.attributes)
         else:
-            with self._photo(path) as (opened, pixels), self.at_work(request, progress) as report:
+            with self.at_work(request, progress) as report, self._photo(path) as (opened, pixels):
                 left: dict[int, Visit] = {}
                 for person in kept.people:
                     visit = Visit.of_photo(
@@ -197,7 +198,8 @@ class Callbacks:
                         left = visit.leave(self.editor)
                 shown = self._faces(opened, pixels, visit)
         visit.waiting = waiting or kept.waiting
-        shown |= self._begin(visit, visit.values | noted_values(noted, self.editor.attributes))
+        noted = noted_values(noted, kept, visit, self.editor.attributes)
+        shown |= self._begin(visit, visit.values | noted)
         if kept.edited:
             self.tell("Welcome back: everything is as you left it.")
         return shown | {self.layout.photo: shown_photo(visit), self.layout.quality: visit.wanted}
@@ -232,7 +234,7 @@ class Callbacks:
             raise InputError("This is not a photo; choose a picture file.")
         waiting, path = (visit.waiting if visit else None), photo["path"]
         try:
-            with self._photo(path) as (opened, pixels), self.at_work(request, progress) as report:
+            with self.at_work(request, progress) as report, self._photo(path) as (opened, pixels):
                 recipe = waiting if waiting and waiting.photo == opened.id else None
                 index = recipe.face if recipe else 0
                 new = Visit.of_photo(self.editor, opened, pixels, path, "fast", index, report)
@@ -293,7 +295,7 @@ class Callbacks:
         if new is None:
             if visit.photo is None:
                 raise InputError("There is no photo on the page; choose one.")
-            with at_work(visit.photo.file) as pixels, self.at_work(request, progress) as report:
+            with self.at_work(request, progress) as report, at_work(visit.photo.file) as pixels:
                 new = Visit.of_photo(self.editor, visit.photo, pixels, visit.path, "fast", index, report)
             new.wanted, new.waiting = visit.wanted, visit.waiting
             self._remark(new.face)
@@ -318,7 +320,7 @@ class Callbacks:
             return gr.skip()
         wanted = visit.wanted
         try:
-            with at_work(visit.photo.file) as pixels, self.at_work(request, progress) as report:
+            with self.at_work(request, progress) as report, at_work(visit.photo.file) as pixels:
                 finer = Visit.of_photo(
                     self.editor, visit.photo, pixels, visit.path, wanted, visit.face.index, report
                 )
@@ -423,6 +425,18 @@ class Callbacks:
         return self._history(visit)
 
     @polite
+    def read(self, visit: Visit | None):
+        """What the picture on the page reads: a mark on each slider, and a line below the picture."""
+        if visit is None or visit.picture is None:
+            return gr.skip()
+        rows, asked = self.editor.attributes, visit.moved(visit.values)
+        if not asked:
+            return gr.update(said="", marks={})
+        values = self.editor.measure(visit.picture)
+        said = summary(values, visit.start, asked, rows, self.text)
+        return gr.update(said=said, marks=marks(values, rows))
+
+    @polite
     def pin(self, visit: Visit | None, view: str, *inputs):
         """Compare with the edit on the page from now on, or again with the unedited picture."""
         visit = known(visit)
@@ -513,9 +527,11 @@ class Callbacks:
     def explain(self, visit: Visit | None, *inputs):
         """Which experts the edit on the page runs, and what they take from one another."""
         text = self.text
-        configuration = self.configuration(known(visit), inputs)
+        visit = known(visit)
+        configuration = self.configuration(visit, inputs)
+        times = [f"{text(what)} {duration(seconds)}" for what, seconds in visit.seconds.items()]
         words = f"<h2>{text('Inside this edit')}</h2><p>{html.escape(text(HOW))}</p>"
-        words += experts(self.editor.attributes, list(configuration), text)
+        words += f"<p>{' · '.join(times)}</p>" + experts(self.editor.attributes, list(configuration), text)
         if not configuration:
             return words + f"<p>{text('Nothing is edited yet, so no expert runs. Move a slider first.')}</p>"
         if len(configuration) == 1:
@@ -618,7 +634,7 @@ class Callbacks:
         if visit.pinned is not None:
             before = visit.pinned if view == PORTRAIT else visit.on_screen(self.editor, visit.pinned)[1]
         visit.drawn = (view, (*targets.values(), *(name in locked for name in targets)))
-        visit.locked = tuple(locked)
+        visit.locked, visit.picture = tuple(locked), portrait
         visit.remember(targets, portrait)
         boxes = visit.photo.boxes() if view != PORTRAIT else []
         edited = [*visit.left, *([visit.face.index] if moved and boxes else [])]
@@ -631,7 +647,7 @@ class Callbacks:
                 tag=self.text("Pinned edit" if pinned else "Before"),
                 faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
             ),
-            layout.kept: Kept.of(visit).to_json(visit.path, visit.start),
+            layout.kept: Kept.of(visit).to_json(visit.path),
             layout.caption: self._caption(visit, moved),
             layout.history: self._history(visit),
             layout.recipe: visit.recipe(targets).to_json(),
@@ -646,8 +662,7 @@ class Callbacks:
         }
 
     def _caption(self, visit: Visit, moved: Mapping[str, float]) -> str:
-        times = [f"{self.text(what)} {duration(seconds)}" for what, seconds in visit.seconds.items()]
-        return f"{self.summary(visit, moved)}<small>{' · '.join(times)}</small>"
+        return self.summary(visit, moved)
 
     def summary(self, visit: Visit, moved: Mapping[str, float]) -> str:
         """Who is edited and how."""

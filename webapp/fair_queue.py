@@ -152,10 +152,9 @@ class FairQueue(Queue):
 
         To be called in the event loop.
         """
-        for name in lanes:
-            waiting = self.event_queue_per_concurrency_id[name].queue
-            for event in [event for event in waiting if event.session_hash == session]:
-                waiting.remove(event)
+        for lane in (self.event_queue_per_concurrency_id.get(name) for name in lanes):
+            for event in [event for event in lane.queue if event.session_hash == session] if lane else ():
+                lane.queue.remove(event)
                 self.event_ids_to_events.pop(event._id, None)
                 nothing = {"data": [skip() for _ in event.fn.outputs]}
                 self.send_message(event, ProcessCompletedMessage(output=nothing, success=True))

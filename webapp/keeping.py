@@ -81,10 +81,12 @@ class Kept:
 
     Attributes:
         people: the edited people of the photo, or the random person; the last one is on the page.
+        start: where the sliders of that one started.
         waiting: an edit that came by a link, whose photo is still to be chosen.
     """
 
     people: tuple[KeptPerson, ...]
+    start: Mapping[str, float]
     waiting: Recipe | None = None
 
     @property
@@ -100,16 +102,12 @@ class Kept:
     @classmethod
     def of(cls, visit: Visit) -> "Kept":
         """What is to be kept of a visit."""
-        return cls(tuple(map(KeptPerson.of, (*visit.left.values(), visit))), visit.waiting)
+        return cls(tuple(map(KeptPerson.of, (*visit.left.values(), visit))), visit.start, visit.waiting)
 
-    def to_json(self, path: str | None, start: Mapping[str, float]) -> str:
-        """A JSON object.
-
-        Args:
-            path: the uploaded file of photo or saved face, which the browser is to keep, too.
-            start: where the sliders of the one on the page started, for its presets.
-        """
-        kept = {"people": [person.to_object() for person in self.people], "path": path, "start": start}
+    def to_json(self, path: str | None) -> str:
+        """A JSON object; `path` is the uploaded file of photo or saved face, which the browser keeps, too."""
+        people = [person.to_object() for person in self.people]
+        kept = {"people": people, "start": dict(self.start), "path": path}
         if self.waiting is not None:
             kept["waiting"] = self.waiting.to_object()
         return json.dumps(kept, ensure_ascii=False)
@@ -129,15 +127,22 @@ class Kept:
             if not 1 <= len(people) <= MOST_PEOPLE + 1 or len({p.recipe.photo for p in people}) > 1:
                 raise ValueError
             waiting = read.get("waiting")
-            return cls(people, Recipe.from_json(json.dumps(waiting)) if waiting else None)
+            start = {str(name): float(value) for name, value in read["start"].items()}
+            return cls(people, start, Recipe.from_json(json.dumps(waiting)) if waiting else None)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise InputError(DAMAGED) from None  # InputError is a ValueError
 
 
-def noted_values(text: str, attributes: Mapping[str, Attribute]) -> dict[str, float]:
-    """Where the sliders were when the page went away, as the browser noted it."""
+def noted_values(
+    text: str, kept: Kept, visit: Visit, attributes: Mapping[str, Attribute]
+) -> dict[str, float]:
+    """Where the sliders were when the page went away, as the browser noted it; those that had not been moved
+    are where they start now."""
     try:
         noted = {name: float(value) for name, value in json.loads(text).items() if name in attributes}
-        return {name: on_slider(value, attributes[name]) for name, value in noted.items()}
+        return {
+            name: visit.start[name] if value == kept.start.get(name) else on_slider(value, attributes[name])
+            for name, value in noted.items()
+        }
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}

@@ -41,6 +41,15 @@ class Value(gr.Slider):
         raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
 
 
+# Where the picture's readings lie on the sliders.
+MARK = """watch("marks", () => {
+  for (const row of document.querySelectorAll("#attributes .attribute")) {
+    const mark = props.marks?.[row.id.slice("attribute-".length)];
+    row.classList.toggle("read", mark !== undefined);
+    row.style.setProperty("--read", mark ?? 0);
+  }
+});"""
+
 # What the server says about the visit is kept in the browser; one that has expired comes back from there.
 KEEP = """watch("value", () => {
   if (props.value === "lost") location.reload();
@@ -189,6 +198,13 @@ class Layout:
             self.progress = gr.HTML(elem_id="progress")
             self.cancel = gr.Button(text("Cancel"), size="sm", min_width=0, elem_id="cancel")
         self.caption = gr.HTML(elem_id="caption", html_template='<div aria-live="polite">${value}</div>')
+        self.readout = gr.HTML(
+            html_template='<div aria-live="polite">${said}</div>',
+            js_on_load=MARK,
+            said="",
+            marks={},
+            elem_id="readout",
+        )
         self.history = gr.HTML(elem_id="history", js_on_load=PICK)
         with gr.Row(elem_id="toolbar"):
             self.view = gr.Radio(

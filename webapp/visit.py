@@ -158,8 +158,8 @@ class Visit:
         drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
         locked: the attributes that are held where they are.
-        left: the photo's other people who are edited, by their number, as they were left, each with the
-            `picture` of its edit, uint8 (1024, 1024, 3).
+        picture: of the edit, uint8 (1024, 1024, 3), once it has been drawn in full.
+        left: the photo's other people who are edited, by their number, as they were left with their picture.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
         waiting: an edit of a photo that came by a link before the photo.
         seconds: what the last inversion, edit and rendering took, by name.
@@ -237,7 +237,7 @@ class Visit:
         started: what was edited meanwhile holds for the new face, too."""
         self.code, self.before, self.unedited = finer.code, finer.before, finer.unedited
         self.face, self.seconds = finer.face, finer.seconds
-        self.drawn = self.mixed = None
+        self.drawn = self.mixed = self.picture = None
 
     def leave(self, editor: "FaceEditor") -> "dict[int, Visit]":
         """All people of the photo who are edited, for whoever is looked at next.
@@ -253,7 +253,8 @@ class Visit:
                 f"{MOST_PEOPLE} people of a photo can be edited at the same time; download it with them, and "
                 "edit that."
             )
-        self.picture = self.portrait(editor, self.configuration(self.values, self.locked))
+        if self.picture is None:
+            self.picture = self.portrait(editor, self.configuration(self.values, self.locked))
         self.face.kept.clear()
         self.drawn = self.mixed = self.pinned = None
         self.join({})

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,15 @@ def choose(page: Page, label: str) -> None:
     expect(radio).to_be_checked()
 
 
+def wait_until(page: Page, true: Callable[[], bool]) -> None:
+    """Wait for something that is not to be seen on the page."""
+    for _ in range(600):
+        if true():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It has not come to that.")
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """DYSTYLE_CHROMIUM names the binary; otherwise the system's, or else the one Playwright installed."""
@@ -67,7 +76,8 @@ def visit(browser: Browser, request: pytest.FixtureRequest):
         own = (url.split("/#")[0], "data:", "blob:")
         page.on("request", lambda r: r.url.startswith(own) or faults.append(r.url))
         page.on("console", lambda m: m.type == "error" and faults.append(m.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        # A page that is reloaded aborts what it is still fetching.
+        page.on("pageerror", lambda error: "signal is aborted" in str(error) or faults.append(str(error)))
         page.goto(url)
         page.locator(".stage.ready").wait_for(timeout=60_000)
         return page

@@ -26,7 +26,7 @@ from playwright.sync_api import Locator, Page, expect
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
 from dystyle.pictures import load_image
-from tests.browser.conftest import choose, free_port
+from tests.browser.conftest import choose, free_port, wait_until
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page
 from webapp.callbacks import FIRST_SEED, FRAMES
@@ -501,10 +501,8 @@ def test_photo_with_two_faces_is_edited_where_it_was_clicked(cartoon, visit, tmp
     slider(page, "mouth_open").press("Home")  # the photo follows, too
     expect_edits(page, "→ 0")
     choose(page, "Balanced")  # fits again and keeps the edit
-    portrait = editor.synthesize(editor.edit(smaller.code, {"mouth_open": 0}))
     expect_edits(page, "→ 0")
-    page.wait_for_function("document.querySelector('#caption small').textContent.includes('inversion')")
-    assert editor.last("invert") == ("balanced", 1)
+    wait_until(page, lambda: editor.last("invert") == ("balanced", 1))
 
 
 def test_comparing_shows_the_unedited_portrait(cartoon, visit):
@@ -687,3 +685,25 @@ def test_endpoints_for_programs(cartoon, tmp_path):
     names = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     own = {"attributes", "measure", "save_face", "edit_photo", "edit_person", "mix_people"}
     assert names.keys() == {f"/{name}" for name in own}
+
+
+def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    measure = FakeEditor.measure
+    read = {"age": 63.84, "pitch": 12.9}
+    monkeypatch.setattr(FakeEditor, "measure", lambda self, image: measure(self, image) | read)
+    slider(page, "age").press("End")
+    expect_edits(page, "Age 32 → 80")
+    said = "The picture reads: Age 63.8 · Also changed: Head pitch"
+    expect(page.locator("#readout")).to_have_text(said)
+    share = page.locator("#attribute-age").evaluate("e => Number(e.style.getPropertyValue('--read'))")
+    assert abs(share - (63.84 - 5) / 75) < 1e-3
+    open_comparison(page)
+    page.locator("#compare-start").click()
+    expect(page.locator(".compared li").nth(1)).to_contain_text("Age → 80")
+    expect(page.locator(".compared li").nth(1)).to_contain_text("63.8")  # the same number
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    page.locator("#reset-all").click()
+    expect(page.locator("#readout")).to_have_text("")
+    expect(page.locator(".attribute.read")).to_have_count(0)
