@@ -104,6 +104,7 @@ class Callbacks:
         """Do something long, in place of what has been running for this visitor, with reports that stop it
         when it is cancelled."""
         self.stop(request)
+        progress(0.0, desc=self.text.sentence("Finding the face"))
         work = self._running[request.session_hash] = Work()
 
         def report(fraction: float, message: str) -> None:
@@ -184,6 +185,7 @@ class Callbacks:
         elif is_face_file(path):
             visit = self._open_face(path)
             kept.shown.put_on(visit, self.editor.attributes)
+            shown = {self.layout.seed: None}
         else:
             with self.at_work(request, progress) as report, self._photo(path) as (opened, pixels):
                 left: dict[int, Visit] = {}
@@ -196,7 +198,7 @@ class Callbacks:
                     person.put_on(visit, self.editor.attributes)
                     if person is not kept.shown:
                         left = visit.leave(self.editor)
-                shown = self._faces(opened, pixels, visit)
+                shown = self._faces(opened, pixels, visit) | {self.layout.seed: None}
         visit.waiting = waiting or kept.waiting
         noted = noted_values(noted, kept, visit, self.editor.attributes)
         shown |= self._begin(visit, visit.values | noted)
@@ -653,7 +655,7 @@ class Callbacks:
             layout.recipe: visit.recipe(targets).to_json(),
             layout.undo: gr.update(interactive=visit.position > 0),
             layout.redo: gr.update(interactive=visit.position < len(visit.history) - 1),
-            layout.pin: self.text("Unpin" if pinned else "Pin to compare"),
+            layout.pin: self.text("Unpin" if pinned else "Pin this edit"),
             layout.reset_all: gr.update(interactive=bool(moved)),
             **{
                 button: gr.update(value=f"↺ {visit.start[name]:g}", interactive=name in moved)

@@ -219,7 +219,7 @@ class Layout:
             )
             self.undo = gr.Button("↶ " + text("Undo"), interactive=False, min_width=0, elem_id="undo")
             self.redo = gr.Button("↷ " + text("Redo"), interactive=False, min_width=0, elem_id="redo")
-            self.pin = gr.Button(text("Pin to compare"), min_width=0, elem_id="pin")
+            self.pin = gr.Button(text("Pin this edit"), min_width=0, elem_id="pin")
             self.reset_all = gr.Button(text("Reset all"), interactive=False, min_width=0, elem_id="reset-all")
             self.kind = _kind(text, "kind")
             self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
@@ -307,33 +307,34 @@ class Layout:
                     18,
                     value=8,
                     step=1,
-                    label=text("Rows of the first face"),
-                    info=text("The first rows of a code hold pose and shape, the last ones colours."),
+                    label=text("Taken from the first face"),
+                    info=text("First pose and shape, then features, at last the colours, too."),
                     buttons=[],
                     elem_id="mix-row",
                 )
-                self.truncation = Value(
-                    0,
-                    1,
-                    value=1,
-                    step=0.05,
-                    label=text("Truncation"),
-                    info=text("1 leaves the face as it is, 0 gives the mean of all faces."),
-                    buttons=[],
-                    elem_id="truncation",
-                )
-                shown = bool(self.noise_layers)
-                self.noise = gr.CheckboxGroup(
-                    [(_layer_label(layer), layer) for layer in self.noise_layers],
-                    value=list(self.noise_layers),
-                    label=text("Noise by layer"),
-                    info=text("Chance details, such as single hairs. A layer's name is its size in pixels."),
-                    visible=shown,
-                    elem_id="noise",
-                )
-                self.noise_switch = gr.Button(
-                    text("All noise on or off"), size="sm", min_width=0, visible=shown, elem_id="noise-switch"
-                )
+                with gr.Accordion(text("Details"), open=False, elem_id="mix-details"):
+                    self.truncation = Value(
+                        0,
+                        1,
+                        value=1,
+                        step=0.05,
+                        label=text("Distance from the average"),
+                        info=text("1 leaves the face as it is, 0 gives the mean of all faces."),
+                        buttons=[],
+                        elem_id="truncation",
+                    )
+                    shown = bool(self.noise_layers)
+                    self.noise = gr.CheckboxGroup(
+                        [(_layer_label(layer), layer) for layer in self.noise_layers],
+                        value=list(self.noise_layers),
+                        label=text("Chance details by their size"),
+                        info=text("Such as single hairs. Sizes are in pixels."),
+                        visible=shown,
+                        elem_id="noise",
+                    )
+                    self.noise_switch = gr.Button(
+                        text("All on or off"), size="sm", min_width=0, visible=shown, elem_id="noise-switch"
+                    )
             with gr.Column(elem_id="mix-result", elem_classes="card", min_width=0):
                 self.mix_stage = build_stage("mix-stage", text, text("First face"))
                 with gr.Row(elem_classes="tools"):

@@ -21,14 +21,14 @@ TEMPLATE = """
     aria-label="{{Divider between before and after, in percent}}">
   <button class="stage-compare" type="button" aria-pressed="false">
     <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
-    {{Compare}}
+    {{Before and after}}
   </button>
 </figure>
 """
 
 
 def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
-    """A component that shows `after`, and `before` left of a divider once "Compare" is pressed.
+    """A component that shows `after`, and `before` left of a divider once "Before and after" is pressed.
 
     Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given). `faces`
     has the `boxes` of the people in it, left, top, width and height in percent, and who of them is `shown`

@@ -98,7 +98,7 @@ def edit_photo(page: Page, path: str) -> None:
     expect_edits(page, "Your photo")
     slider(page, "age").press("End")
     expect_edits(page, "→ 80")
-    page.get_by_label("Lock Head yaw").check()
+    page.get_by_label("Lock Turn").check()
     expect(slider(page, "yaw")).to_be_disabled()
     slider(page, "smile").press("Home")
     expect_edits(page, "→ 0")
@@ -299,7 +299,7 @@ def test_six_people_of_whom_three_are_edited(cartoon, visit, tmp_path):
     expect(page.locator(".stage-faces .edited")).to_have_count(3)
     assert (decoded(download(page)[1]) == expected).all()
     boxes.nth(2).click()
-    expect_edits(page, "Head yaw -4 → -40")
+    expect_edits(page, "Turn -4 → -40")
     expect(page.locator("#history img")).to_have_count(2)
 
 

@@ -134,14 +134,14 @@ def test_presets_undo_redo_history_and_locks(cartoon, visit):
     page.get_by_role("button", name="10 years older").click()
     expect_edits(page, "Age 32 → 42")
     page.get_by_role("button", name="Look right").click()
-    expect_edits(page, "Head yaw -4 → 25")
+    expect_edits(page, "Turn -4 → 25")
     expect(page.locator("#history button")).to_have_count(3)
     page.keyboard.press("Control+z")
-    expect(page.locator("#caption")).not_to_contain_text("yaw")
+    expect(page.locator("#caption")).not_to_contain_text("Turn")
     expect(slider(page, "yaw")).to_have_value("-4")
     expect_picture(page, editor.synthesize(editor.edit(code, {"age": 42})))
     page.locator("#redo").click()
-    expect_edits(page, "Head yaw -4 → 25")
+    expect_edits(page, "Turn -4 → 25")
     page.locator("#history button").first.click()
     expect_edits(page, "Move a slider")
     expect(page.locator("#undo")).to_be_disabled()
@@ -291,7 +291,7 @@ def test_presets_pressed_in_quick_succession_all_apply(cartoon, visit, monkeypat
     expect(slider(page, "age")).to_have_value("52")  # the sliders do not wait for the drawing
     free.set()
     expect_edits(page, "Age 32 → 52")
-    expect_edits(page, "Head yaw -4 → 25")
+    expect_edits(page, "Turn -4 → 25")
     expect_picture(page, editor.synthesize(edit(editor.sample(FIRST_SEED), {"age": 52, "yaw": 25})))
 
 
@@ -323,6 +323,7 @@ def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     expect_mixture(11, 0)
     page.locator("#mix-row input[type=range]").press("ArrowRight")
     expect_mixture(11, 1)  # age and pose are the first face's, the colours the second's
+    page.get_by_role("button", name="Details").click()
     page.locator("#truncation input[type=range]").press("ArrowLeft")
     expect_mixture(11, 1, 0.95)
     page.get_by_label("4", exact=True).uncheck()
@@ -349,7 +350,7 @@ def test_methods_are_compared_on_the_edit_of_the_page(cartoon, visit):
     slider(page, "yaw").press("End")
     expect_edits(page, "→ 40")
     open_comparison(page)
-    expect(page.locator("#compared")).to_contain_text("Head yaw -4 → 40")
+    expect(page.locator("#compared")).to_contain_text("Turn -4 → 40")
     page.get_by_label("GANSpace").uncheck()
     page.get_by_label("StyleSpace").press("Space")
     page.locator("#compare-start").click()
@@ -363,7 +364,7 @@ def test_methods_are_compared_on_the_edit_of_the_page(cartoon, visit):
     for card, edited in zip(cards.all(), codes, strict=True):
         picture = cv2.resize(editor.synthesize(edited), (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
         assert card.locator("img").get_attribute("src") == data_url(picture)
-    expect(cards.nth(1)).to_contain_text("Head yaw → 40")
+    expect(cards.nth(1)).to_contain_text("Turn → 40")
     expect(cards.nth(1).get_by_role("img", name="not reached")).to_be_visible()  # the cartoon reads -4.2
     expect(page.locator("#compare-cancel")).to_be_hidden()
 
@@ -695,7 +696,7 @@ def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, vis
     monkeypatch.setattr(FakeEditor, "measure", lambda self, image: measure(self, image) | read)
     slider(page, "age").press("End")
     expect_edits(page, "Age 32 → 80")
-    said = "The picture reads: Age 63.8 · Also changed: Head pitch"
+    said = "The picture reads: Age 63.8 · Also changed: Tilt"
     expect(page.locator("#readout")).to_have_text(said)
     share = page.locator("#attribute-age").evaluate("e => Number(e.style.getPropertyValue('--read'))")
     assert abs(share - (63.84 - 5) / 75) < 1e-3

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import choose
 from tests.browser.test_page import PHONE, expect_edits, expect_picture, photo_of_faces, slider
 from webapp.callbacks import FIRST_SEED
 
@@ -149,7 +150,7 @@ def test_fingers_scroll_over_sliders_and_move_them_by_their_thumbs(cartoon, visi
     expect_edits(page, "Move a slider")
     x = box["x"] + 15 + (box["width"] - 30) * (40 - 4) / 80
     touch(page, *((x + 20 * i, y) for i in range(6)))
-    expect(page.locator("#caption")).to_contain_text("Head yaw -4 →")
+    expect(page.locator("#caption")).to_contain_text("Turn -4 →")
     assert float(slider(page, "yaw").input_value()) > 10
 
 
@@ -169,3 +170,26 @@ def test_on_a_phone_targets_are_large_enough_for_fingers(cartoon, visit, tmp_pat
         targets,
     )
     assert not small
+
+
+def test_a_photo_its_edits_and_its_views_move_nothing_else(cartoon, visit, tmp_path):
+    page = visit(cartoon[0])
+    expect_edits(page, "Move a slider")
+
+    def places() -> dict[str, dict]:
+        ids = ("stage", "caption", "history", "undo", "download", "attributes", "attribute-age", "preset-0")
+        return {name: page.locator(f"#{name}").bounding_box() for name in ids}
+
+    first = places()
+    page.set_input_files(
+        "#photo input[type=file]", photo_of_faces(tmp_path, (300, 200, 300), (800, 300, 200))
+    )
+    expect_edits(page, "Your photo")
+    assert places() == first
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    expect(page.locator("#readout")).to_contain_text("Age")
+    assert places() == first
+    choose(page, "In the photo")
+    expect(page.locator(".stage-faces button")).to_have_count(2)
+    assert places() == first
