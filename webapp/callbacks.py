@@ -104,7 +104,6 @@ class Callbacks:
         """Do something long, in place of what has been running for this visitor, with reports that stop it
         when it is cancelled."""
         self.stop(request)
-        progress(0.0, desc=self.text.sentence("Finding the face"))
         work = self._running[request.session_hash] = Work()
 
         def report(fraction: float, message: str) -> None:
@@ -159,7 +158,12 @@ class Callbacks:
                 self.say("This link holds an edit of a photo; choose that photo, and the edit is applied.")
         with self.politely("bring back"):
             if kept:
-                return self._bring_back(Kept.from_json(kept), photo, noted, waiting, request, progress)
+                earlier, path = Kept.from_json(kept), photo.get("path") if photo else None
+                recipe = earlier.shown.recipe
+                if path or recipe.photo is None:
+                    return self._bring_back(earlier, path, noted, waiting, request, progress)
+                waiting = waiting or recipe
+                self.say("Your photo could not be brought back; choose it again, and the edit is applied.")
         with self.politely("meet"):
             return self._meet(FIRST_SEED, waiting)
         return gr.skip()
@@ -167,7 +171,7 @@ class Callbacks:
     def _bring_back(
         self,
         kept: Kept,
-        photo: dict | None,
+        path: str | None,
         noted: str,
         waiting: Recipe | None,
         request: gr.Request,
@@ -175,19 +179,16 @@ class Callbacks:
     ) -> dict:
         """A visit as it was before the page went away."""
         recipe, shown = kept.shown.recipe, {}
-        path = photo.get("path") if photo else None
-        if recipe.photo is None:
+        if path is None or recipe.photo is None:
             visit = Visit.of_seed(self.editor, recipe.seed)
             kept.shown.put_on(visit, self.editor.attributes)
             shown = {self.layout.seed: recipe.seed}
-        elif not path:
-            raise InputError("Your photo could not be brought back; please choose it again.")
         elif is_face_file(path):
             visit = self._open_face(path)
             kept.shown.put_on(visit, self.editor.attributes)
             shown = {self.layout.seed: None}
         else:
-            with self.at_work(request, progress) as report, self._photo(path) as (opened, pixels):
+            with self.at_work(request, progress) as report, self._photo(path, report) as (opened, pixels):
                 left: dict[int, Visit] = {}
                 for person in kept.people:
                     visit = Visit.of_photo(
@@ -200,8 +201,8 @@ class Callbacks:
                         left = visit.leave(self.editor)
                 shown = self._faces(opened, pixels, visit) | {self.layout.seed: None}
         visit.waiting = waiting or kept.waiting
-        noted = noted_values(noted, kept, visit, self.editor.attributes)
-        shown |= self._begin(visit, visit.values | noted)
+        moved = noted_values(noted, kept, visit, self.editor.attributes)
+        shown |= self._begin(visit, visit.values | moved)
         if kept.edited:
             self.tell("Welcome back: everything is as you left it.")
         return shown | {self.layout.photo: shown_photo(visit), self.layout.quality: visit.wanted}
@@ -236,7 +237,7 @@ class Callbacks:
             raise InputError("This is not a photo; choose a picture file.")
         waiting, path = (visit.waiting if visit else None), photo["path"]
         try:
-            with self.at_work(request, progress) as report, self._photo(path) as (opened, pixels):
+            with self.at_work(request, progress) as report, self._photo(path, report) as (opened, pixels):
                 recipe = waiting if waiting and waiting.photo == opened.id else None
                 index = recipe.face if recipe else 0
                 new = Visit.of_photo(self.editor, opened, pixels, path, "fast", index, report)
@@ -566,8 +567,9 @@ class Callbacks:
         return visit.configuration(visit.targets(self.editor, values), locked)
 
     @contextmanager
-    def _photo(self, path: str) -> Iterator[tuple[Photo, np.ndarray]]:
+    def _photo(self, path: str, report: Callable[[float, str], None]) -> Iterator[tuple[Photo, np.ndarray]]:
         """A photo's file, as long as its pixels are needed, with the faces in it."""
+        report(0.0, "Finding the face")
         with at_work(path) as pixels:
             yield Photo.of(Path(path).read_bytes(), pixels, self.editor.detect(pixels)), pixels
 

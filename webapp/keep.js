@@ -47,7 +47,10 @@ window.keeping = (() => {
       met = true;
       put("record", record);
       const { path } = JSON.parse(record), known = JSON.parse(get("photo") || "{}");
-      if (!path || path === known.path) return;
+      if (path === (known.path ?? null)) return;
+      if (known.key) carefully(() => ask("readwrite", (photos) => photos.delete(known.key)));
+      put("photo", "");
+      if (!path) return;
       const key = `${Date.now()}-${Math.random()}`;
       put("photo", JSON.stringify({ path, key }));
       carefully(async () => {

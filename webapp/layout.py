@@ -110,7 +110,8 @@ class Layout:
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
         self.asked = gr.State(None, time_to_live=IDLE_SECONDS)  # when the visit's face was to be found anew
         self.kept = gr.HTML(html_template="<i></i>", js_on_load=KEEP, visible="hidden", elem_id="kept")
-        gr.HTML(_fill("header.html", text), elem_id="header")
+        header = _fill("header.html", text).replace("[[code]]", text.code).replace("[[links]]", text.links())
+        gr.HTML(header, elem_id="header")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text("Edit"), elem_id="tab-edit"):
                 with gr.Row(elem_id="workbench"):

@@ -1,15 +1,14 @@
 // Runs once when the page has loaded: what Gradio's components do not do by themselves.
 () => {
-  const language = document.querySelector("#language");
-  document.documentElement.lang = language.dataset.page;
+  const languages = document.querySelector("#languages");
+  document.documentElement.lang = languages.dataset.page;
 
   // The first visit follows the browser's language, later ones the visitor's choice.
   const remembered = { get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
     set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* not allowed here */ } } };
-  if (!remembered.get("language") && language.lang === "zh" && navigator.language.startsWith("zh")) {
-    location.replace(language.href + location.hash);
-  }
-  language.addEventListener("click", () => remembered.set("language", language.lang));
+  const own = languages.querySelector(`[lang="${navigator.language.slice(0, 2)}"]`);
+  if (own && languages.dataset.page === "en" && !remembered.get("language")) location.replace(own.href + location.hash);
+  languages.addEventListener("click", (event) => { if (event.target.lang) remembered.set("language", event.target.lang); });
 
   const dark = remembered.get("dark");
   if (dark !== null) document.body.classList.toggle("dark", dark === "true");
@@ -60,6 +59,9 @@
     if (!saved) document.querySelector("#photo .source-selection button")?.click();
     put(input, saved || file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/unknown" }));
   };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#photo .image-frame")) document.querySelector("#photo input[type=file]").click();
+  });
   document.addEventListener("change", (event) => {
     const file = event.target.matches("#photo input[type=file]") && event.target.files[0];
     if (!file || file.type.startsWith("image/")) return;
@@ -102,7 +104,10 @@
   const name = () => {
     for (const row of document.querySelectorAll(".attribute")) {
       const label = row.querySelector("label span, label")?.textContent.trim();
-      row.querySelector(".reset")?.setAttribute("aria-label", "↺ " + label);
+      const reset = row.querySelector(".reset"), lock = row.querySelector(".lock label");
+      reset?.setAttribute("aria-label", "↺ " + label);
+      if (reset) reset.title = "↺ " + label;
+      if (lock) lock.title = lock.textContent.trim();
     }
     document.querySelectorAll(".gallery-item:not([aria-label])").forEach((example, i) => {
       example.setAttribute("aria-label", document.querySelector("#photo label")?.textContent.trim() + " " + (i + 1));

@@ -12,7 +12,7 @@ from webapp.api import add_api
 from webapp.callbacks import Callbacks
 from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.files import LARGEST_FILE
-from webapp.language import CHINESE, ENGLISH, Language
+from webapp.language import ENGLISH, LANGUAGES, Language
 from webapp.layout import Layout, Preset
 from webapp.mix import MixCallbacks
 from webapp.server import FILM, FIT, OPEN, Studio
@@ -65,8 +65,9 @@ def build_page(editor: "FaceEditor") -> Studio:
         comparer = Comparer(editor)
         _add_page(demo, editor, comparer, ENGLISH)
         add_api(editor)
-    with demo.route(CHINESE.name, CHINESE.code, show_in_navbar=False):
-        _add_page(demo, editor, comparer, CHINESE)
+    for language in LANGUAGES[1:]:
+        with demo.route(language.name, language.code, show_in_navbar=False):
+            _add_page(demo, editor, comparer, language)
     demo.open_queue()
     return demo
 
@@ -161,8 +162,9 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     _wire_mixing(layout, MixCallbacks(callbacks), inputs)
     _wire_comparison(demo, layout, CompareCallbacks(callbacks, comparer), inputs)
     layout.how.select(callbacks.explain, [layout.visit, *inputs], layout.explanation, **quietly)
-    layout.copy_link.click(None, layout.recipe, js=COPY_LINK, **private)
-    layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
+    for button, script in ((layout.copy_link, COPY_LINK), (layout.copy_text, COPY_TEXT)):
+        copied = button.click(None, layout.recipe, js=script, **private)
+        copied.success(functools.partial(callbacks.tell, "Copied."), **silently)
     save = [layout.visit, layout.view, layout.kind, layout.mark, *inputs]
     layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **saving).success(
         None, layout.file, js=SAVE

@@ -255,7 +255,7 @@ class Visit:
             )
         if self.picture is None:
             self.picture = self.portrait(editor, self.configuration(self.values, self.locked))
-        self.face.kept.clear()
+        self.face = replace(self.face)  # without what it keeps for the next picture
         self.drawn = self.mixed = self.pinned = None
         self.join({})
         return left | {self.face.index: self}

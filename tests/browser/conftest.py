@@ -25,6 +25,9 @@ CHROMIUM_OPTIONS = [
     "--disable-sync",
 ]
 
+# What Gradio says of requests that were still open when the page was left or reloaded.
+LEFT = re.compile("signal is aborted|Connection errored out")
+
 expect.set_options(timeout=30_000)  # milliseconds: a busy machine may need them
 
 
@@ -75,9 +78,8 @@ def visit(browser: Browser, request: pytest.FixtureRequest):
         page = context.new_page()
         own = (url.split("/#")[0], "data:", "blob:")
         page.on("request", lambda r: r.url.startswith(own) or faults.append(r.url))
-        page.on("console", lambda m: m.type == "error" and faults.append(m.text))
-        # A page that is reloaded aborts what it is still fetching.
-        page.on("pageerror", lambda error: "signal is aborted" in str(error) or faults.append(str(error)))
+        page.on("console", lambda m: m.type == "error" and not LEFT.search(m.text) and faults.append(m.text))
+        page.on("pageerror", lambda error: LEFT.search(str(error)) or faults.append(str(error)))
         page.goto(url)
         page.locator(".stage.ready").wait_for(timeout=60_000)
         return page

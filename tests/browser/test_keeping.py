@@ -127,7 +127,7 @@ def test_a_reload_and_the_other_language_bring_photo_edits_and_history_back(cart
     expect_the_same(page, editor, path)
     choose(page, "In the photo")
     expect_width(page, 1200)
-    page.locator("#language").click()
+    page.locator("#languages [lang=zh]").click()
     expect(page).to_have_url(url + "/zh")
     expect(page.locator("#caption")).to_contain_text("你的照片 年龄 32 → 80")
     expect(page.locator("#history img")).to_have_count(3)
@@ -152,6 +152,18 @@ def test_a_random_person_and_a_saved_face_come_back_too(cartoon, visit, tmp_path
     expect_edits(page, "Your photo Age 32 → 5")
     choose(page, "In the photo")
     expect_width(page, 1200)
+
+
+def test_a_photo_that_the_browser_has_lost_is_asked_for_and_the_edit_applied(cartoon, visit, tmp_path):
+    url, editor = cartoon
+    page, path = visit(url), photo_of_faces(tmp_path, *TWO)
+    edit_photo(page, path)
+    page.evaluate("sessionStorage.removeItem('photo')")
+    for _ in range(2):  # the edit waits, however often the page is reloaded
+        come_back(page)
+        expect_edits(page, f"Random person {FIRST_SEED}")
+    page.set_input_files("#photo input[type=file]", path)
+    expect_edits(page, "Your photo Age 32 → 80")
 
 
 def test_a_new_visitor_meets_nobody_elses_photo(cartoon, visit, tmp_path):

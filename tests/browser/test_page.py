@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import av
 import cv2
@@ -31,6 +31,7 @@ from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page
 from webapp.callbacks import FIRST_SEED, FRAMES
 from webapp.compare import OPEN, PIXELS, WAITING, Comparer
+from webapp.language import LANGUAGES
 from webapp.layout import SECOND_SEED
 from webapp.stage import data_url
 from webapp.visit import Visit
@@ -183,7 +184,11 @@ def test_a_link_restores_an_edit_of_a_person_and_of_a_photo(cartoon, visit, tmp_
     slider(page, "smile").press("Home")
     expect_edits(page, "→ 0")
     page.get_by_role("button", name="Link, saved face, animation and mark").click()
-    edit = page.locator("#recipe textarea").input_value()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator(".toast-body")).to_contain_text("Copied.")
+    edit = unquote(page.evaluate("navigator.clipboard.readText()").partition("#edit=")[2])
+    assert edit == page.locator("#recipe textarea").input_value()
     assert json.loads(edit)["edits"] == {"smile": 0} and json.loads(edit)["face"] == 1
 
     other = visit(url + "/#edit=" + quote(edit))
@@ -195,7 +200,7 @@ def test_a_link_restores_an_edit_of_a_person_and_of_a_photo(cartoon, visit, tmp_
 
     page.locator("#recipe textarea").fill("{}")
     page.get_by_role("button", name="Apply").click()
-    expect(page.locator(".toast-body")).to_contain_text("not an edit of this page")
+    expect(page.locator(".toast-body.warning")).to_contain_text("not an edit of this page")
 
 
 def test_a_face_is_saved_and_opened_again(cartoon, visit, tmp_path):
@@ -612,8 +617,33 @@ def test_the_page_speaks_chinese_to_who_reads_it_and_can_be_switched(cartoon, vi
     (tmp_path / "notes.jpg").write_text("Dear diary")
     page.set_input_files("#photo input[type=file]", str(tmp_path / "notes.jpg"))
     expect(page.locator(".toast-body")).to_contain_text("不是图片")
-    page.locator("#language").click()
+    page.locator("#languages [lang=en]").click()
     expect_edits(page, "Age 32 → 80")  # the edit comes along
+
+
+def test_every_language_says_all_that_the_others_say():
+    chinese, *others = LANGUAGES[1:]
+    assert {language.code for language in LANGUAGES} == {"en", "es", "zh"}
+    for other in others:
+        assert other.words.keys() == chinese.words.keys() and other.messages.keys() == chinese.messages.keys()
+        for english, said in other.words.items():
+            assert re.findall(r"{.*?}", english) == re.findall(r"{.*?}", said)
+    for language in LANGUAGES:
+        assert all(
+            re.compile(pattern).groups >= said.count("\\") for pattern, said in language.messages.items()
+        )
+
+
+def test_a_visitor_who_reads_spanish_is_spoken_to_in_spanish(cartoon, visit):
+    page = visit(cartoon[0], locale="es-ES")
+    expect(page).to_have_url(re.compile("/es$"))
+    expect(page.locator("html")).to_have_attribute("lang", "es")
+    page.get_by_role("button", name="10 años más").click()
+    expect_edits(page, "Persona al azar 12 Edad 32 → 42")
+    found = Axe().run(page).response["violations"]
+    assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+    page.locator("#languages [lang=en]").click()
+    expect_edits(page, "Random person 12 Age 32 → 42")
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])

@@ -7,8 +7,10 @@ import gradio as gr
 from tests.browser.fake_editor import FakeEditor
 from tests.browser.fuzz import malformed_uploads
 from webapp.callbacks import BROKEN, Callbacks
-from webapp.language import CHINESE, ENGLISH
+from webapp.language import ENGLISH, LANGUAGES
 from webapp.layout import Layout
+
+CHINESE = next(language for language in LANGUAGES if language.code == "zh")
 
 
 class Faceless(FakeEditor):

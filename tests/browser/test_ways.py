@@ -45,6 +45,17 @@ def test_a_photo_is_pasted_or_dropped_anywhere_also_in_place_of_another(
     expect_picture(page, editor.synthesize(editor.detect(path)[0].code))
 
 
+def test_a_click_on_the_filled_box_chooses_another_photo(cartoon, visit, tmp_path):
+    page = visit(cartoon[0])
+    page.set_input_files("#photo input[type=file]", photo_of_faces(tmp_path, (100, 100, 200)))
+    expect_edits(page, "Your photo")
+    with page.expect_file_chooser() as chooser:
+        page.locator("#photo img").click()
+    chooser.value.set_files(photo_of_faces(tmp_path, (300, 200, 300), (800, 300, 200)))
+    expect(page.locator("#faces button.thumbnail-item")).to_have_count(2)
+    expect(page.locator("#attribute-age .lock label")).to_have_attribute("title", "Lock Age")
+
+
 def test_what_the_browser_takes_for_no_picture_is_answered_by_us(cartoon, visit, tmp_path):
     page = visit(cartoon[0])
     page.set_input_files(
