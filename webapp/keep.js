@@ -5,13 +5,19 @@ window.keeping = (() => {
   const put = (key, value) => { try { sessionStorage.setItem(key, value); } catch { /* not allowed here */ } };
   const get = (key) => { try { return sessionStorage.getItem(key) ?? ""; } catch { return ""; } };
   const ask = (mode, question) => new Promise((done, failed) => {
+    setTimeout(() => failed(new Error("The browser's database does not answer.")), 5000);
     const opening = indexedDB.open("dystyle", 1);
     opening.onupgradeneeded = () => opening.result.createObjectStore("photos");
     opening.onerror = failed;
     opening.onsuccess = () => {
-      const asked = question(opening.result.transaction("photos", mode).objectStore("photos"));
-      asked.onsuccess = () => { opening.result.close(); done(asked.result); };
-      asked.onerror = failed;
+      try {
+        const asked = question(opening.result.transaction("photos", mode).objectStore("photos"));
+        asked.onsuccess = () => done(asked.result);
+        asked.onerror = failed;
+      } catch (error) {
+        failed(error);
+      }
+      opening.result.close();  // once the question is answered
     };
   });
   // Nothing here may keep the page from working where a browser keeps nothing.
@@ -40,33 +46,53 @@ window.keeping = (() => {
     put("sliders", JSON.stringify(Object.fromEntries(values)));
   });
 
+  const read = (key) => JSON.parse(get(key) || "{}");
+  const forget = (key) => key && carefully(() => ask("readwrite", (photos) => photos.delete(key)));
+  const whom = ({ people }) => people.at(-1).photo ?? people.at(-1).seed;
+  const worth = ({ people }) => people.at(-1).photo || people.some((person) => person.history.length > 1);
+
   return {
     // Keeps the visit as the server describes it, and its photo if that is a new one: `photo` says under which key
-    // the file lies that was uploaded to `path`.
-    keep: (record) => {
+    // the file lies that was uploaded to `path`. Somebody else's visit before it is kept, too, as `earlier`.
+    keep: (text) => {
       met = true;
-      put("record", record);
-      const { path } = JSON.parse(record), known = JSON.parse(get("photo") || "{}");
-      if (path === (known.path ?? null)) return;
-      if (known.key) carefully(() => ask("readwrite", (photos) => photos.delete(known.key)));
+      const record = JSON.parse(text), before = read("record"), known = read("photo"), earlier = read("earlier");
+      put("record", text);
+      if (before.people && whom(before) !== whom(record) && worth(before)) {
+        forget(earlier.photo?.key);
+        put("earlier", JSON.stringify({ record: before, photo: known }));
+      } else if (known.key && record.path !== known.path) {
+        forget(known.key);
+      }
+      document.documentElement.classList.toggle("earlier", Boolean(get("earlier")));
+      if (record.path === (known.path ?? null)) return;
       put("photo", "");
-      if (!path) return;
+      if (!record.path) return;
       const key = `${Date.now()}-${Math.random()}`;
-      put("photo", JSON.stringify({ path, key }));
+      put("photo", JSON.stringify({ path: record.path, key }));
       carefully(async () => {
-        const answer = await fetch(address("file=") + encodeURI(path).replace(/[?#]/g, encodeURIComponent));
-        const file = new File([await answer.blob()], path.split(/[\\/]/).pop());
+        const answer = await fetch(address("file=") + encodeURI(record.path).replace(/[?#]/g, encodeURIComponent));
+        const file = new File([await answer.blob()], record.path.split(/[\\/]/).pop());
         await ask("readwrite", (photos) => photos.put({ file, when: Date.now() }, key));
       });
+    },
+    // Goes back to the visit before, and forth again.
+    back: () => {
+      const earlier = read("earlier");
+      put("earlier", JSON.stringify({ record: read("record"), photo: read("photo") }));
+      put("record", JSON.stringify(earlier.record));
+      put("photo", JSON.stringify(earlier.photo));
+      met = false;
+      location.reload();
     },
     // What was kept: the record, the photo uploaded again, and where the sliders stood.
     recall: async () => {
       await carefully(forgetOld);
       const record = get("record"), sliders = get("sliders");
       put("sliders", "");
-      if (!record || !JSON.parse(record).path) return [record, null, sliders];
+      if (!read("record").path) return [record, null, sliders];
       const file = await carefully(async () => {
-        const { key } = JSON.parse(get("photo"));
+        const { key } = read("photo");
         const { file } = await ask("readonly", (photos) => photos.get(key));
         const path = await upload(file);
         await ask("readwrite", (photos) => photos.put({ file, when: Date.now() }, key));

@@ -187,6 +187,7 @@ class Layout:
                 scale=2,
                 elem_id="seed",
             )
+        self.back = gr.Button(text("Back to the face before"), size="sm", min_width=0, elem_id="back")
         self.saved_face = gr.UploadButton(
             text("Open a saved face"), file_types=[ENDING], size="sm", min_width=0, elem_id="saved-face"
         )

@@ -133,6 +133,7 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
         event.then(callbacks.draw_history, layout.visit, layout.history, show_progress="hidden", **filming)
     reading = {"concurrency_id": "read", "concurrency_limit": 1, "show_progress": "hidden", **private}
     layout.kept.change(callbacks.read, layout.visit, layout.readout, trigger_mode="always_last", **reading)
+    layout.back.click(None, js="() => window.keeping.back()", **private)
     layout.no_camera.click(callbacks.no_camera, **silently)
     demo.unload(callbacks.stop)
 

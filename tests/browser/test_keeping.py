@@ -161,6 +161,24 @@ def test_a_random_person_and_a_saved_face_come_back_too(cartoon, visit, tmp_path
     expect_width(page, 1200)
 
 
+def test_the_face_before_comes_back_too(cartoon, visit, tmp_path):
+    url, editor = cartoon
+    page, path = visit(url), photo_of_faces(tmp_path, *TWO)
+    expect(page.locator("#back")).to_be_hidden()
+    edit_photo(page, path)
+    expect(page.locator("#back")).to_be_hidden()  # nobody was edited before
+    page.locator("#random").click()
+    expect_edits(page, "Random person")
+    slider(page, "age").press("Home")
+    expect_edits(page, "→ 5")
+    page.locator("#back").click()
+    expect_welcome(page)
+    expect_the_same(page, editor, path)
+    page.locator("#back").click()
+    expect_edits(page, "Random person")
+    expect_edits(page, "→ 5")
+
+
 def test_a_photo_that_the_browser_has_lost_is_asked_for_and_the_edit_applied(cartoon, visit, tmp_path):
     url, editor = cartoon
     page, path = visit(url), photo_of_faces(tmp_path, *TWO)
@@ -171,6 +189,21 @@ def test_a_photo_that_the_browser_has_lost_is_asked_for_and_the_edit_applied(car
         expect_edits(page, f"Random person {FIRST_SEED}")
     page.set_input_files("#photo input[type=file]", path)
     expect_edits(page, "Your photo Age 32 → 80")
+
+
+def test_a_browser_that_keeps_nothing_shows_the_page_all_the_same(cartoon, browser):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.add_init_script("""
+      Object.defineProperty(window, "sessionStorage", { get() { throw new Error("not allowed"); } });
+      Object.defineProperty(window, "indexedDB", { get() { throw new Error("not allowed"); } });""")
+    page = context.new_page()
+    page.goto(cartoon[0])
+    expect_edits(page, f"Random person {FIRST_SEED}")
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    come_back(page)
+    expect_edits(page, f"Random person {FIRST_SEED} Move a slider")
+    context.close()
 
 
 def test_a_new_visitor_meets_nobody_elses_photo(cartoon, visit, tmp_path):
