@@ -983,7 +983,9 @@ OPEN = {
     *(
         "/",
         "/zh",
+        "/es",
         "/zh/",
+        "/es/",
         "/config",
         "/config/",
         "/favicon.ico",

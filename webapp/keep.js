@@ -76,6 +76,8 @@ window.keeping = (() => {
         await ask("readwrite", (photos) => photos.put({ file, when: Date.now() }, key));
       });
     },
+    // The server has let go of the visit: a page that has met somebody comes back with them.
+    lost: () => { if (met) location.reload(); },
     // Goes back to the visit before, and forth again.
     back: () => {
       const earlier = read("earlier");

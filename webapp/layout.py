@@ -52,7 +52,7 @@ MARK = """watch("marks", () => {
 
 # What the server says about the visit is kept in the browser; one that has expired comes back from there.
 KEEP = """watch("value", () => {
-  if (props.value === "lost") location.reload();
+  if (props.value === "lost") window.keeping.lost();
   else if (props.value) window.keeping.keep(props.value);
 });"""
 

@@ -100,6 +100,9 @@
     throw error;
   });
 
+  // There is nothing to edit before somebody is met; see `stage.js`.
+  if (!document.querySelector("#stage .stage.ready")) document.querySelector("#attributes").inert = true;
+
   // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
   const name = () => {
     for (const row of document.querySelectorAll(".attribute")) {

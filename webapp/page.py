@@ -114,7 +114,8 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     saved = [layout.visit, layout.saved_face]
     layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **opening)
     for person in (layout.faces.select, layout.stage.click):
-        opened.append(person(callbacks.choose_face, [layout.visit, layout.view], **opening))
+        chosen = [layout.visit, layout.view]
+        opened.append(person(callbacks.choose_face, chosen, trigger_mode="multiple", **opening))
     opened.append(layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **opening))
     layout.quality.input(
         callbacks.change_quality,

@@ -20,6 +20,7 @@ for (const [name, image] of Object.entries(images)) {
     if (image !== images.after) return;
     stage.style.setProperty("--ratio", next.naturalWidth / next.naturalHeight);
     stage.classList.add("ready");
+    if (element.closest("#stage")) document.querySelector("#attributes").inert = false;
   };
   watch(name, show);
   show();

@@ -283,6 +283,29 @@ def test_a_visit_that_has_expired_comes_back_with_the_next_edit(cartoon, visit, 
     expect_edits(page, "Your photo Age 32 → 80 · Gender")
 
 
+def test_nothing_is_edited_before_somebody_is_met(cartoon, browser, monkeypatch):
+    url, editor = cartoon
+    met, sample = threading.Event(), editor.sample
+
+    def slow(*args):
+        met.wait(30)
+        return sample(*args)
+
+    monkeypatch.setattr(editor, "sample", slow)
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto(url)
+    expect(page.locator("#attributes")).to_have_js_property("inert", True)
+    page.keyboard.press("r")
+    page.locator("#undo").dispatch_event("click")
+    met.set()
+    expect_edits(page, f"Random person {FIRST_SEED} Move a slider")
+    expect(page.locator("#attributes")).to_have_js_property("inert", False)
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    context.close()
+
+
 def test_what_a_browser_kept_is_checked():
     editor = FakeEditor()
     kept = Kept.of(Visit.of_seed(editor, 5))
