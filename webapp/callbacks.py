@@ -429,15 +429,18 @@ class Callbacks:
 
     @polite
     def read(self, visit: Visit | None):
-        """What the picture on the page reads: a mark on each slider, and a line below the picture."""
+        """What the picture on the page reads: a mark on each slider, and a line below the picture. The
+        stage is told to show its picture once more: Gradio loses some updates of a component."""
         if visit is None or visit.picture is None:
             return gr.skip()
+        again = gr.update(turn=time.monotonic_ns() % 2**50)
         rows, asked = self.editor.attributes, visit.moved(visit.values)
         if not asked:
-            return gr.update(said="", marks={})
+            return {self.layout.readout: gr.update(said="", marks={}), self.layout.stage: again}
         values = self.editor.measure(visit.picture)
         said = summary(values, visit.start, asked, rows, self.text)
-        return gr.update(said=said, marks=marks(values, rows))
+        read = gr.update(said=said, marks=marks(values, rows))
+        return {self.layout.readout: read, self.layout.stage: again}
 
     @polite
     def pin(self, visit: Visit | None, view: str, *inputs):
@@ -649,6 +652,7 @@ class Callbacks:
                 before=data_url(before),
                 after=data_url(after),
                 tag=self.text("Pinned edit" if pinned else "Before"),
+                turn=time.monotonic_ns() % 2**50,
                 faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
             ),
             layout.kept: Kept.of(visit).to_json(visit.path),

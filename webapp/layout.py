@@ -41,6 +41,13 @@ class Value(gr.Slider):
         raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
 
 
+# The stage while a slider moves. It goes another way than the full picture that follows, as of two quick
+# updates of one component Gradio can lose the second one.
+SKETCH = """watch("after", () => {
+  const sketch = new CustomEvent("sketch-after", { detail: props.after });
+  document.querySelector("#stage .stage").dispatchEvent(sketch);
+});"""
+
 # Where the picture's readings lie on the sliders.
 MARK = """watch("marks", () => {
   for (const row of document.querySelectorAll("#attributes .attribute")) {
@@ -196,6 +203,9 @@ class Layout:
         """The edited picture and what can be done with it."""
         text = self.text
         self.stage = build_stage("stage", text)
+        self.sketch = gr.HTML(
+            html_template="<i></i>", js_on_load=SKETCH, after="", visible="hidden", elem_id="sketch"
+        )
         with gr.Column(elem_id="work", min_width=0):
             self.progress = gr.HTML(elem_id="progress")
             self.cancel = gr.Button(text("Cancel"), size="sm", min_width=0, elem_id="cancel")

@@ -133,12 +133,13 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     for event in opened:
         event.then(callbacks.draw_history, layout.visit, layout.history, show_progress="hidden", **filming)
     reading = {"concurrency_id": "read", "concurrency_limit": 1, "show_progress": "hidden", **private}
-    layout.kept.change(callbacks.read, layout.visit, layout.readout, trigger_mode="always_last", **reading)
+    read = [layout.readout, layout.stage]
+    layout.kept.change(callbacks.read, layout.visit, read, trigger_mode="always_last", **reading)
     layout.back.click(None, js="() => window.keeping.back()", **private)
     layout.no_camera.click(callbacks.no_camera, **silently)
     demo.unload(callbacks.stop)
 
-    gr.on([slider.input for slider in sliders], callbacks.preview, edits, layout.stage, **newest)
+    gr.on([slider.input for slider in sliders], callbacks.preview, edits, layout.sketch, **newest)
     ends = [slider.release for slider in sliders] + [layout.view.input]
     gr.on(ends, callbacks.edit, edits, moved, **newest)
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, **newest)

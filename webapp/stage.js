@@ -9,11 +9,11 @@ for (const [name, image] of Object.entries(images)) {
   let newest = 0;
   // A picture is decoded before it is shown, so nothing flickers, unless the browser takes its time over that;
   // one that was overtaken is dropped.
-  const show = async () => {
+  const show = async (picture) => {
     const ticket = ++newest;
-    if (!props[name] || props[name] === image.src) return;
+    if (!picture || picture === image.src) return;
     const next = new Image();
-    next.src = props[name];
+    next.src = picture;
     await Promise.race([next.decode(), new Promise((done) => setTimeout(done, 1000))]);
     if (ticket !== newest) return;
     image.src = next.src;
@@ -22,8 +22,9 @@ for (const [name, image] of Object.entries(images)) {
     stage.classList.add("ready");
     if (element.closest("#stage")) document.querySelector("#attributes").inert = false;
   };
-  watch(name, show);
-  show();
+  watch([name, "turn"], () => show(props[name]));
+  show(props[name]);
+  stage.addEventListener(`sketch-${name}`, (event) => show(event.detail));
 }
 
 const name_left = () => { if (props.tag) element.querySelector(".stage-tag.left").textContent = props.tag; };
