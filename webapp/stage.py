@@ -33,8 +33,7 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
     Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given). `faces`
     has the `boxes` of the people in it, left, top, width and height in percent, and who of them is `shown`
     and `edited`; a click on a box is a click on the component, with the person's index. An update may carry
-    any, the others stay. A
-    new `turn` shows the pictures again where a sketch has taken their place, see `layout.py`.
+    any, the others stay. A new `turn` shows the pictures again where a sketch has taken their place.
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
