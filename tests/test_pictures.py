@@ -18,7 +18,9 @@ from skimage import data
 import dystyle
 from dystyle.errors import InputError
 from dystyle.pictures import READERS, is_named_like_a_picture, is_picture, load_image
-from webapp.language import CHINESE
+from webapp.language import LANGUAGES
+
+CHINESE = next(language for language in LANGUAGES if language.code == "zh")
 
 ASTRONAUT = data.astronaut()
 

@@ -16,9 +16,11 @@ from dystyle.encoders import refine
 from tests.browser.fake_editor import FakeEditor
 from webapp import zero_gpu
 from webapp.callbacks import Callbacks, Cancelled
-from webapp.language import CHINESE
+from webapp.language import LANGUAGES
 from webapp.layout import Layout
 from webapp.visit import Photo, Visit
+
+CHINESE = next(language for language in LANGUAGES if language.code == "zh")
 
 FORK = multiprocessing.get_context("fork")
 
@@ -113,7 +115,9 @@ def page(editor) -> Callbacks:
 
 
 def fit(callbacks: Callbacks, photo: np.ndarray, progress=lambda share, desc: None) -> Visit:
-    return callbacks._fit(Photo.of(b"", photo), photo, "photo.png", "precise", 0, VISITOR, progress)
+    with callbacks.at_work(VISITOR, progress) as report:
+        seen = Photo.of(b"", photo)
+        return Visit.of_photo(callbacks.editor, seen, photo, "photo.png", "precise", 0, report)
 
 
 def test_the_page_gets_the_same_code_from_a_lent_gpu(spaces, lent, editor, astronaut, two_threads):
@@ -140,7 +144,7 @@ def test_a_visitor_who_cancels_gives_the_gpu_back(spaces, lent, astronaut):
     def progress(share: float, desc: str) -> None:
         seen.append(share)
         if share > 0:
-            callbacks.cancel(VISITOR)
+            callbacks.stop(VISITOR)
 
     with pytest.raises(Cancelled):
         fit(callbacks, astronaut, progress)

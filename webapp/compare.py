@@ -13,13 +13,13 @@ import cv2
 import gradio as gr
 import numpy as np
 
-from dystyle.attributes import Attribute
 from dystyle.editors import METHODS
 from dystyle.editors.search import REACHED_PROBABILITY, REACHED_WITHIN, shortfall
 from dystyle.errors import InputError
 from webapp.callbacks import PROGRESS, Callbacks, duration, known
 from webapp.fair_queue import Cancelled
 from webapp.layout import PRESETS
+from webapp.readings import changed_aside, reading
 from webapp.stage import data_url
 from webapp.visit import Visit
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 PIXELS = 512  # of a picture's side on the tab
 OPEN = 3  # methods that stay open
 WAITING = 4  # visitors who may wait for another's comparison
-ASIDE = 0.1  # share of the range by which an attribute that was not asked for has changed notably
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,12 @@ class CompareCallbacks:
                 yield self._cards(visit, configuration, results, ordered[i + 1 :])
 
     def cancel(self, request: gr.Request) -> None:
-        """Stop this visitor's comparison; what is finished stays."""
+        """Stop this visitor's comparison, and say so; what is finished stays."""
+        self.stop(request)
+        self.page.tell(str(Cancelled()))
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop this visitor's comparison."""
         if running := self._running.pop(request.session_hash, None):
             running.set()
 
@@ -203,17 +207,12 @@ class CompareCallbacks:
             mark = f'<span role="img" aria-label="{said}">{"✓" if met else "✗"}</span>'
             lines.append(
                 f'<dt>{html.escape(label)} → {target:g}</dt><dd class="{"met" if met else "missed"}">'
-                f"{_number(value, rows[name])} {mark}</dd>"
+                f"{reading(value, rows[name])} {mark}</dd>"
             )
-        aside = [
-            text(row.label)
-            for name, row in rows.items()
-            if name not in configuration
-            and abs(result.readings[name] - visit.start[name]) > ASIDE * row.width
-        ]
+        aside = changed_aside(result.readings, visit.start, configuration, rows, text)
         for label, value in (
             ("Identity kept", f"{result.identity:.2f}"),
-            ("Also changed", html.escape(", ".join(aside)) or "–"),
+            ("Also changed", aside or "–"),
             ("Time", duration(result.seconds)),
         ):
             lines.append(f"<dt>{text(label)}</dt><dd>{value}</dd>")
@@ -230,8 +229,3 @@ def _image(picture: np.ndarray, said: str) -> str:
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
-
-
-def _number(value: float, row: Attribute) -> str:
-    """A reading, as finely as its slider has it."""
-    return f"{round(value / row.step) * row.step:g}"

@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import fastapi
 from gradio.blocks import Block
 from gradio.data_classes import PredictBodyInternal
+from gradio.helpers import skip
 from gradio.queueing import Event, Queue
+from gradio.server_messages import ProcessCompletedMessage
 
 QUEUE_SIZE = 64  # more waiting events than this are turned away
 ADDRESS_SIZE = QUEUE_SIZE // 2  # so are more from one address
@@ -143,6 +146,18 @@ class FairQueue(Queue):
         if event := self.event_ids_to_events.get(event_id):
             event.alive = False
         await super().remove_from_queue(event_id)
+
+    def give_up(self, session: str, lanes: Iterable[str]) -> None:
+        """Let no event of a session wait in these lanes any more; each ends as one that changes nothing.
+
+        To be called in the event loop.
+        """
+        for lane in (self.event_queue_per_concurrency_id.get(name) for name in lanes):
+            for event in [event for event in lane.queue if event.session_hash == session] if lane else ():
+                lane.queue.remove(event)
+                self.event_ids_to_events.pop(event._id, None)
+                nothing = {"data": [skip() for _ in event.fn.outputs]}
+                self.send_message(event, ProcessCompletedMessage(output=nothing, success=True))
 
     def set_progress(self, event_id: str, iterables: list | None) -> None:
         """Called by an event's work.

@@ -1,4 +1,6 @@
-"""The page in two languages. The English sentence itself is the key of its translation, in `chinese.json`."""
+"""The page's languages. The English sentence itself is the key of its translation, in a file named by the
+language's code, such as `zh.json`; `about.zh.html` beside it is what the page says about itself.
+"""
 
 import json
 import re
@@ -11,7 +13,7 @@ class Language:
     """Says things in one language.
 
     Attributes:
-        code: "en" or "zh".
+        code: such as "en"; also the path of the page in this language.
         name: of the language, in itself.
         words: English sentence -> its translation; a sentence that is not there stays as it is.
         messages: pattern of a whole English sentence -> replacement.
@@ -37,7 +39,21 @@ class Language:
                 return found.expand(translation)
         return english
 
+    @property
+    def path(self) -> str:
+        """Of the page in this language, from any of its pages."""
+        return "./" if self is ENGLISH else f"./{self.code}"
+
+    def links(self) -> str:
+        """To the page in the other languages, as HTML."""
+        others = (other for other in LANGUAGES if other is not self)
+        return "".join(f'<a href="{o.path}" lang="{o.code}">{o.name}</a>' for o in others)
+
+    @classmethod
+    def read(cls, file: Path) -> "Language":
+        """A language from its file."""
+        return cls(file.stem, **json.loads(file.read_text(encoding="utf-8")))
+
 
 ENGLISH = Language("en", "English", {}, {})
-_TRANSLATED = Path(__file__).with_name("chinese.json").read_text(encoding="utf-8")
-CHINESE = Language("zh", "中文", **json.loads(_TRANSLATED))
+LANGUAGES = (ENGLISH, *map(Language.read, sorted(Path(__file__).parent.glob("*.json"))))

@@ -1,5 +1,6 @@
 """What is on the page and where; `callbacks.py` says what happens there, `style.css` how it looks."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,29 +29,71 @@ PICK = """element.addEventListener("click", (event) => {
 });"""
 
 
+class Value(gr.Slider):
+    """A slider that hands typed numbers over as they are: none at all, or one out of its range, is no mistake
+    yet. What counts then is said by `Visit.targets`."""
+
+    is_template = True  # for the browser it is gr.Slider
+
+    def preprocess(self, payload: object) -> float | None:
+        if payload is None or (type(payload) in (int, float) and math.isfinite(payload)):
+            return payload
+        raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
+
+
+# The stage while a slider moves. It goes another way than the full picture that follows, as of two quick
+# updates of one component Gradio can lose the second one.
+SKETCH = """watch("after", () => {
+  const sketch = new CustomEvent("sketch-after", { detail: props.after });
+  document.querySelector("#stage .stage").dispatchEvent(sketch);
+});"""
+
+# Where the picture's readings lie on the sliders.
+MARK = """watch("marks", () => {
+  for (const row of document.querySelectorAll("#attributes .attribute")) {
+    const mark = props.marks?.[row.id.slice("attribute-".length)];
+    row.classList.toggle("read", mark !== undefined);
+    row.style.setProperty("--read", mark ?? 0);
+  }
+});"""
+
+# What the server says about the visit is kept in the browser; one that has expired comes back from there.
+KEEP = """watch("value", () => {
+  if (props.value === "lost") window.keeping.lost();
+  else if (props.value) window.keeping.keep(props.value);
+});"""
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A ready-made edit: values to `add` to the sliders, or to bring them `to`."""
+    """A ready-made edit of the face as it is: values to `add` to the sliders, or to bring them `to`, and what
+    to `free`: attributes that an edit before may hold below where they started."""
 
     label: str
     add: Mapping[str, float] = field(default_factory=dict)
     to: Mapping[str, float] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """Of all attributes that it may move."""
+        return {*self.add, *self.to, *self.free}
 
     def suits(self, rows: Mapping[str, Attribute]) -> bool:
         """Whether an editor with these attributes can do it."""
-        return {*self.add, *self.to} <= rows.keys()
+        return self.names <= rows.keys()
 
-    def applied(self, values: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
-        """All attributes' values after this edit, within their ranges."""
-        wanted = {name: values[name] + more for name, more in self.add.items()} | dict(self.to)
+    def applied(self, start: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
+        """All attributes' values after this edit of an unedited face, within their ranges."""
+        wanted = {name: start[name] + more for name, more in self.add.items()} | dict(self.to)
         bounded = {name: min(max(value, rows[name].low), rows[name].high) for name, value in wanted.items()}
-        return {**values, **bounded}
+        return {**start, **bounded}
 
 
 PRESETS = (
     Preset("10 years older", add={"age": 10}),
     Preset("10 years younger", add={"age": -10}),
-    Preset("Smile", to={"smile": 1}),
+    Preset("Smile", to={"smile": 1}, free=("mouth_open",)),
     Preset("Serious", to={"smile": 0, "mouth_open": 0}),
     Preset("Look left", to={"yaw": -25}),
     Preset("Look right", to={"yaw": 25}),
@@ -72,7 +115,10 @@ class Layout:
         self.text, self.attributes, self.noise_layers = text, attributes, noise_layers
         self.qualities = qualities
         self.visit = gr.State(None, time_to_live=IDLE_SECONDS)
-        gr.HTML(_fill("header.html", text), elem_id="header")
+        self.asked = gr.State(None, time_to_live=IDLE_SECONDS)  # when the visit's face was to be found anew
+        self.kept = gr.HTML(html_template="<i></i>", js_on_load=KEEP, visible="hidden", elem_id="kept")
+        header = _fill("header.html", text).replace("[[code]]", text.code).replace("[[links]]", text.links())
+        gr.HTML(header, elem_id="header")
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab(text("Edit"), elem_id="tab-edit"):
                 with gr.Row(elem_id="workbench"):
@@ -103,6 +149,7 @@ class Layout:
             height=210,
             elem_id="photo",
         )
+        self.no_camera = gr.Button(visible="hidden", elem_id="no-camera")
         self.faces = gr.Gallery(
             label=text("Choose a face"),
             columns=4,
@@ -147,6 +194,7 @@ class Layout:
                 scale=2,
                 elem_id="seed",
             )
+        self.back = gr.Button(text("Back to the face before"), size="sm", min_width=0, elem_id="back")
         self.saved_face = gr.UploadButton(
             text("Open a saved face"), file_types=[ENDING], size="sm", min_width=0, elem_id="saved-face"
         )
@@ -155,8 +203,20 @@ class Layout:
         """The edited picture and what can be done with it."""
         text = self.text
         self.stage = build_stage("stage", text)
-        self.cancel = gr.Button(text("Cancel"), size="sm", elem_id="cancel")
+        self.sketch = gr.HTML(
+            html_template="<i></i>", js_on_load=SKETCH, after="", visible="hidden", elem_id="sketch"
+        )
+        with gr.Column(elem_id="work", min_width=0):
+            self.progress = gr.HTML(elem_id="progress")
+            self.cancel = gr.Button(text("Cancel"), size="sm", min_width=0, elem_id="cancel")
         self.caption = gr.HTML(elem_id="caption", html_template='<div aria-live="polite">${value}</div>')
+        self.readout = gr.HTML(
+            html_template='<div aria-live="polite">${said}</div>',
+            js_on_load=MARK,
+            said="",
+            marks={},
+            elem_id="readout",
+        )
         self.history = gr.HTML(elem_id="history", js_on_load=PICK)
         with gr.Row(elem_id="toolbar"):
             self.view = gr.Radio(
@@ -171,7 +231,7 @@ class Layout:
             )
             self.undo = gr.Button("↶ " + text("Undo"), interactive=False, min_width=0, elem_id="undo")
             self.redo = gr.Button("↷ " + text("Redo"), interactive=False, min_width=0, elem_id="redo")
-            self.pin = gr.Button(text("Pin to compare"), min_width=0, elem_id="pin")
+            self.pin = gr.Button(text("Pin this edit"), min_width=0, elem_id="pin")
             self.reset_all = gr.Button(text("Reset all"), interactive=False, min_width=0, elem_id="reset-all")
             self.kind = _kind(text, "kind")
             self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
@@ -222,6 +282,10 @@ class Layout:
                 elem_classes="segments",
             )
             self.animate = gr.Button(text("Make animation"), size="sm", min_width=0, elem_id="animate")
+            self.save_film = gr.Button(
+                text("Download animation"), size="sm", visible=False, min_width=0, elem_id="save-film"
+            )
+        self.film = gr.HTML(elem_id="film")
         self.mark = gr.Checkbox(
             label=text("Draw a visible “AI” mark into saved pictures"),
             info=text("Every file says in its metadata that it was edited by AI, with or without the mark."),
@@ -250,38 +314,39 @@ class Layout:
                         scale=2,
                         elem_id="other",
                     )
-                self.row = gr.Slider(
+                self.row = Value(
                     0,
                     18,
                     value=8,
                     step=1,
-                    label=text("Rows of the first face"),
-                    info=text("The first rows of a code hold pose and shape, the last ones colours."),
+                    label=text("Taken from the first face"),
+                    info=text("First pose and shape, then features, at last the colours, too."),
                     buttons=[],
                     elem_id="mix-row",
                 )
-                self.truncation = gr.Slider(
-                    0,
-                    1,
-                    value=1,
-                    step=0.05,
-                    label=text("Truncation"),
-                    info=text("1 leaves the face as it is, 0 gives the mean of all faces."),
-                    buttons=[],
-                    elem_id="truncation",
-                )
-                shown = bool(self.noise_layers)
-                self.noise = gr.CheckboxGroup(
-                    [(_layer_label(layer), layer) for layer in self.noise_layers],
-                    value=list(self.noise_layers),
-                    label=text("Noise by layer"),
-                    info=text("Chance details, such as single hairs. A layer's name is its size in pixels."),
-                    visible=shown,
-                    elem_id="noise",
-                )
-                self.noise_switch = gr.Button(
-                    text("All noise on or off"), size="sm", min_width=0, visible=shown, elem_id="noise-switch"
-                )
+                with gr.Accordion(text("Details"), open=False, elem_id="mix-details"):
+                    self.truncation = Value(
+                        0,
+                        1,
+                        value=1,
+                        step=0.05,
+                        label=text("Distance from the average"),
+                        info=text("1 leaves the face as it is, 0 gives the mean of all faces."),
+                        buttons=[],
+                        elem_id="truncation",
+                    )
+                    shown = bool(self.noise_layers)
+                    self.noise = gr.CheckboxGroup(
+                        [(_layer_label(layer), layer) for layer in self.noise_layers],
+                        value=list(self.noise_layers),
+                        label=text("Chance details by their size"),
+                        info=text("Such as single hairs. Sizes are in pixels."),
+                        visible=shown,
+                        elem_id="noise",
+                    )
+                    self.noise_switch = gr.Button(
+                        text("All on or off"), size="sm", min_width=0, visible=shown, elem_id="noise-switch"
+                    )
             with gr.Column(elem_id="mix-result", elem_classes="card", min_width=0):
                 self.mix_stage = build_stage("mix-stage", text, text("First face"))
                 with gr.Row(elem_classes="tools"):
@@ -347,7 +412,7 @@ class Layout:
                 name, label = row.name, self.text(row.label)
                 unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({self.text(row.unit)})")
                 with gr.Column(elem_classes="attribute", elem_id=f"attribute-{name}", min_width=0):
-                    sliders[name] = gr.Slider(
+                    sliders[name] = Value(
                         row.low,
                         row.high,
                         value=row.denormalise(0.0),

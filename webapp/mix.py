@@ -82,6 +82,8 @@ class MixCallbacks:
     def _mixed(self, visit: Visit, inputs: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray, Credit]:
         """The codes of both faces and of their mixture, and how it was made."""
         seed, row, truncation, _, *page = inputs
+        if None in (row, truncation):
+            raise InputError("Type a number, or move the slider.")
         if seed is None:
             raise InputError("Give a person's number, or press 'Random person'.")
         configuration = self.page.configuration(visit, page)

@@ -1,19 +1,14 @@
 // Runs once when the page has loaded: what Gradio's components do not do by themselves.
 () => {
-  const language = document.querySelector("#language");
-  document.documentElement.lang = language.dataset.page;
+  const languages = document.querySelector("#languages");
+  document.documentElement.lang = languages.dataset.page;
 
   // The first visit follows the browser's language, later ones the visitor's choice.
   const remembered = { get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
     set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* not allowed here */ } } };
-  if (!remembered.get("language") && language.lang === "zh" && navigator.language.startsWith("zh")) {
-    location.replace(language.href + location.hash);
-  }
-  language.addEventListener("click", () => {
-    remembered.set("language", language.lang);
-    const edit = document.querySelector("#recipe textarea")?.value;
-    if (edit) language.hash = "edit=" + encodeURIComponent(edit);
-  });
+  const own = languages.querySelector(`[lang="${navigator.language.slice(0, 2)}"]`);
+  if (own && languages.dataset.page === "en" && !remembered.get("language")) location.replace(own.href + location.hash);
+  languages.addEventListener("click", (event) => { if (event.target.lang) remembered.set("language", event.target.lang); });
 
   const dark = remembered.get("dark");
   if (dark !== null) document.body.classList.toggle("dark", dark === "true");
@@ -28,39 +23,94 @@
       event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
     }
   });
+  const sheet = document.querySelector("#shortcuts");
+  const next = () => {
+    const faces = [...document.querySelectorAll("#faces button.thumbnail-item")];
+    faces[(faces.findIndex((face) => face.classList.contains("selected")) + 1) % faces.length]?.click();
+  };
+  const press = (selector) => () => document.querySelector(selector).click();
+  const keys = { b: press("#stage .stage-compare"), n: next, r: press("#reset-all"), "?": () => sheet.open ? sheet.close() : sheet.showModal() };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.target.matches?.(":is(#attributes, #mix-row, #truncation) input[type=number]")) {
       event.target.blur();
       event.target.focus();
     }
-    const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
-    if (!undo || event.target.matches?.("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
+    if (event.target.matches?.("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
+    const command = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
+    const meant = command && key === "z" ? press(event.shiftKey ? "#redo" : "#undo") : !command && !event.altKey && keys[key];
+    if (!meant) return;
     event.preventDefault();
-    document.querySelector(event.shiftKey ? "#redo" : "#undo").click();
+    meant();
   });
+  document.querySelector("#help").addEventListener("click", keys["?"]);
+  sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
 
-  // A saved face may be dropped anywhere, on the photo, too, whose component takes none but pictures.
-  document.addEventListener("dragover", (event) => {
-    if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+  // A photo or a saved face may be dropped or pasted anywhere. The photo's own box refuses what does not look like a
+  // picture to the browser: it is handed over as one, and the server says what it is.
+  const put = (input, file) => {
+    const files = new DataTransfer();
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  const choose = (file) => {
+    const saved = /\.safetensors$/i.test(file.name);
+    const input = document.querySelector(saved ? "input[type=file][accept='.safetensors']" : "#photo input[type=file]");
+    if (!saved) document.querySelector("#photo .source-selection button")?.click();
+    put(input, saved || file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/unknown" }));
+  };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#photo .image-frame")) document.querySelector("#photo input[type=file]").click();
   });
+  document.addEventListener("change", (event) => {
+    const file = event.target.matches("#photo input[type=file]") && event.target.files[0];
+    if (!file || file.type.startsWith("image/")) return;
+    event.stopPropagation();
+    choose(file);
+  }, true);
+  const dropping = (on) => document.body.classList.toggle("dropping", on);
+  document.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    dropping(true);
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) dropping(false); });
   document.addEventListener("drop", (event) => {
-    const face = [...event.dataTransfer.files].find((file) => /\.safetensors$/i.test(file.name));
-    const input = document.querySelector("input[type=file][accept='.safetensors']");
-    if (!face || !input) return;
+    dropping(false);
+    const file = event.dataTransfer.files[0];
+    if (!file) return;
     event.preventDefault();
     event.stopPropagation();
     event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true }));
-    const files = new DataTransfer();
-    files.items.add(face);
-    input.files = files.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    choose(file);
   }, true);
+  document.addEventListener("paste", (event) => {
+    const file = event.clipboardData.files[0];
+    if (!file) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    choose(file);
+  }, true);
+
+  // Without a camera its cover would stay over the photo's box.
+  const devices = navigator.mediaDevices, camera = devices?.getUserMedia.bind(devices);
+  if (camera) devices.getUserMedia = (asked) => camera(asked).catch((error) => {
+    document.querySelector("#photo .source-selection button").click();
+    document.querySelector("#no-camera").click();
+    throw error;
+  });
+
+  // There is nothing to edit before somebody is met; see `stage.js`.
+  if (!document.querySelector("#stage .stage.ready")) document.querySelector("#attributes").inert = true;
 
   // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
   const name = () => {
     for (const row of document.querySelectorAll(".attribute")) {
       const label = row.querySelector("label span, label")?.textContent.trim();
-      row.querySelector(".reset")?.setAttribute("aria-label", "↺ " + label);
+      const reset = row.querySelector(".reset"), lock = row.querySelector(".lock label");
+      reset?.setAttribute("aria-label", "↺ " + label);
+      if (reset) reset.title = "↺ " + label;
+      if (lock) lock.title = lock.textContent.trim();
     }
     document.querySelectorAll(".gallery-item:not([aria-label])").forEach((example, i) => {
       example.setAttribute("aria-label", document.querySelector("#photo label")?.textContent.trim() + " " + (i + 1));

@@ -12,12 +12,12 @@ from webapp.api import add_api
 from webapp.callbacks import Callbacks
 from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.files import LARGEST_FILE
-from webapp.language import CHINESE, ENGLISH, Language
+from webapp.language import ENGLISH, LANGUAGES, Language
 from webapp.layout import Layout, Preset
 from webapp.mix import MixCallbacks
-from webapp.server import Studio
+from webapp.server import FILM, FIT, OPEN, Studio
 from webapp.theme import THEME
-from webapp.visit import LONGEST_EDIT
+from webapp.visit import LONGEST_EDIT, Visit
 
 if TYPE_CHECKING:
     from dystyle import FaceEditor
@@ -27,10 +27,17 @@ SAVE = """(file) => {
   if (!file) return;
   Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
 }"""
-# A link can be anything: what is too long or does not decode is handed over for the server to refuse.
-READ_LINK = f"""() => {{
-  const edit = location.hash.startsWith("#edit=") ? location.hash.slice(6, {3 * LONGEST_EDIT + 10}) : "";
-  try {{ return decodeURIComponent(edit); }} catch {{ return edit; }}
+SAVE_FILM = """() => {
+  const film = document.querySelector("#film [data-name]");
+  Object.assign(document.createElement("a"), { href: film.src, download: film.dataset.name }).click();
+}"""
+# The edit of a link, and what was kept of an earlier visit. A link can be anything: what is too long or does
+# not decode is handed over for the server to refuse. It counts once: a reload brings back what became of it.
+RECALL = f"""async () => {{
+  let edit = location.hash.startsWith("#edit=") ? location.hash.slice(6, {3 * LONGEST_EDIT + 10}) : "";
+  if (edit) history.replaceState(null, "", location.pathname + location.search);
+  try {{ edit = decodeURIComponent(edit); }} catch {{ /* as it is */ }}
+  return [edit, ...await window.keeping.recall()];
 }}"""
 COPY_LINK = """(edit) => navigator.clipboard.writeText(
   location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
@@ -40,6 +47,7 @@ COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
 LAUNCH_OPTIONS = {
     "theme": THEME,
     "css_paths": HERE / "style.css",
+    "head": f"<script>{(HERE / 'keep.js').read_text(encoding='utf-8')}</script>",
     "js": (HERE / "page.js").read_text(encoding="utf-8"),
     "favicon_path": str(HERE / "icon.svg"),
     "footer_links": ["api"],
@@ -57,74 +65,89 @@ def build_page(editor: "FaceEditor") -> Studio:
         comparer = Comparer(editor)
         _add_page(demo, editor, comparer, ENGLISH)
         add_api(editor)
-    with demo.route(CHINESE.name, CHINESE.code, show_in_navbar=False):
-        _add_page(demo, editor, comparer, CHINESE)
+    for language in LANGUAGES[1:]:
+        with demo.route(language.name, language.code, show_in_navbar=False):
+            _add_page(demo, editor, comparer, language)
     demo.open_queue()
     return demo
 
 
-def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
+def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Language) -> None:
     layout = Layout(editor.attributes, text, editor.noise_layers, editor.qualities)
     callbacks = Callbacks(editor, layout)
     sliders, locks = list(layout.sliders.values()), list(layout.locks.values())
     resets = list(layout.resets.values())
-    shown = [layout.visit, layout.stage, layout.caption, layout.history, layout.recipe, layout.undo]
-    shown += [layout.redo, layout.pin, layout.reset_all, *resets]
+    shown = [layout.visit, layout.kept, layout.stage, layout.caption, layout.history, layout.recipe]
+    shown += [layout.undo, layout.redo, layout.pin, layout.reset_all, *resets]
     moved = [*shown, *sliders]
     everything = [*moved, *locks, layout.photo, layout.faces, layout.seed, layout.view, layout.quality]
-    everything.append(layout.saved_face)
+    everything += [layout.saved_face, layout.asked]
     inputs = [*sliders, *locks]
     edits = [layout.visit, layout.view, *inputs]
     private = {"api_visibility": "private"}
-    on_stage = {"show_progress": "full", "show_progress_on": layout.stage}
-    # Drawing waits for drawing, fitting for fitting and saving for saving, so neither a long fit nor a large
-    # photo's file ever holds up a moving slider.
-    fitting = {"outputs": everything, "concurrency_id": "fit", "concurrency_limit": 1, **on_stage, **private}
+    on_stage = {"show_progress": "full", "show_progress_on": layout.progress}
+    # Each kind of work has a lane of its own, so that what is quick never waits for what is long: drawing,
+    # opening photos, finding a face again in another quality, films, and files.
     drawing = {"concurrency_id": "draw", "concurrency_limit": 1, **private}
+    opening = {"outputs": everything, "concurrency_id": OPEN, "concurrency_limit": 1, **on_stage, **private}
+    fitting = {"concurrency_id": FIT, "concurrency_limit": 1, **on_stage, **private}
+    filming = {"concurrency_id": FILM, "concurrency_limit": 1, **private}
     saving = {"concurrency_id": "save", "concurrency_limit": 1, **private}
     quietly = {"show_progress": "hidden", **drawing}
-    meeting = {"outputs": everything, **drawing, **on_stage}
+    newest = {"trigger_mode": "always_last", **quietly}
+    silently = {"show_progress": "hidden", "queue": True, **private}
 
-    demo.load(callbacks.meet, layout.recipe, js=READ_LINK, **meeting)
-    layout.random.click(callbacks.meet_someone, **meeting)
-    layout.seed.submit(callbacks.meet_number, layout.seed, **meeting)
+    recalled = [layout.recipe, layout.kept, layout.photo, layout.recipe]
+    opened = [demo.load(callbacks.meet, recalled, js=RECALL, preprocess=False, **opening)]
+    layout.random.click(callbacks.meet_someone, **opening)
+    layout.seed.submit(callbacks.meet_number, layout.seed, **opening)
 
     # The file is handed over untouched (preprocess=False): what is wrong with it is said in our words.
-    photo = [layout.visit, layout.quality, layout.photo]
-    layout.photo.input(callbacks.open_photo, photo, preprocess=False, **fitting)
-    layout.examples.load_input_event.then(callbacks.open_photo, photo, preprocess=False, **fitting)
+    photo = {
+        "fn": callbacks.open_photo,
+        "inputs": [layout.visit, layout.quality, layout.photo],
+        "preprocess": False,
+        **opening,
+    }
+    opened.append(layout.photo.input(trigger_mode="multiple", **photo))
+    opened.append(layout.examples.load_input_event.then(trigger_mode="multiple", **photo))
     saved = [layout.visit, layout.saved_face]
-    layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **fitting)
-    layout.faces.select(callbacks.choose_face, [layout.visit, layout.quality], **fitting)
-    layout.quality.input(callbacks.change_quality, [layout.visit, layout.quality, *inputs], **fitting)
-    layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **fitting)
-    layout.cancel.click(callbacks.cancel, **private)
-    demo.unload(callbacks.cancel)
+    layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **opening)
+    for person in (layout.faces.select, layout.stage.click):
+        chosen = [layout.visit, layout.view]
+        opened.append(person(callbacks.choose_face, chosen, trigger_mode="multiple", **opening))
+    opened.append(layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **opening))
+    layout.quality.input(
+        callbacks.change_quality,
+        [layout.visit, layout.quality],
+        layout.asked,
+        trigger_mode="multiple",
+        **silently,
+    )
+    # Whatever has asked for another quality than that of the face on the page. The face that is found then is
+    # drawn with what has been edited meanwhile.
+    refined = layout.asked.change(
+        callbacks.refine, layout.visit, layout.quality, trigger_mode="multiple", **fitting
+    )
+    refined.then(callbacks.edit, edits, moved, **newest)
+    for event in opened:
+        event.then(callbacks.draw_history, layout.visit, layout.history, show_progress="hidden", **filming)
+    reading = {"concurrency_id": "read", "concurrency_limit": 1, "show_progress": "hidden", **private}
+    read = [layout.readout, layout.stage]
+    layout.kept.change(callbacks.read, layout.visit, read, trigger_mode="always_last", **reading)
+    layout.back.click(None, js="() => window.keeping.back()", **private)
+    layout.no_camera.click(callbacks.no_camera, **silently)
+    demo.unload(callbacks.stop)
 
-    # A half-typed number may be out of a slider's range (preprocess=False): it is no mistake yet.
-    gr.on(
-        [slider.input for slider in sliders],
-        callbacks.preview,
-        edits,
-        layout.stage,
-        preprocess=False,
-        trigger_mode="always_last",
-        **quietly,
-    )
-    gr.on(
-        [slider.release for slider in sliders] + [layout.view.input],
-        callbacks.edit,
-        edits,
-        shown,
-        trigger_mode="always_last",
-        **quietly,
-    )
-    gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, trigger_mode="always_last", **quietly)
+    gr.on([slider.input for slider in sliders], callbacks.preview, edits, layout.sketch, **newest)
+    ends = [slider.release for slider in sliders] + [layout.view.input]
+    gr.on(ends, callbacks.edit, edits, moved, **newest)
+    gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, **newest)
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
     at_once = {"outputs": sliders, "show_progress": "hidden", **private}
     moves = [
-        button.click(None, inputs, sliders, js=_preset_script(layout, preset), **private)
+        button.click(None, [*inputs, layout.kept], sliders, js=_preset_script(layout, preset), **private)
         for preset, button in layout.presets
     ]
     resets = [([name], button) for name, button in layout.resets.items()]
@@ -136,16 +159,16 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
         moves.append(button.click(go_back, layout.visit, trigger_mode="multiple", **at_once))
     moves.append(layout.history.click(callbacks.go_to, layout.visit, trigger_mode="multiple", **at_once))
     for move in moves:
-        move.then(callbacks.edit, edits, shown, trigger_mode="always_last", **quietly)
+        move.then(callbacks.edit, edits, moved, **newest)
     layout.pin.click(callbacks.pin, edits, shown, **quietly)
 
     _wire_mixing(layout, MixCallbacks(callbacks), inputs)
     _wire_comparison(demo, layout, CompareCallbacks(callbacks, comparer), inputs)
     layout.how.select(callbacks.explain, [layout.visit, *inputs], layout.explanation, **quietly)
-    layout.copy_link.click(None, layout.recipe, js=COPY_LINK, **private)
-    layout.copy_text.click(None, layout.recipe, js=COPY_TEXT, **private)
+    for button, script in ((layout.copy_link, COPY_LINK), (layout.copy_text, COPY_TEXT)):
+        copied = button.click(None, layout.recipe, js=script, **private)
+        copied.success(functools.partial(callbacks.tell, "Copied."), **silently)
     save = [layout.visit, layout.view, layout.kind, layout.mark, *inputs]
-    film = [layout.visit, layout.sweep, layout.film_kind, layout.mark]
     layout.download.click(callbacks.download, save, layout.file, show_progress="minimal", **saving).success(
         None, layout.file, js=SAVE
     )
@@ -156,23 +179,32 @@ def _add_page(demo: gr.Blocks, editor: "FaceEditor", comparer: Comparer, text: L
         show_progress="minimal",
         **saving,
     ).success(None, layout.file, js=SAVE)
-    layout.animate.click(
-        callbacks.animate, [*film, *inputs], layout.file, concurrency_id="fit", **on_stage, **private
-    ).success(None, layout.file, js=SAVE)
+    film = [layout.visit, layout.sweep, layout.film_kind, layout.mark, *inputs]
+    layout.animate.click(callbacks.animate, film, [layout.film, layout.save_film], **on_stage, **filming)
+    layout.save_film.click(None, js=SAVE_FILM, **private)
+    given_up = [layout.quality, layout.photo]
+
+    async def cancel(visit: Visit | None, request: gr.Request) -> dict:
+        demo.give_up(request)
+        return callbacks.cancel(visit, request)
+
+    layout.cancel.click(cancel, layout.visit, given_up, **silently)
 
 
 def _preset_script(layout: Layout, preset: Preset) -> str:
-    """A preset in the browser: sliders and locks -> sliders; those that are locked stay."""
+    """A preset in the browser: sliders, locks, what is kept -> sliders; those that are locked stay."""
     rows = list(layout.attributes.values())
     steps = [
-        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name)]
+        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name), row.name]
         for i, row in enumerate(rows)
-        if row.name in {**preset.add, **preset.to}
+        if row.name in preset.names
     ]
     return f"""(...inputs) => {{
-      const values = inputs.slice(0, {len(rows)});
-      for (const [at, low, high, add, to] of {json.dumps(steps)})
-        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(to ?? values[at] + add, low), high);
+      const values = inputs.slice(0, {len(rows)}), {{ start }} = JSON.parse(inputs.at(-1));
+      for (const [at, low, high, add, to, name] of {json.dumps(steps)}) {{
+        const wanted = to ?? (add === null ? Math.max(values[at], start[name]) : values[at] + add);
+        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(wanted, low), high);
+      }}
       return values;
     }}"""
 
@@ -187,7 +219,6 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
         callbacks.preview,
         given,
         layout.mix_stage,
-        preprocess=False,
         trigger_mode="always_last",
         **quietly,
     )
@@ -230,4 +261,4 @@ def _wire_comparison(demo: gr.Blocks, layout: Layout, callbacks: CompareCallback
         **private,
     )
     layout.stop.click(callbacks.cancel, **private)
-    demo.unload(callbacks.cancel)
+    demo.unload(callbacks.stop)

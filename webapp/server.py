@@ -25,6 +25,8 @@ from webapp.visits import Visits
 
 logger = logging.getLogger(__name__)
 
+# Work of these kinds takes its time, and each waits for its own kind only; see `page.py`.
+OPEN, FIT, FILM = LONG_LANES = ("open", "fit", "film")
 FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r]*)", re.IGNORECASE)
 
 
@@ -40,6 +42,10 @@ class Studio(gr.Blocks):
         self._queue = FairQueue(self)
         for event in self.fns.values():
             event.queue = True
+
+    def give_up(self, request: gr.Request) -> None:
+        """Let nothing long of a visitor's wait for its turn; see `FairQueue.give_up`."""
+        self._queue.give_up(request.session_hash, LONG_LANES)
 
     def launch(self, *args, server_name: str | None = None, prevent_thread_lock: bool = False, **options):
         """As Gradio's, with the doors before it. DYSTYLE_HOSTS names the hosts by which visitors know the

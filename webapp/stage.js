@@ -9,25 +9,43 @@ for (const [name, image] of Object.entries(images)) {
   let newest = 0;
   // A picture is decoded before it is shown, so nothing flickers, unless the browser takes its time over that;
   // one that was overtaken is dropped.
-  const show = async () => {
+  const show = async (picture) => {
     const ticket = ++newest;
-    if (!props[name] || props[name] === image.src) return;
+    if (!picture || picture === image.src) return;
     const next = new Image();
-    next.src = props[name];
+    next.src = picture;
     await Promise.race([next.decode(), new Promise((done) => setTimeout(done, 1000))]);
     if (ticket !== newest) return;
     image.src = next.src;
     if (image !== images.after) return;
     stage.style.setProperty("--ratio", next.naturalWidth / next.naturalHeight);
     stage.classList.add("ready");
+    if (element.closest("#stage")) document.querySelector("#attributes").inert = false;
   };
-  watch(name, show);
-  show();
+  watch([name, "turn"], () => show(props[name]));
+  show(props[name]);
+  stage.addEventListener(`sketch-${name}`, (event) => show(event.detail));
 }
 
 const name_left = () => { if (props.tag) element.querySelector(".stage-tag.left").textContent = props.tag; };
 watch("tag", name_left);
 name_left();
+
+const people = element.querySelector(".stage-faces");
+const name_faces = () => {
+  const { boxes = [], shown, edited } = props.faces ?? {};
+  people.replaceChildren(...boxes.map(([left, top, width, height], i) => {
+    const box = document.createElement("button");
+    Object.assign(box, { type: "button", title: `${people.getAttribute("aria-label")} ${i + 1}` });
+    box.style.cssText = `left: ${left}%; top: ${top}%; width: ${width}%; height: ${height}%`;
+    box.ariaCurrent = i === shown;
+    box.classList.toggle("edited", edited.includes(i));
+    box.addEventListener("click", () => trigger("click", { index: i }));
+    return box;
+  }));
+};
+watch("faces", name_faces);
+name_faces();
 
 const place = () => stage.style.setProperty("--split", split.value + "%");
 split.addEventListener("input", place);

@@ -14,23 +14,26 @@ TEMPLATE = """
 <figure class="stage">
   <img class="stage-after" alt="{{The edited picture}}">
   <img class="stage-before" alt="{{The picture before editing}}">
+  <div class="stage-faces" role="group" aria-label="{{Choose a face}}"></div>
   <span class="stage-line" aria-hidden="true"></span>
   <span class="stage-tag left">{{Before}}</span><span class="stage-tag right">{{After}}</span>
   <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
     aria-label="{{Divider between before and after, in percent}}">
   <button class="stage-compare" type="button" aria-pressed="false">
     <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
-    {{Compare}}
+    {{Before and after}}
   </button>
 </figure>
 """
 
 
 def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
-    """A component that shows `after`, and `before` left of a divider once "Compare" is pressed.
+    """A component that shows `after`, and `before` left of a divider once "Before and after" is pressed.
 
-    Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given); an
-    update may carry any, the others stay.
+    Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given). `faces`
+    has the `boxes` of the people in it, left, top, width and height in percent, and who of them is `shown`
+    and `edited`; a click on a box is a click on the component, with the person's index. An update may carry
+    any, the others stay. A new `turn` shows the pictures again where a sketch has taken their place.
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
@@ -42,6 +45,8 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
         before="",
         after="",
         tag=tag,
+        faces={},
+        turn=0,
         elem_id=elem_id,
     )
 

@@ -32,18 +32,19 @@ LONGEST_EDIT = 10_000  # characters of an edit as text
 LARGEST_SEED = 2**31 - 1
 LONGEST_NAME = 40  # of an attribute
 SHORT = 16  # digits of a photo's fingerprint that tell it from others
+MOST_PEOPLE = 16  # of one photo, who are edited at the same time: each takes ten megabytes
 
 
 Read = TypeVar("Read")
 _DECODING, _LARGE = threading.Lock(), threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
-    """One entry of the history: the sliders' values and a small picture, uint8 (96, 96, 3)."""
+    """An entry of the history: the sliders' values, and a small picture, uint8 (96, 96, 3), once drawn."""
 
     values: dict[str, float]
-    picture: np.ndarray = field(repr=False)
+    picture: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ class Recipe:
     face: int = 0
     quality: str = "fast"
 
-    def to_json(self) -> str:
-        """A small JSON object; what does not apply is left out."""
-        whom = {"seed": self.seed}
+    def to_object(self) -> dict:
+        """What `to_json` writes; what does not apply is left out."""
+        whom: dict = {"seed": self.seed}
         if self.photo is not None:
             whom = {"photo": self.photo, "face": self.face, "quality": self.quality}
-        return json.dumps({"dystyle": 1, **whom, "edits": self.edits}, ensure_ascii=False)
+        return {"dystyle": 1, **whom, "edits": self.edits}
+
+    def to_json(self) -> str:
+        """A small JSON object."""
+        return json.dumps(self.to_object(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -109,19 +114,30 @@ class Photo:
         screen: the photo at the page's size, uint8 (h, w, 3), both sides at most `SCREEN`.
         scale: of `screen`, in the photo's size.
         id: the first 16 digits of its `fingerprint`.
+        faces: that were found in it, the largest first.
     """
 
     file: bytes = field(repr=False)
     screen: np.ndarray = field(repr=False)
     scale: float
     id: str
+    faces: "tuple[Face, ...]" = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, file: bytes, pixels: np.ndarray) -> "Photo":
+    def of(cls, file: bytes, pixels: np.ndarray, faces: "Sequence[Face]" = ()) -> "Photo":
         """The photo in a file whose pixels are uint8 (H, W, 3)."""
         scale = min(1.0, SCREEN / max(pixels.shape[:2]))
         screen = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return cls(file, screen, scale, fingerprint(pixels)[:SHORT])
+        return cls(file, screen, scale, fingerprint(pixels)[:SHORT], tuple(faces))
+
+    def boxes(self) -> list[list[float]]:
+        """Left, top, width and height of all faces, in percent of the photo."""
+        height, width = self.screen.shape[:2]
+        share = 100 * self.scale / np.array([width, height, width, height])
+        return [
+            [round(float(v), 2) for v in np.array([x0, y0, x1 - x0, y1 - y0]) * share]
+            for x0, y0, x1, y1 in (face.box for face in self.faces)
+        ]
 
 
 @dataclass
@@ -135,11 +151,15 @@ class Visit:
         unedited: uint8 (1024, 1024, 3), what is shown without an edit: the picture of `code`, or of a face
             that keeps the photo's own pixels its portrait.
         start: the measured values of the picture of `code`, on the sliders' steps.
-        face, photo, path: what `FaceEditor.invert` returned, the photo, and the file that it was uploaded as;
-            unset for a random person, and the last two for a face that was saved without its photo.
+        face, photo, path: what `FaceEditor.invert` returned, the photo, and the file of photo or saved face
+            that was uploaded; unset for a random person, and the photo for a face that was saved without.
+        wanted: the quality that the visitor has asked for, which may still be in work.
         seed: the random person's seed; unset for a photo.
         drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
+        locked: the attributes that are held where they are.
+        picture: of the edit, uint8 (1024, 1024, 3), once it has been drawn in full.
+        left: the photo's other people who are edited, by their number, as they were left with their picture.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
         waiting: an edit of a photo that came by a link before the photo.
         seconds: what the last inversion, edit and rendering took, by name.
@@ -152,11 +172,16 @@ class Visit:
     face: InvertedFace | None = None
     photo: Photo | None = None
     path: str | None = None
+    wanted: str = "fast"
     seed: int | None = None
     drawn: tuple | None = field(default=None, repr=False)
     mixed: tuple | None = field(default=None, repr=False)
     history: list[Step] = field(default_factory=list, repr=False)
     position: int = -1
+    locked: tuple[str, ...] = ()
+    left: "dict[int, Visit]" = field(default_factory=dict, repr=False)
+    picture: np.ndarray | None = field(default=None, repr=False)
+    _others: np.ndarray | None = field(default=None, repr=False)  # the photo at the page's size with them
     pinned: np.ndarray | None = field(default=None, repr=False)
     waiting: Recipe | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -171,18 +196,14 @@ class Visit:
         refine: str,
         index: int = 0,
         progress: Callable[[float, str], None] | None = None,
-        found: "Sequence[Face]" = (),
     ) -> "Visit":
         """Find the code of face number `index` in a photo, whose `pixels` are uint8 (H, W, 3).
-
-        Args:
-            found: the photo's faces, if they have been looked for.
 
         Raises:
             InputError: the photo shows no such face.
         """
         began = time.perf_counter()
-        which = found[index] if index < len(found) else index
+        which = photo.faces[index] if index < len(photo.faces) else index
         face = editor.invert(pixels, refine=refine, index=which, progress=progress)
         seconds = {"inversion": time.perf_counter() - began}
         visit = cls.of_face(editor, face, photo, path)
@@ -202,7 +223,7 @@ class Visit:
         start = _starting_values(editor, unedited)
         if face.residual is not None:  # then edited pictures have the photo's own pixels, too
             unedited = face.portrait
-        return cls(face.code, face.portrait, unedited, start, face, photo, path)
+        return cls(face.code, face.portrait, unedited, start, face, photo, path, face.refine)
 
     @classmethod
     def of_seed(cls, editor: "FaceEditor", seed: int) -> "Visit":
@@ -210,6 +231,39 @@ class Visit:
         code = editor.sample(seed)
         portrait = editor.synthesize(code, size=FULL)
         return cls(code, portrait, portrait, _starting_values(editor, portrait), seed=seed)
+
+    def take_over(self, finer: "Visit") -> None:
+        """Go on with the same face found in another quality. Where the sliders stand stays, and so where they
+        started: what was edited meanwhile holds for the new face, too."""
+        self.code, self.before, self.unedited = finer.code, finer.before, finer.unedited
+        self.face, self.seconds = finer.face, finer.seconds
+        self.drawn = self.mixed = self.picture = None
+
+    def leave(self, editor: "FaceEditor") -> "dict[int, Visit]":
+        """All people of the photo who are edited, for whoever is looked at next.
+
+        Raises:
+            InputError: they are too many.
+        """
+        left = self.left
+        if len(self.history) < 2:  # nothing to keep
+            return left
+        if len(left) >= MOST_PEOPLE:
+            raise InputError(
+                f"{MOST_PEOPLE} people of a photo can be edited at the same time; download it with them, and "
+                "edit that."
+            )
+        if self.picture is None:
+            self.picture = self.portrait(editor, self.configuration(self.values, self.locked))
+        self.face = replace(self.face)  # without what it keeps for the next picture
+        self.drawn = self.mixed = self.pinned = None
+        self.join({})
+        return left | {self.face.index: self}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Where the sliders stand."""
+        return self.history[self.position].values if self.history else self.start
 
     @property
     def quality(self) -> str:
@@ -229,11 +283,12 @@ class Visit:
     def targets(self, editor: "FaceEditor", values: Sequence[float | None]) -> dict[str, float]:
         """The sliders' values by name; one value per row of `editor.attributes`.
 
-        A half-typed number can be missing, then the attribute counts as not moved, or out of range, then the
-        nearest allowed one is taken.
+        A half-typed number can be missing, then the attribute stays where it was, or out of range or between
+        the slider's steps, then the nearest one is taken.
         """
+        before = self.values
         return {
-            name: self.start[name] if value is None else min(max(value, row.low), row.high)
+            name: before[name] if value is None else on_slider(value, row)
             for (name, row), value in zip(editor.attributes.items(), values, strict=True)
         }
 
@@ -261,13 +316,17 @@ class Visit:
 
     def remember(self, targets: Mapping[str, float], portrait: np.ndarray) -> None:
         """Add an edit to the history; what had been undone is forgotten."""
-        if self.history and self.history[self.position].values == dict(targets):
+        if self.history and self.values == dict(targets):
+            self.history[self.position].picture = _small(portrait)
             return
-        small = cv2.resize(portrait, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-        self.history = [*self.history[: self.position + 1], Step(dict(targets), small)]
+        self.history = [*self.history[: self.position + 1], Step(dict(targets), _small(portrait))]
         if len(self.history) > LONGEST_HISTORY:
             del self.history[1]  # the first one, the start, stays
         self.position = len(self.history) - 1
+
+    def draw(self, editor: "FaceEditor", step: Step) -> None:
+        """Draw the small picture of a step of the history."""
+        step.picture = _small(self.portrait(editor, self.moved(step.values), PREVIEW))
 
     def recipe(self, targets: Mapping[str, float]) -> Recipe:
         """The edit as it can be passed on."""
@@ -275,10 +334,33 @@ class Visit:
             return Recipe(self.moved(targets), seed=self.seed)
         return Recipe(self.moved(targets), None, self.photo_id, self.face.index, self.face.refine)
 
+    def join(self, left: "dict[int, Visit]") -> None:
+        """Be looked at beside the photo's other edited people."""
+        self.left, self._others = left, None
+
     def on_screen(self, editor: "FaceEditor", portrait: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The photo, and what `portrait` makes of it, at the page's size: fast enough for a moving slider."""
-        face = replace(self.face, quad=self.face.quad * self.photo.scale)
-        return self.photo.screen, editor.paste(portrait, face, self.photo.screen)
+        """The photo, and what `portrait` and the other edited people make of it, at the page's size: fast
+        enough for a moving slider."""
+        photo = self.photo
+        if self._others is None:
+            self._others = self._with_others(editor, photo.screen, photo.scale)
+        return photo.screen, _pasted(editor, portrait, self.face, self._others, photo.scale)
+
+    def pasted(self, editor: "FaceEditor", portrait: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """The photo, whose `pixels` are uint8 (H, W, 3), with all edited people; this one as `portrait`."""
+        return _pasted(editor, portrait, self.face, self._with_others(editor, pixels))
+
+    def _with_others(self, editor: "FaceEditor", pixels: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        for other in self.left.values():
+            pixels = _pasted(editor, other.picture, other.face, pixels, scale)
+        return pixels
+
+
+def _pasted(
+    editor: "FaceEditor", portrait: np.ndarray, face: InvertedFace, pixels: np.ndarray, scale: float = 1.0
+) -> np.ndarray:
+    """A photo at `scale` of its size with a face's portrait in it."""
+    return editor.paste(portrait, replace(face, quad=face.quad * scale, others=face.others * scale), pixels)
 
 
 @contextmanager
@@ -325,12 +407,16 @@ def _by_its_name(file: str | bytes) -> Iterator[None]:
         raise InputError(str(error).replace(file, os.path.basename(file))) from None
 
 
+def _small(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+
+
 def _starting_values(editor: "FaceEditor", portrait: np.ndarray) -> dict[str, float]:
     measured = editor.measure(portrait)
-    return {name: _on_slider(measured[name], row) for name, row in editor.attributes.items()}
+    return {name: on_slider(measured[name], row) for name, row in editor.attributes.items()}
 
 
-def _on_slider(value: float, attribute: Attribute) -> float:
+def on_slider(value: float, attribute: Attribute) -> float:
     """The nearest value a slider can show; the middle where nothing could be measured."""
     if not math.isfinite(value):
         value = attribute.denormalise(0.0)

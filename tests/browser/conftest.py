@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,9 @@ CHROMIUM_OPTIONS = [
     "--disable-sync",
 ]
 
+# What Gradio says of requests that were still open when the page was left or reloaded.
+LEFT = re.compile("signal is aborted|Connection errored out")
+
 expect.set_options(timeout=30_000)  # milliseconds: a busy machine may need them
 
 
@@ -40,6 +43,15 @@ def choose(page: Page, label: str) -> None:
     radio = page.get_by_label(label, exact=True)
     page.locator("label", has=radio).click()
     expect(radio).to_be_checked()
+
+
+def wait_until(page: Page, true: Callable[[], bool]) -> None:
+    """Wait for something that is not to be seen on the page."""
+    for _ in range(600):
+        if true():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It has not come to that.")
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +78,8 @@ def visit(browser: Browser, request: pytest.FixtureRequest):
         page = context.new_page()
         own = (url.split("/#")[0], "data:", "blob:")
         page.on("request", lambda r: r.url.startswith(own) or faults.append(r.url))
-        page.on("console", lambda m: m.type == "error" and faults.append(m.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda m: m.type == "error" and not LEFT.search(m.text) and faults.append(m.text))
+        page.on("pageerror", lambda error: LEFT.search(str(error)) or faults.append(str(error)))
         page.goto(url)
         page.locator(".stage.ready").wait_for(timeout=60_000)
         return page

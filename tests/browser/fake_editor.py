@@ -43,8 +43,8 @@ class FakeEditor:
         return face, face.portrait
 
     def invert(self, photo, refine="fast", index=0, progress=None) -> InvertedFace:
-        self.calls.append(("invert", (refine, index)))
-        faces, index = ([index], 0) if isinstance(index, InvertedFace) else (self.detect(photo), index)
+        faces, at = ([index], 0) if isinstance(index, InvertedFace) else (self.detect(photo), index)
+        self.calls.append(("invert", (refine, getattr(index, "index", index))))
         if not faces:
             raise InputError(
                 "No face was found in this picture; choose one that shows a face from the front."
@@ -52,7 +52,7 @@ class FakeEditor:
         for step in range(4):
             if progress:
                 progress((step + 1) / 4, "Fitting the portrait")
-        return replace(faces[index], refine=refine, photo_id=fingerprint(load_image(photo)))
+        return replace(faces[at], refine=refine, photo_id=fingerprint(load_image(photo)))
 
     def sample(self, seed, truncation=0.7) -> np.ndarray:
         rng = np.random.default_rng(seed)

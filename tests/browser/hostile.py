@@ -58,7 +58,7 @@ class Hostile:
     def fresh_visits(self) -> None:
         """Meets people under ever new names, and fetches none of the pictures."""
         link = json.dumps({"dystyle": 1, "seed": random.randrange(10**5), "edits": {}})
-        self.join("meet", [link], uuid.uuid4().hex)
+        self.join("meet", [link, "", None, ""], uuid.uuid4().hex)
 
     def empty_events(self) -> None:
         """Moves sliders of visits that there are none of."""

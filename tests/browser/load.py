@@ -157,7 +157,7 @@ class OverHttp:
         components = {component["id"]: component for component in config["components"]}
         self.inputs = self.events["preview"]["inputs"]
         (self.stage,) = self.events["preview"]["outputs"]
-        met = self.send("meet", [recipe(seed)])
+        met = self.send("meet", [recipe(seed), "", None, ""])
         self.values = {i: components[i]["props"].get("value") for i in self.inputs}
         self.values |= {i: met[i]["value"] for i in self.inputs if "value" in (met.get(i) or {})}
         sliders = [i for i in self.inputs if components[i]["type"] == "slider"][:4]

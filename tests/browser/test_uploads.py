@@ -7,8 +7,10 @@ import gradio as gr
 from tests.browser.fake_editor import FakeEditor
 from tests.browser.fuzz import malformed_uploads
 from webapp.callbacks import BROKEN, Callbacks
-from webapp.language import CHINESE, ENGLISH
+from webapp.language import ENGLISH, LANGUAGES
 from webapp.layout import Layout
+
+CHINESE = next(language for language in LANGUAGES if language.code == "zh")
 
 
 class Faceless(FakeEditor):
@@ -23,7 +25,7 @@ VISITOR = SimpleNamespace(session_hash="visitor")
 
 def test_every_malformed_upload_gets_one_sentence_and_the_page_stays(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(gr, "Warning", lambda message, title: said.append(message))
+    monkeypatch.setattr(gr, "Warning", lambda message: said.append(message))
     with gr.Blocks():
         layouts = [Layout(FakeEditor.attributes, text) for text in (ENGLISH, CHINESE)]
     english, chinese = (Callbacks(Faceless(), layout) for layout in layouts)

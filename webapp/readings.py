@@ -1,0 +1,53 @@
+"""What an edited picture reads, beside what was asked: the same words wherever the page says it."""
+
+import html
+from collections.abc import Collection, Mapping
+
+from dystyle.attributes import Attribute
+from webapp.language import Language
+
+ASIDE = 0.1  # share of the range by which an attribute that was not asked for has changed notably
+
+
+def reading(value: float, row: Attribute) -> str:
+    """A number as finely as it means anything: tenths of a unit, hundredths of a probability."""
+    return f"{value:.2f}" if row.scale == "probability" else f"{value:.1f}"
+
+
+def changed_aside(
+    values: Mapping[str, float],
+    start: Mapping[str, float],
+    asked: Collection[str],
+    rows: Mapping[str, Attribute],
+    text: Language,
+) -> str:
+    """The labels of what has notably changed from the `start` without being asked for; "" for none."""
+    aside = [
+        text(row.label)
+        for name, row in rows.items()
+        if name not in asked and abs(values[name] - start[name]) > ASIDE * row.width
+    ]
+    return html.escape(", ".join(aside))
+
+
+def marks(values: Mapping[str, float], rows: Mapping[str, Attribute]) -> dict[str, float]:
+    """Where the readings lie on their sliders, from 0 to 1."""
+    return {
+        name: round(min(max((values[name] - row.low) / row.width, 0.0), 1.0), 4) for name, row in rows.items()
+    }
+
+
+def summary(
+    values: Mapping[str, float],
+    start: Mapping[str, float],
+    asked: Collection[str],
+    rows: Mapping[str, Attribute],
+    text: Language,
+) -> str:
+    """One line: what the picture reads for each attribute that was asked for (one or more), and what else has
+    changed."""
+    said = [f"{html.escape(text(rows[name].label))} {reading(values[name], rows[name])}" for name in asked]
+    said[0] = f"{text('The picture reads')}: {said[0]}"
+    if aside := changed_aside(values, start, asked, rows, text):
+        said.append(f"{text('Also changed')}: {aside}")
+    return " · ".join(said)
