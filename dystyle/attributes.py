@@ -259,7 +259,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Expression",
             region=MOUTH,
             leaves=frozenset({"eyes", "nose"}),
-            photo_gain=1.1,
+            photo_gain=1.15,
         ),
         Attribute(
             "mouth_open",
@@ -295,7 +295,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=AROUND_THE_EYES,
             leaves=frozenset({"eyes", "mouth"}),
             hides=frozenset({"eyes"}),
-            photo_gain=1.15,
+            photo_gain=1.05,
         ),
         Attribute(
             "black_hair",

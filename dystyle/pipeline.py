@@ -61,7 +61,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
 # Looks for the gain of a photo's edits, how small and large it may be, and what of it is left for edits of
 # several attributes, which change more of the features, so that more of the photo fades.
-GAIN_LOOKS, GAINS, AMONG = 2, (0.6, 2.8), 0.5
+GAIN_LOOKS, GAINS, AMONG = 2, (0.6, 3.2), 0.5
 
 
 class FaceEditor:
@@ -466,8 +466,7 @@ class FaceEditor:
         far = row.high if up else row.low
         step = far - start if row.scale == "probability" else math.copysign(row.width / 4, far - start)
         target = float(row.clamp(start + step))
-        # What makes somebody else of a person stops where it would be right.
-        wanted = target - start - math.copysign(row.tolerance / 2 if row.changes_person else 0, step)
+        wanted = target - start
         gain = row.photo_gain
         if wanted * step <= 0:
             return gain
