@@ -59,9 +59,9 @@ BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
-# Looks for the gain of a photo's edits, how small and large it may be, and what of it is left for edits of
-# several attributes, which change more of the features, so that more of the photo fades.
-GAIN_LOOKS, GAINS, AMONG = 2, (0.6, 3.2), 0.5
+# For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), bounds, and
+# what of it is left for edits of several attributes, which change more, so that more of the photo fades.
+GAIN_LOOKS, GAIN_STEP, GAINS, AMONG = 2, 0.4, (0.6, 3.2), 0.5
 
 
 class FaceEditor:
@@ -463,8 +463,8 @@ class FaceEditor:
         return face.gains[name, up]
 
     def _find_gain(self, row: Attribute, start: float, up: bool, face: InvertedFace) -> float:
-        far = row.high if up else row.low
-        step = far - start if row.scale == "probability" else math.copysign(row.width / 4, far - start)
+        far, usual = row.high if up else row.low, GAIN_STEP * (row.evaluated[-1] - row.evaluated[0])
+        step = far - start if row.scale == "probability" else math.copysign(usual, far - start)
         target = float(row.clamp(start + step))
         wanted = target - start
         gain = row.photo_gain
