@@ -64,7 +64,10 @@ def test_several_faces_are_edited_in_one_go(run, tmp_path, astronaut, editor, mo
         return InvertedFace(np.zeros((18, 512)), portrait, face.quad, face.box, others=face.others)
 
     # Found and pasted as ever; an edit is the negative.
-    drawn = {"edit": lambda code, target, face: code, "synthesize": lambda code, face: 255 - face.portrait}
+    drawn = {
+        "edit": lambda code, target, face, looks: code,
+        "synthesize": lambda code, face: 255 - face.portrait,
+    }
     real = {name: getattr(editor, name) for name in ("detect", "align", "paste", "attributes", "model")}
     negative = SimpleNamespace(invert=invert, **drawn, **real)
     monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: negative)

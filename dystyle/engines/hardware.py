@@ -7,6 +7,8 @@ from functools import cache
 
 import onnxruntime
 
+onnxruntime.disable_telemetry_events()  # what people do with their photos is nobody's business
+
 # How the names of those graphs begin that make pictures, in their precision. Readings and codes need 32 bits.
 PICTURES = ("generator", "features", "decoder", "residual", "carrier")
 # Precisions in which pictures can be rendered. int8 is none of them: with weights rounded to 8 bits a kernel

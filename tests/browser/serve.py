@@ -5,9 +5,13 @@ import sys
 
 from tests.browser.fake_editor import FakeEditor
 from webapp import LAUNCH_OPTIONS, build_page, serve
-from webapp.start import open_page
 
 if __name__ == "__main__":
     port, *real = sys.argv[1:]
-    page = open_page() if real else build_page(FakeEditor())
+    if real:
+        from webapp.start import open_page  # and with it all that runs engines
+
+        page = open_page()
+    else:
+        page = build_page(FakeEditor())
     serve(page, server_port=int(port), mcp_server=True, **LAUNCH_OPTIONS)
