@@ -441,30 +441,32 @@ class FaceEditor:
         share = 1.0 if len(code.targets) == 1 else AMONG
         for before, targets in code.steps:
             for name, target in targets.items():
-                part = self.method.edit(before, {name: target}, self.measure) - before
-                farther += np.float32(share * (self._gain(name, target, face) - 1)) * np.asarray(part)
+                part = np.asarray(self.method.edit(before, {name: target}, self.measure) - before)
+                farther += np.float32(share * self._push(name, target, face)) * part
         return farther
 
-    def _gain(self, name: str, target: float, face: InvertedFace) -> float:
-        """How many times as far an attribute's part of a face's edit has to go.
+    def _push(self, name: str, target: float, face: InvertedFace) -> float:
+        """How much farther an attribute's part of a face's edit has to go, in shares of it.
 
-        For numbers it is found by looking at what the face shows, once in each direction: near the middle of
-        the room that there is, so that it does not depend on what is asked for.
+        For numbers it is found by looking at what the face shows, once in each direction, at a usual edit, so
+        that it does not depend on what is asked for. Larger edits are pushed no farther than that one: out
+        there the generator knows no faces.
         """
         row = ATTRIBUTES[name]
         if row.kind == "binary":
-            return row.photo_gain
+            return row.photo_gain - 1
         if not face.readings:
             face.readings.update(self.measure(face.portrait))
         start = face.readings[name]
         up = target > start
         if (name, up) not in face.gains:
             face.gains[name, up] = self._find_gain(row, start, up, face)
-        return face.gains[name, up]
+        larger = 1.0 if row.scale == "probability" else max(1.0, abs(target - start) / _usual_step(row))
+        return (face.gains[name, up] - 1) / larger
 
     def _find_gain(self, row: Attribute, start: float, up: bool, face: InvertedFace) -> float:
-        far, usual = row.high if up else row.low, GAIN_STEP * (row.evaluated[-1] - row.evaluated[0])
-        step = far - start if row.scale == "probability" else math.copysign(usual, far - start)
+        far = row.high if up else row.low
+        step = far - start if row.scale == "probability" else math.copysign(_usual_step(row), far - start)
         target = float(row.clamp(start + step))
         wanted = target - start
         gain = row.photo_gain
@@ -629,6 +631,11 @@ def _refine(
     from dystyle.encoders.refine import refine
 
     return refine(portrait, code, quality, file, device if has_gpu() else "cpu")
+
+
+def _usual_step(row: Attribute) -> float:
+    """How far a number is usually edited, in its unit."""
+    return GAIN_STEP * (row.evaluated[-1] - row.evaluated[0])
 
 
 def _choose(what: str, value, choices) -> None:
