@@ -380,6 +380,13 @@ class Callbacks:
         targets = visit.targets(self.editor, values)
         return self._draw(visit, view, targets, locked) | self._corrected(values, targets)
 
+    @polite
+    def settle(self, visit: Visit | None, view: str, *inputs):
+        """Put the picture in the place of a sketch that it has not followed."""
+        if visit is not None and visit.drawn == (view, inputs):
+            return {self.layout.stage: self._staged(visit, view)}
+        return self.edit(visit, view, *inputs)
+
     def _corrected(self, values: Sequence[float | None], targets: Mapping[str, float]) -> dict:
         """The sliders whose typed values are none, or none of theirs."""
         typed = dict(zip(targets, values, strict=True))
@@ -429,18 +436,15 @@ class Callbacks:
 
     @polite
     def read(self, visit: Visit | None):
-        """What the picture on the page reads: a mark on each slider, and a line below the picture. The
-        stage is told to show its picture once more: Gradio loses some updates of a component."""
+        """What the picture on the page reads: a mark on each slider, and a line below the picture."""
         if visit is None or visit.picture is None:
             return gr.skip()
-        again = gr.update(turn=time.monotonic_ns() % 2**50)
         rows, asked = self.editor.attributes, visit.moved(visit.values)
         if not asked:
-            return {self.layout.readout: gr.update(said="", marks={}), self.layout.stage: again}
+            return gr.update(said="", marks={})
         values = self.editor.measure(visit.picture)
         said = summary(values, visit.start, asked, rows, self.text)
-        read = gr.update(said=said, marks=marks(values, rows))
-        return {self.layout.readout: read, self.layout.stage: again}
+        return gr.update(said=said, marks=marks(values, rows))
 
     @polite
     def pin(self, visit: Visit | None, view: str, *inputs):
@@ -635,39 +639,42 @@ class Callbacks:
         """Draw a visit's face in full and mark on the page what is edited."""
         layout, moved = self.layout, visit.moved(targets)
         portrait = visit.portrait(self.editor, visit.configuration(targets, locked))
-        before, after = visit.before, portrait
-        if view != PORTRAIT:
-            before, after = visit.on_screen(self.editor, portrait)
-        if visit.pinned is not None:
-            before = visit.pinned if view == PORTRAIT else visit.on_screen(self.editor, visit.pinned)[1]
         visit.drawn = (view, (*targets.values(), *(name in locked for name in targets)))
         visit.locked, visit.picture = tuple(locked), portrait
         visit.remember(targets, portrait)
-        boxes = visit.photo.boxes() if view != PORTRAIT else []
-        edited = [*visit.left, *([visit.face.index] if moved and boxes else [])]
-        pinned = visit.pinned is not None
         return {
             layout.visit: visit,
-            layout.stage: gr.update(
-                before=data_url(before),
-                after=data_url(after),
-                tag=self.text("Pinned edit" if pinned else "Before"),
-                turn=time.monotonic_ns() % 2**50,
-                faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
-            ),
+            layout.stage: self._staged(visit, view),
             layout.kept: Kept.of(visit).to_json(visit.path),
             layout.caption: self._caption(visit, moved),
             layout.history: self._history(visit),
             layout.recipe: visit.recipe(targets).to_json(),
             layout.undo: gr.update(interactive=visit.position > 0),
             layout.redo: gr.update(interactive=visit.position < len(visit.history) - 1),
-            layout.pin: self.text("Unpin" if pinned else "Pin this edit"),
+            layout.pin: self.text("Pin this edit" if visit.pinned is None else "Unpin"),
             layout.reset_all: gr.update(interactive=bool(moved)),
             **{
                 button: gr.update(value=f"↺ {visit.start[name]:g}", interactive=name in moved)
                 for name, button in layout.resets.items()
             },
         }
+
+    def _staged(self, visit: Visit, view: str) -> dict:
+        """The stage with a visit's last picture."""
+        before, after = visit.before, visit.picture
+        if view != PORTRAIT:
+            before, after = visit.on_screen(self.editor, after)
+        if visit.pinned is not None:
+            before = visit.pinned if view == PORTRAIT else visit.on_screen(self.editor, visit.pinned)[1]
+        boxes = visit.photo.boxes() if view != PORTRAIT else []
+        edited = [*visit.left, *([visit.face.index] if visit.moved(visit.values) and boxes else [])]
+        return gr.update(
+            before=data_url(before),
+            after=data_url(after),
+            tag=self.text("Before" if visit.pinned is None else "Pinned edit"),
+            turn=time.monotonic_ns() % 2**50,
+            faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
+        )
 
     def _caption(self, visit: Visit, moved: Mapping[str, float]) -> str:
         return self.summary(visit, moved)

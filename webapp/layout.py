@@ -14,7 +14,7 @@ from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.faces import ENDING, REFINE
 from webapp.language import Language
-from webapp.stage import build_stage
+from webapp.stage import build_sketch, build_stage
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
 
 HERE = Path(__file__).parent
@@ -40,13 +40,6 @@ class Value(gr.Slider):
             return payload
         raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
 
-
-# The stage while a slider moves. It goes another way than the full picture that follows, as of two quick
-# updates of one component Gradio can lose the second one.
-SKETCH = """watch("after", () => {
-  const sketch = new CustomEvent("sketch-after", { detail: props.after });
-  document.querySelector("#stage .stage").dispatchEvent(sketch);
-});"""
 
 # Where the picture's readings lie on the sliders.
 MARK = """watch("marks", () => {
@@ -203,9 +196,7 @@ class Layout:
         """The edited picture and what can be done with it."""
         text = self.text
         self.stage = build_stage("stage", text)
-        self.sketch = gr.HTML(
-            html_template="<i></i>", js_on_load=SKETCH, after="", visible="hidden", elem_id="sketch"
-        )
+        self.sketch = build_sketch("sketch", self.stage)
         with gr.Column(elem_id="work", min_width=0):
             self.progress = gr.HTML(elem_id="progress")
             self.cancel = gr.Button(text("Cancel"), size="sm", min_width=0, elem_id="cancel")
@@ -349,6 +340,7 @@ class Layout:
                     )
             with gr.Column(elem_id="mix-result", elem_classes="card", min_width=0):
                 self.mix_stage = build_stage("mix-stage", text, text("First face"))
+                self.mix_sketch = build_sketch("mix-sketch", self.mix_stage)
                 with gr.Row(elem_classes="tools"):
                     self.mix_kind = _kind(text, "mix-kind")
                     self.mix_download = gr.Button(

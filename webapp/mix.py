@@ -2,6 +2,7 @@
 
 import html
 import random
+import time
 from collections.abc import Iterator, Sequence
 
 import gradio as gr
@@ -43,7 +44,9 @@ class MixCallbacks:
             after = self._picture(visit, mixed, inputs, FULL)
             visit.mixed = inputs
             return {
-                self.layout.mix_stage: gr.update(before=data_url(before), after=data_url(after)),
+                self.layout.mix_stage: gr.update(
+                    before=data_url(before), after=data_url(after), turn=time.monotonic_ns() % 2**50
+                ),
                 self.layout.mixed_faces: f'<div class="parents">{shown}</div>',
             }
         return gr.skip()

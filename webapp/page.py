@@ -133,8 +133,7 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     for event in opened:
         event.then(callbacks.draw_history, layout.visit, layout.history, show_progress="hidden", **filming)
     reading = {"concurrency_id": "read", "concurrency_limit": 1, "show_progress": "hidden", **private}
-    read = [layout.readout, layout.stage]
-    layout.kept.change(callbacks.read, layout.visit, read, trigger_mode="always_last", **reading)
+    layout.kept.change(callbacks.read, layout.visit, layout.readout, trigger_mode="always_last", **reading)
     layout.back.click(None, js="() => window.keeping.back()", **private)
     layout.no_camera.click(callbacks.no_camera, **silently)
     demo.unload(callbacks.stop)
@@ -142,6 +141,7 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     gr.on([slider.input for slider in sliders], callbacks.preview, edits, layout.sketch, **newest)
     ends = [slider.release for slider in sliders] + [layout.view.input]
     gr.on(ends, callbacks.edit, edits, moved, **newest)
+    layout.sketch.click(callbacks.settle, edits, moved, **newest)
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, **newest)
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
@@ -218,7 +218,7 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
         [layout.row.input, layout.truncation.input],
         callbacks.preview,
         given,
-        layout.mix_stage,
+        layout.mix_sketch,
         trigger_mode="always_last",
         **quietly,
     )
@@ -229,7 +229,8 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
         "trigger_mode": "always_last",
         **quietly,
     }
-    ends = [layout.row.release, layout.truncation.release, layout.other.submit, layout.noise.input]
+    ends = [layout.row.release, layout.truncation.release, layout.mix_sketch.click]
+    ends += [layout.other.submit, layout.noise.input]
     gr.on([layout.mixing.select, *ends], **drawing)
     layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
     layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)

@@ -33,7 +33,7 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
     Both are data URLs, and `tag` names what is left of the divider ("Before" where nothing is given). `faces`
     has the `boxes` of the people in it, left, top, width and height in percent, and who of them is `shown`
     and `edited`; a click on a box is a click on the component, with the person's index. An update may carry
-    any, the others stay. A new `turn` shows the pictures again where a sketch has taken their place.
+    any, the others stay. A new `turn` shows the pictures in place of a sketch, also where they are the same.
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
@@ -49,6 +49,17 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
         turn=0,
         elem_id=elem_id,
     )
+
+
+def build_sketch(elem_id: str, stage: gr.HTML) -> gr.HTML:
+    """What a stage shows while a slider moves, a data URL as `after`, until its next picture.
+
+    It goes another way than the stage's pictures, as of two quick updates of one component Gradio keeps the
+    second one only. A sketch that no picture follows is a click on this component: its slider's release was
+    lost, or the sketch was drawn after what the release had asked for.
+    """
+    script = (Path(__file__).parent / "sketch.js").read_text().replace("[[stage]]", stage.elem_id)
+    return gr.HTML(html_template="<i></i>", js_on_load=script, after="", visible="hidden", elem_id=elem_id)
 
 
 def data_url(image: np.ndarray) -> str:
