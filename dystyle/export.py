@@ -44,6 +44,7 @@ LIMITS = {
     "mesh": 5e-2,
     "residual": 5e-2,
     "carrier": 5e-2,
+    "parser": 1e-2,
 }
 EDITOR_LIMIT = 1e-4
 SIDES = {"detector": 256, "mesh": 192}  # px of these networks' pictures
@@ -121,6 +122,8 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
     if name == "carrier":
         others = {"before": features, "after": features[::-1].copy()}
         return {"input": 0.3 * others["after"], **others}
+    if name == "parser":
+        return {"input": features}
     if name in ("detector", "mesh"):
         side = SIDES[name]
         pictures = faces[:, :side, :side].transpose(0, 3, 1, 2).astype(np.float32) / 255

@@ -20,11 +20,13 @@ from dystyle.alignment import (
     FaceAligner,
     changes,
     complexion,
+    corrected,
     composite,
     covered,
     hull,
     move,
     paste,
+    spread,
 )
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
@@ -33,7 +35,7 @@ from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.editors.second_look import LOOKS, look_again
-from dystyle.encoders import PASSES, PHOTO, RENDER
+from dystyle.encoders import EARLY, KINDS, PASSES, PHOTO, RENDER, SIZE
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -58,6 +60,11 @@ BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
+
+# Shares of a place that are ground from which on it counts as such, and from which on it is nothing else, and
+# how softly the ground ends, in px of the features; likewise the side of what has a face's or its hair's edge in
+# its middle.
+GROUND, SOFT, EDGE = (0.2, 0.8), 0.7, 5
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), bounds, and
 # what of it is left for edits of several attributes, which change more, so that more of the photo fades.
@@ -347,8 +354,8 @@ class FaceEditor:
                 where an edited picture differs from the unedited one by no more than that things have moved,
                 it is the photo's own pixels, moved. A code that `edit` made of the face's goes farther, as
                 the photo holds it back (`Attribute.photo_gain`), is edited only where its attributes have
-                business (`Attribute.region`), and what they leave (`Attribute.leaves`) and the complexion
-                stay the photo's.
+                business (`Attribute.region`), and what they leave (`Attribute.leaves`), the complexion, and
+                what is ground before and after (clothes, hats, background) stay the photo's.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -410,13 +417,24 @@ class FaceEditor:
             face.kept["features"] = self._features(face.code)[0].astype(np.float16)
         before = face.kept["features"][None].astype(np.float32)
         after = self._features(code) if weights else features
-        carried, touched, flow = self.backend.run("carrier", own, before=before, after=after)
+        carried, touched, (flow,) = self.backend.run("carrier", own, before=before, after=after)
+        ground = None
+        if places.face is not None:
+            if "ground" not in face.kept:
+                ground = self._ground(before + own, places.face)
+                face.kept["ground"] = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
+            ground = self._ground(after, move(places.face, flow))
+            both = face.kept["ground"] * ground
+            photos = before + own - after
+            nearby = spread(photos[0], both)  # for what the head uncovers
+            carried += ground * (nearby + face.kept["ground"] * (photos - nearby) - carried)
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
-        (flow,) = flow
+        if ground is not None:
+            flow = flow * (1 - cv2.resize(both, flow.shape[1:]))
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         unedited = move(face.kept[size], flow)
@@ -431,18 +449,39 @@ class FaceEditor:
             if kept is not None:
                 changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
         own = move(_resize(face.portrait, size), flow)
-        if places.skin is not None:
-            edited = complexion(edited, own, move(places.skin, flow).clip(0, 1))
+        if ground is not None:
+            changed *= 1 - cv2.resize(both, changed.shape)
+        edited = corrected(edited, own, unedited)
+        if places.face is not None and places.edited is None:
+            edited = complexion(edited, own, move(places.face, flow).clip(0, 1))
         return composite(edited, own, changed)
 
+    def _ground(self, features: np.ndarray, face: np.ndarray) -> np.ndarray:
+        """Where features (1, 512, 64, 64) show neither face nor hair, (64, 64) float32 from 0 to 1; `face`,
+        (s, s) likewise, is none, whatever it looks like."""
+        (shares,) = self.backend.run("parser", features)[0]
+        ground = shares[KINDS.index("things")] + shares[KINDS.index("background")]
+        low, high = GROUND
+        ground = np.clip((ground - low) / (high - low), 0, 1) * (
+            1 - cv2.resize(face, (SIZE, SIZE)).clip(0, 1)
+        )
+        return cv2.GaussianBlur(ground, (0, 0), SOFT)
+
     def _held_back(self, code: EditedCode, face: InvertedFace) -> np.ndarray:
-        """The code (18, 512) that brings a face's edits through, although its residual holds them back."""
+        """The code (18, 512) that brings a face's edits through, although its residual holds them back.
+
+        The rows that decode features stay as they were, as the residual was found for those: with others all
+        colours of the picture shift.
+        """
         farther = np.array(code)
         share = 1.0 if len(code.targets) == 1 else AMONG
         for before, targets in code.steps:
             for name, target in targets.items():
                 part = np.asarray(self.method.edit(before, {name: target}, self.measure) - before)
                 farther += np.float32(share * self._push(name, target, face)) * part
+        if code.steps:
+            before, _ = code.steps[0]
+            farther[EARLY:] = before[EARLY:]
         return farther
 
     def _push(self, name: str, target: float, face: InvertedFace) -> float:
@@ -473,6 +512,7 @@ class FaceEditor:
         if wanted * step <= 0:
             return gain
         part = np.asarray(self.method.edit(face.code, {row.name: target}, self.measure)) - face.code
+        part[EARLY:] = 0
         places = Places.of({row.name: target}, face)
         for _ in range(GAIN_LOOKS):
             picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], face, {}, places)
@@ -573,7 +613,8 @@ class FaceEditor:
         if self._descent:  # what only photos go through
             residual, _ = self._restore(picture, code)
             features = {"before": self._features(code), "after": self._features(edited)}
-            self.backend.run("carrier", residual[None].astype(np.float32), None, **features)
+            carried, *_ = self.backend.run("carrier", residual[None].astype(np.float32), None, **features)
+            self.backend.run("parser", carried)
 
 
 class Places(NamedTuple):
@@ -582,13 +623,13 @@ class Places(NamedTuple):
     Attributes:
         edited: where the edit has business; None: everywhere.
         left: what stays the photo's, but for moving: what each attribute leaves, or has no business in.
-        skin: the face, whose complexion stays the photo's; None if not all of it is edited.
+        face: all of it; None: not known.
         turned: where the head moves and does nothing else; None if it changes everywhere.
     """
 
     edited: np.ndarray | None = None
     left: np.ndarray | None = None
-    skin: np.ndarray | None = None
+    face: np.ndarray | None = None
     turned: np.ndarray | None = None
 
     @classmethod
@@ -618,7 +659,7 @@ class Places(NamedTuple):
         return cls(
             business if local else None,
             left,
-            None if local else soft([range(len(points))], *SKIN),
+            soft([range(len(points))], *SKIN),
             1 - business if moves else None,
         )
 

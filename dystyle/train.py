@@ -1,8 +1,8 @@
 """Train: python -m dystyle.train COMMAND --help.
 
 COMMAND is faces, previews, attributes, encoder, descent, inversion, editor, sequences, features, carrier,
-judges, generator, or a method the editor is compared with: linear, directions, interfacegan, ganspace,
-stylespace or styleflow.
+parser, judges, generator, or a method the editor is compared with: linear, directions, interfacegan,
+ganspace, stylespace or styleflow.
 """
 
 import json
@@ -55,6 +55,7 @@ from dystyle.training.methods import (
     fit_styleflow,
     fit_stylespace,
 )
+from dystyle.training.parser import ParserConfig, fit_parser
 from dystyle.training.previews import PreviewConfig, train_previews
 from dystyle.training.resume import make_folder
 from dystyle.training.sequences import SequencesConfig, train_sequences
@@ -169,6 +170,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "sequences": (SequencesConfig, lambda config: train_sequences(config, _generator())),
     "features": (FeaturesConfig, lambda config: train_features(config, _on_device())),
     "carrier": (CarrierConfig, lambda config: train_carrier(config, _on_device())),
+    "parser": (ParserConfig, lambda config: fit_parser(config, _generator(previews=False))),
     "judges": (JudgesConfig, _judges),
     "linear": (LinearConfig, _linear),
     "generator": (GeneratorConfig, lambda config: str(GeneratorTrainer(config).run())),

@@ -262,7 +262,7 @@ def _written(file: Path, text: str) -> Path:
     return file
 
 
-EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "dystyle", "linear")
+EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "parser", "dystyle", "linear")
 KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration", "probe")
 JUDGES = (
     "face_landmark_68",

@@ -18,6 +18,7 @@ The only module of this package that imports torch: it is needed to run the refe
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
 | `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise | residuals after; \
 which places the edit touches, (b, 1, 64, 64); the flow, (b, 2, 32, 32) |
+| `parser` | activations (b, 512, 64, 64) float32 | shares of `KINDS` by place, (b, 4, 64, 64) |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -43,6 +44,7 @@ from dystyle.encoders import CHANNELS, PHOTO, RENDER, SIZE
 from dystyle.encoders.carrier import Carrier
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
+from dystyle.encoders.parser import FeatureParser
 from dystyle.encoders.psp import PspEncoder
 from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
@@ -146,6 +148,17 @@ class Carrying(nn.Module):
         return self.carrier.carry(residuals, before, after)
 
 
+class Parsing(nn.Module):
+    """Activations to what is where, by the bundled parser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parser = FeatureParser.load("parser")
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.parser(features)
+
+
 class Encoding(nn.Module):
     """Portraits to codes, by a fast encoder (.safetensors) or a checkpoint of e4e or pSp."""
 
@@ -208,6 +221,7 @@ GRAPHS: dict[str, Graph] = {
         {"codes": CODES, "features": FEATURES, "renders": (RENDER, RENDER, 3)},
     ),
     "carrier": Graph(Carrying, FEATURES, torch.float32, {"before": FEATURES, "after": FEATURES}),
+    "parser": Graph(Parsing, FEATURES, torch.float32),
 }
 
 

@@ -45,6 +45,7 @@ TRACED = {
     "mesh": Traced("dystyle.knowledge.networks", {"": "knowledge/facemesh"}),
     "residual": Traced("dystyle.encoders.features", {"encoder.": "features"}),
     "carrier": Traced("dystyle.encoders.carrier", {"carrier.": "carrier"}),
+    "parser": Traced("dystyle.encoders.parser", {"parser.": "parser"}),
 }
 # What reads weights, and so gives no graph its shape.
 _READING = ("dystyle.errors", "dystyle.torch_files", "dystyle.weights")
