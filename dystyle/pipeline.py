@@ -20,8 +20,8 @@ from dystyle.alignment import (
     FaceAligner,
     changes,
     complexion,
-    corrected,
     composite,
+    corrected,
     covered,
     hull,
     move,
@@ -62,9 +62,8 @@ BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
 # Shares of a place that are ground from which on it counts as such, and from which on it is nothing else, and
-# how softly the ground ends, in px of the features; likewise the side of what has a face's or its hair's edge in
-# its middle.
-GROUND, SOFT, EDGE = (0.2, 0.8), 0.7, 5
+# how softly the ground ends, in px of the features; likewise how wide the edge of a face or its hair is.
+GROUND, SOFT, EDGE = (0.2, 0.8), 0.7, 7
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), bounds, and
 # what of it is left for edits of several attributes, which change more, so that more of the photo fades.

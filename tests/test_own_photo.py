@@ -10,6 +10,7 @@ import torch
 from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import changes, composite, hull, move, paste
 from dystyle.attributes import BELOW_THE_BROWS, EYES, LIPS, NOSE
+from dystyle.editors.base import EditedCode
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
 from dystyle.evaluation.photos import PhotosConfig, evaluate_photos, fine_structure
@@ -358,3 +359,44 @@ def test_a_face_cut_by_the_photos_edge_is_edited_without_a_halo(editor, face, as
     assert editor.measure(portrait)["eyes_closed"] > 0.8 and changed[eyes - 25 : eyes + 15].max() > 40
     changed[eyes - 25 : eyes + 15] = 0
     assert changed[edge].mean() < 3
+
+
+@pytest.mark.parametrize("edit", [{"age": 70}, {"gender": 1.0}, {"yaw": 25}, {"age": 70, "smile": 0.0}])
+def test_clothes_and_background_stay_the_photos(editor, face, edit):
+    picture = editor.synthesize(editor.edit(face.code, edit), face=face)
+    same = np.abs(picture.astype(int) - face.portrait).max(2) <= 1
+    suit = np.concatenate((same[-100:, :200], same[-100:, -200:]), 1)
+    assert suit.mean() > 0.99 and same[:200, :60].mean() > 0.99 and same[:200, -60:].mean() > 0.99
+    assert same[300:700, 300:700].mean() < 0.6  # and the face is edited
+
+
+def test_what_a_turned_head_uncovers_looks_like_what_is_beside_it(editor, face, monkeypatch):
+    """Grey ground appears where her hair was."""
+    turned = editor.edit(face.code, {"yaw": 30})
+
+    def shade() -> float:
+        picture = editor.synthesize(turned, face=dataclasses.replace(face)).astype(np.float32)
+        uncovered, beside = picture[420:560, 870:930], picture[420:560, 990:]
+        return float(np.abs(uncovered.mean((0, 1)) - beside.mean((0, 1))).max())
+
+    filled = shade()
+    monkeypatch.setattr(pipeline, "spread", lambda maps, known: maps)
+    assert filled < 20 and shade() > 50
+
+
+def test_colours_are_the_photos_where_the_generator_errs_in_them(editor, face, monkeypatch):
+    """A photo whose colours no render has: what is drawn anew has them, too."""
+    tinted = dataclasses.replace(face, portrait=cv2.add(face.portrait, (0, 18, 0, 0)))
+    older = editor.edit(tinted.code, {"age": 70})
+
+    def greener() -> float:
+        pictures = (editor.synthesize(older, face=dataclasses.replace(x)) for x in (tinted, face))
+        green, usual = (picture[300:500, 130:230].astype(np.float32).mean((0, 1)) for picture in pictures)
+        return float((green - usual)[1])
+
+    assert 15 < greener() < 21  # her hair, which is drawn anew
+    late = EditedCode(older + 0.5 * (np.arange(18) >= 9)[:, None], tinted.code, {"age": 70.0})
+    pictures = (editor.synthesize(code, 256, dataclasses.replace(tinted)) for code in (older, late))
+    assert np.array_equal(*pictures)  # whatever the edit does to the rows that decode features
+    monkeypatch.setattr(pipeline, "corrected", lambda edited, *_: edited)
+    assert greener() < 8
