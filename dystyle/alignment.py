@@ -17,7 +17,6 @@ from dystyle.pictures import load_image
 
 COARSE = 256  # resolution of masks and blurs
 COMPLEXION = 10  # px of 256, standard deviation of the blur that leaves broad colours
-NEAR, BLOCKS = 0.08, 16  # of a picture: standard deviation of what is near, and blocks along a side
 NEIGHBOURED = 0.0235  # sides of the portrait, around other people's faces
 
 
@@ -129,24 +128,6 @@ def _broad_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     size = (COARSE, COARSE)
     first, second = (cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (a, b))
     return cv2.GaussianBlur(first - second, (0, 0), COMPLEXION)
-
-
-def spread(maps: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Maps (c, s, s) everywhere as they are, on average, where they are known nearby.
-
-    Args:
-        known: (s, s) from 0 to 1, where they count.
-    """
-    size, side = len(known), len(known) // BLOCKS
-    # In blocks, whose distances are those of their middles; between them it is interpolated.
-    middles = np.arange(BLOCKS)
-    near = np.exp(-(((middles[:, None] - middles) * side / (NEAR * size)) ** 2) / 2).astype(np.float32)
-    between = cv2.resize(np.eye(BLOCKS, dtype=np.float32), (BLOCKS, size))
-
-    def blurred(x: np.ndarray) -> np.ndarray:
-        return near @ x.reshape(-1, BLOCKS, side, BLOCKS, side).sum((2, 4)) @ near
-
-    return between @ (blurred(maps * known) / (blurred(known) + 1e-3)) @ between.T
 
 
 def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ import tyro
 
 from dystyle.attributes import ATTRIBUTES, validate_configuration
 from dystyle.editors.structure import Structure
+from dystyle.encoders import SIZE
 from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.generator_graph import BLOCKS
 from dystyle.engines.hardware import PICTURES, PRECISIONS, tensorrt_runtime
@@ -44,7 +45,7 @@ LIMITS = {
     "mesh": 5e-2,
     "residual": 5e-2,
     "carrier": 5e-2,
-    "parser": 1e-2,
+    "ground": 1e-2,
 }
 EDITOR_LIMIT = 1e-4
 SIDES = {"detector": 256, "mesh": 192}  # px of these networks' pictures
@@ -116,14 +117,15 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
         return {"input": codes}
     if name.startswith("decoder"):
         return {"input": features, "codes": codes}
+    nowhere = np.zeros((len(features), 1, SIZE, SIZE), np.float32)
     if name == "residual":
         known = {"codes": codes, "features": features, "renders": faces.astype(np.float32)}
         return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
     if name == "carrier":
-        others = {"before": features, "after": features[::-1].copy()}
+        others = {"before": features, "after": features[::-1].copy(), "ground": nowhere, "faces": nowhere}
         return {"input": 0.3 * others["after"], **others}
-    if name == "parser":
-        return {"input": features}
+    if name == "ground":
+        return {"input": features, "faces": nowhere}
     if name in ("detector", "mesh"):
         side = SIDES[name]
         pictures = faces[:, :side, :side].transpose(0, 3, 1, 2).astype(np.float32) / 255

@@ -26,7 +26,6 @@ from dystyle.alignment import (
     hull,
     move,
     paste,
-    spread,
 )
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
@@ -35,7 +34,7 @@ from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.editors.second_look import LOOKS, look_again
-from dystyle.encoders import EARLY, KINDS, PASSES, PHOTO, RENDER, SIZE
+from dystyle.encoders import EARLY, PASSES, PHOTO, RENDER, SIZE
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -61,9 +60,9 @@ BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
-# Shares of a place that are ground from which on it counts as such, and from which on it is nothing else, and
-# how softly the ground ends, in px of the features; likewise how wide the edge of a face or its hair is.
-GROUND, SOFT, EDGE = (0.2, 0.8), 0.7, 7
+# How wide the edge of a face or its hair is, in px of the features: beside them no ground counts as what was
+# there before an edit.
+EDGE = 7
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), bounds, and
 # what of it is left for edits of several attributes, which change more, so that more of the photo fades.
@@ -416,24 +415,15 @@ class FaceEditor:
             face.kept["features"] = self._features(face.code)[0].astype(np.float16)
         before = face.kept["features"][None].astype(np.float32)
         after = self._features(code) if weights else features
-        carried, touched, (flow,) = self.backend.run("carrier", own, before=before, after=after)
-        ground = None
-        if places.face is not None:
-            if "ground" not in face.kept:
-                ground = self._ground(before + own, places.face)
-                face.kept["ground"] = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
-            ground = self._ground(after, move(places.face, flow))
-            both = face.kept["ground"] * ground
-            photos = before + own - after
-            nearby = spread(photos[0], both)  # for what the head uncovers
-            carried += ground * (nearby + face.kept["ground"] * (photos - nearby) - carried)
+        known = {"before": before, "after": after, **self._ground(before, own, places.face, face)}
+        carried, touched, (flow,), ground = self.backend.run("carrier", own, None, **known)
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
-        if ground is not None:
-            flow = flow * (1 - cv2.resize(both, flow.shape[1:]))
+        stays = (known["ground"] * ground)[0, 0]
+        flow = flow * (1 - cv2.resize(stays, flow.shape[1:]))
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         unedited = move(face.kept[size], flow)
@@ -448,23 +438,25 @@ class FaceEditor:
             if kept is not None:
                 changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
         own = move(_resize(face.portrait, size), flow)
-        if ground is not None:
-            changed *= 1 - cv2.resize(both, changed.shape)
+        changed *= 1 - cv2.resize(stays, changed.shape)
         edited = corrected(edited, own, unedited)
         if places.face is not None and places.edited is None:
             edited = complexion(edited, own, move(places.face, flow).clip(0, 1))
         return composite(edited, own, changed)
 
-    def _ground(self, features: np.ndarray, face: np.ndarray) -> np.ndarray:
-        """Where features (1, 512, 64, 64) show neither face nor hair, (64, 64) float32 from 0 to 1; `face`,
-        (s, s) likewise, is none, whatever it looks like."""
-        (shares,) = self.backend.run("parser", features)[0]
-        ground = shares[KINDS.index("things")] + shares[KINDS.index("background")]
-        low, high = GROUND
-        ground = np.clip((ground - low) / (high - low), 0, 1) * (
-            1 - cv2.resize(face, (SIZE, SIZE)).clip(0, 1)
-        )
-        return cv2.GaussianBlur(ground, (0, 0), SOFT)
+    def _ground(
+        self, before: np.ndarray, own: np.ndarray, known: np.ndarray | None, face: InvertedFace
+    ) -> dict[str, np.ndarray]:
+        """What the carrier has to know of a photo: its "ground" and the "faces" on it, (1, 1, 64, 64) float32
+        each from 0 to 1, by its features and residual and where its face is `known` to be."""
+        shape = (1, 1, SIZE, SIZE)
+        if known is None:  # then all may be a face
+            return {"ground": np.zeros(shape, np.float32), "faces": np.ones(shape, np.float32)}
+        faces = cv2.resize(known, (SIZE, SIZE)).clip(0, 1)[None, None]
+        if "ground" not in face.kept:
+            ((ground,),) = self.backend.run("ground", before + own, None, faces=faces)[0]
+            face.kept["ground"] = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
+        return {"ground": face.kept["ground"][None, None], "faces": faces}
 
     def _held_back(self, code: EditedCode, face: InvertedFace) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, although its residual holds them back.
@@ -611,9 +603,10 @@ class FaceEditor:
         edited = self.edit(code, {name: row.high for name, row in self.attributes.items()})
         if self._descent:  # what only photos go through
             residual, _ = self._restore(picture, code)
-            features = {"before": self._features(code), "after": self._features(edited)}
-            carried, *_ = self.backend.run("carrier", residual[None].astype(np.float32), None, **features)
-            self.backend.run("parser", carried)
+            before, nowhere = self._features(code), np.zeros((1, 1, SIZE, SIZE), np.float32)
+            known = {"before": before, "after": self._features(edited), "ground": nowhere, "faces": nowhere}
+            self.backend.run("carrier", residual[None].astype(np.float32), None, **known)
+            self.backend.run("ground", before, None, faces=nowhere)
 
 
 class Places(NamedTuple):

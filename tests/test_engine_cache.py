@@ -172,19 +172,19 @@ def test_a_changed_network_is_traced_again(package, monkeypatch, change):
 
 
 def test_new_weights_need_no_new_structure(monkeypatch, tmp_path):
-    tensors, metadata = weights.load("carrier")
-    key = "carrier:reduce.weight"
-    tensors["reduce.weight"] = tensors["reduce.weight"] + np.float16(1)
-    weights.save(tmp_path / "carrier.safetensors", tensors, **metadata)
-    before = structure.filled("carrier")
-    monkeypatch.setitem(weights.WEIGHTS, "carrier", weights.Bundled("carrier.safetensors"))
+    tensors, metadata = weights.load("features")
+    key = "features:feel.weight"
+    tensors["feel.weight"] = tensors["feel.weight"] + np.float16(1)
+    weights.save(tmp_path / "features.safetensors", tensors, **metadata)
+    before = structure.filled("residual")
+    monkeypatch.setitem(weights.WEIGHTS, "features", weights.Bundled("features.safetensors"))
     monkeypatch.setattr(weights, "BUNDLED", tmp_path)
-    after = structure.filled("carrier")
+    after = structure.filled("residual")
     a, b = (
         next(onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == key)
         for model in (before, after)
     )
-    np.testing.assert_array_equal(b, tensors["reduce.weight"].astype(np.float32))
+    np.testing.assert_array_equal(b, tensors["feel.weight"].astype(np.float32))
     assert not np.array_equal(a, b)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from dystyle import train
 from dystyle.encoders import KINDS
+from dystyle.encoders.carrier import fill
 from dystyle.encoders.parser import FeatureParser
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
@@ -29,13 +30,32 @@ def test_a_place_is_what_the_cluster_is_whose_direction_it_has():
     assert shares[KINDS.index("background")].numpy() == pytest.approx([0, 1, 0.5], abs=1e-3)
 
 
-def test_faces_hair_and_background_are_found_where_they_are(editor):
+def test_faces_and_hair_are_no_ground_and_what_is_beside_them_is(editor):
+    nowhere = np.zeros((1, 1, 64, 64), np.float32)
     for seed in (1, 5, 12):
-        shares = editor.backend.run("parser", editor._features(editor.sample(seed)))[0][0]
-        kinds = [KINDS[k] for k in shares[:, [36, 2, 2], [32, 1, 62]].argmax(0)]
-        assert kinds == ["face", "background", "background"]
-        column = shares[:, :32, 32].argmax(0).tolist()  # from above down to the nose
+        features = editor._features(editor.sample(seed))
+        shares = FeatureParser.load("parser")(torch.from_numpy(features))[0].numpy()
+        column = shares[:, :36, 32].argmax(0).tolist()  # from above down to the nose
         assert KINDS.index("hair") in column and column[-1] == KINDS.index("face")
+        ground = editor.backend.run("ground", features, None, faces=nowhere)[0][0, 0]
+        assert ground[20:44, 22:42].max() < 0.05 and ground[2:8, [2, 61]].min() > 0.9
+        kept = editor.backend.run("ground", features, None, faces=nowhere + 1)[0]
+        assert not kept.any()  # what is known to be a face
+
+
+def test_the_ground_is_the_photos_and_what_is_uncovered_is_like_the_ground_nearby():
+    carried, wanted = torch.full((1, 2, 64, 64), 9.0), torch.zeros(1, 2, 64, 64)
+    wanted[:, 0], wanted[:, 1] = torch.linspace(-1, 1, 64), 3.0
+    wanted[:, :, :, 20:30] = 50.0  # what a head lacks is nobody's business
+    before, after = torch.ones(1, 1, 64, 64), torch.ones(1, 1, 64, 64)
+    before[..., 20:30] = 0  # a head, which goes where
+    after[..., 40:50] = 0
+    filled = fill(carried, wanted, before, after)
+    assert torch.equal(filled[..., 40:50], carried[..., 40:50])
+    assert torch.allclose(filled[..., :20], wanted[..., :20], atol=1e-5)
+    uncovered = filled[0, :, :, 20:30].numpy()
+    assert uncovered[1] == pytest.approx(3.0, abs=0.02)
+    assert -0.7 < uncovered[0].min() < uncovered[0].max() < 0.3 and (np.diff(uncovered[0]) > 0).all()
 
 
 def test_clusters_are_found_again_to_be_named(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ by a flow, faded and completed: D' = exp(-d^2) warp(D) + c a, where d is how muc
 the flow, in units of the largest change, and c in 0..1 a soft threshold of it. What the edit leaves alone
 keeps its residual (d = c = 0); what it replaces loses it, but for a, what stays of the person, such as the
 colour of the eyes. The network of a sees both features, as the selective transfer unit's gates do (STGAN,
-Liu et al. 2019).
+Liu et al. 2019). The ground, which has nothing to do with an edit, is the photo's in any case (`fill`).
 """
 
 import torch
@@ -23,6 +23,10 @@ FADE, FAINT, CLEAR = 0.59, 0.12, 0.395
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
 FADED, MOVED = (0.13, 0.49), (0.01, 0.03)
+NEAR, BLOCK = (
+    0.08,
+    4,
+)  # standard deviation of what is near, of a picture's side; side of the blocks averaged first
 
 
 class FlowNetwork(nn.Module):
@@ -134,6 +138,30 @@ class Carrier(Stored, nn.Module):
         size = F.avg_pool2d(size, 5, 1, 2, count_include_pad=False)
         reach = (FADE * size.amax((2, 3), keepdim=True)).clamp(FAINT, CLEAR)
         return torch.exp(-((size / reach) ** 2))
+
+
+def fill(carried: Tensor, wanted: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A carried residual with ground as in the photo: its features where there was ground before, and where a
+    head that has moved uncovers some, what the ground nearby lacks on average.
+
+    Args:
+        carried: (b, 512, h, w), the residual of the edited features. wanted: likewise, what these lack of the
+            photo's. before, after: (b, 1, h, w) from 0 to 1, what is ground.
+    """
+    known = before * after
+    nearby = _spread(wanted * known) / (_spread(known) + 1e-3)
+    return carried + after * (nearby + before * (wanted - nearby) - carried)
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Maps (b, c, h, w), blurred by `NEAR` of their sides."""
+    blocks = F.avg_pool2d(x, BLOCK)
+    height, width = (torch.arange(size, device=x.device) for size in blocks.shape[-2:])
+    rows, columns = (
+        torch.exp(-(((places[:, None] - places) / (NEAR * len(places))) ** 2) / 2)
+        for places in (height, width)
+    )
+    return F.interpolate(rows.to(x) @ blocks @ columns.to(x), scale_factor=BLOCK, mode="bilinear")
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

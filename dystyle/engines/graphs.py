@@ -16,9 +16,10 @@ The only module of this package that imports torch: it is needed to run the refe
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
-| `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise | residuals after; \
-which places the edit touches, (b, 1, 64, 64); the flow, (b, 2, 32, 32) |
-| `parser` | activations (b, 512, 64, 64) float32 | shares of `KINDS` by place, (b, 4, 64, 64) |
+| `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise; `ground` before \
+it and `faces`, (b, 1, 64, 64) | residuals after; which places the edit touches, (b, 1, 64, 64); the flow, \
+(b, 2, 32, 32); the ground after, (b, 1, 64, 64) |
+| `ground` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, (b, 1, 64, 64) |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -41,7 +42,7 @@ from torch import Tensor, nn
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders import CHANNELS, PHOTO, RENDER, SIZE
-from dystyle.encoders.carrier import Carrier
+from dystyle.encoders.carrier import Carrier, fill, warp
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.encoders.parser import FeatureParser
@@ -137,26 +138,30 @@ class Restoring(nn.Module):
         return self.encoder(to_float(portraits), to_float(renders), features, codes)
 
 
-class Carrying(nn.Module):
-    """Residuals through an edit, by the bundled carrier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.carrier = Carrier.load("carrier")
-
-    def forward(self, residuals: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-        return self.carrier.carry(residuals, before, after)
-
-
-class Parsing(nn.Module):
-    """Activations to what is where, by the bundled parser."""
+class Grounding(nn.Module):
+    """Activations to what is neither face nor hair, by the bundled parser."""
 
     def __init__(self) -> None:
         super().__init__()
         self.parser = FeatureParser.load("parser")
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.parser(features)
+    def forward(self, features: Tensor, faces: Tensor) -> Tensor:
+        return self.parser.ground(features, faces)
+
+
+class Carrying(nn.Module):
+    """Residuals through an edit, by the bundled carrier and parser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.carrier, self.parser = Carrier.load("carrier"), FeatureParser.load("parser")
+
+    def forward(
+        self, residuals: Tensor, before: Tensor, after: Tensor, ground: Tensor, faces: Tensor
+    ) -> tuple[Tensor, ...]:
+        carried, touched, flow = self.carrier.carry(residuals, before, after)
+        now = self.parser.ground(after, warp(faces, flow))
+        return fill(carried, before + residuals - after, ground, now), touched, flow, now
 
 
 class Encoding(nn.Module):
@@ -204,7 +209,7 @@ class Graph(NamedTuple):
     others: Mapping[str, tuple[int, ...]] = {}
 
 
-CODES, FEATURES = (18, 512), (CHANNELS, SIZE, SIZE)
+CODES, FEATURES, PLACES = (18, 512), (CHANNELS, SIZE, SIZE), (1, SIZE, SIZE)
 GRAPHS: dict[str, Graph] = {
     **{f"generator_{s}": Graph(partial(Synthesis, s), CODES, torch.float32) for s in SIZES},
     "features": Graph(Features, CODES, torch.float32),
@@ -220,8 +225,13 @@ GRAPHS: dict[str, Graph] = {
         torch.uint8,
         {"codes": CODES, "features": FEATURES, "renders": (RENDER, RENDER, 3)},
     ),
-    "carrier": Graph(Carrying, FEATURES, torch.float32, {"before": FEATURES, "after": FEATURES}),
-    "parser": Graph(Parsing, FEATURES, torch.float32),
+    "carrier": Graph(
+        Carrying,
+        FEATURES,
+        torch.float32,
+        {"before": FEATURES, "after": FEATURES, "ground": PLACES, "faces": PLACES},
+    ),
+    "ground": Graph(Grounding, FEATURES, torch.float32, {"faces": PLACES}),
 }
 
 

@@ -23,29 +23,31 @@ class Traced:
     """A network whose graph PyTorch has traced: the file in `structures` holds all of it but the weights.
 
     Attributes:
-        module: defines the network.
+        modules: define the network.
         weights: names of what is put into the graph, by how the network's own names of those tensors begin.
     """
 
-    module: str
+    modules: tuple[str, ...]
     weights: Mapping[str, str]
 
 
 _READER = ("mesh", "iris", "emotion", "age_gender", "probe")
 _KNOWLEDGE = {"mesh": "facemesh"}
 TRACED = {
-    "encoder": Traced("dystyle.encoders.fast", {"encoder.": "encoder"}),
+    "encoder": Traced(("dystyle.encoders.fast",), {"encoder.": "encoder"}),
     "reader": Traced(
-        "dystyle.knowledge.readings",
+        ("dystyle.knowledge.readings",),
         {f"reader.{part}.": f"knowledge/{_KNOWLEDGE.get(part, part)}" for part in _READER}
         | {"reader.": "knowledge/calibration"},
     ),
-    "identity": Traced("dystyle.knowledge.readings", {"identity.network.": "knowledge/faceres"}),
-    "detector": Traced("dystyle.knowledge.networks", {"": "knowledge/blazeface"}),
-    "mesh": Traced("dystyle.knowledge.networks", {"": "knowledge/facemesh"}),
-    "residual": Traced("dystyle.encoders.features", {"encoder.": "features"}),
-    "carrier": Traced("dystyle.encoders.carrier", {"carrier.": "carrier"}),
-    "parser": Traced("dystyle.encoders.parser", {"parser.": "parser"}),
+    "identity": Traced(("dystyle.knowledge.readings",), {"identity.network.": "knowledge/faceres"}),
+    "detector": Traced(("dystyle.knowledge.networks",), {"": "knowledge/blazeface"}),
+    "mesh": Traced(("dystyle.knowledge.networks",), {"": "knowledge/facemesh"}),
+    "residual": Traced(("dystyle.encoders.features",), {"encoder.": "features"}),
+    "carrier": Traced(
+        ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
+    ),
+    "ground": Traced(("dystyle.encoders.parser",), {"parser.": "parser"}),
 }
 # What reads weights, and so gives no graph its shape.
 _READING = ("dystyle.errors", "dystyle.torch_files", "dystyle.weights")
@@ -110,7 +112,8 @@ def structure_fingerprint(graph: str) -> str:
         InputError: weights are missing.
     """
     traced = TRACED[graph]
-    files = {_file(TRACER), *sources(traced.module)} - {_file(module) for module in _READING}
+    used = {file for module in traced.modules for file in sources(module)}
+    files = {_file(TRACER), *used} - {_file(module) for module in _READING}
     parts = [f"{file.relative_to(PACKAGE).as_posix()} {_text_digest(file)}" for file in sorted(files)]
     if _file("dystyle.attributes") in files:
         parts.append(_table())
