@@ -29,7 +29,7 @@
     faces[(faces.findIndex((face) => face.classList.contains("selected")) + 1) % faces.length]?.click();
   };
   const press = (selector) => () => document.querySelector(selector).click();
-  const keys = { b: press("#stage .stage-compare"), n: next, r: press("#reset-all"), "?": () => sheet.open ? sheet.close() : sheet.showModal() };
+  const keys = { b: press("#stage .stage-compare"), z: press("#stage .stage-zoom"), n: next, r: press("#reset-all"), "?": () => sheet.open ? sheet.close() : sheet.showModal() };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.target.matches?.(":is(#attributes, #mix-row, #truncation) input[type=number]")) {
       event.target.blur();
