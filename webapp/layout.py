@@ -50,6 +50,33 @@ MARK = """watch("marks", () => {
   }
 });"""
 
+# What has been downloaded; `results.js` fills it.
+RESULTS = """<div class="results" role="group" aria-label="{{Downloads}}" hidden>
+  <div class="results-files"></div>
+  <button class="results-all" type="button">{{All as a zip}}</button>
+</div>"""
+
+# Photos that are edited one after the other; `several.js` fills it.
+SEVERAL = """<button class="several-choose" type="button">{{Edit several photos}}</button>
+<input type="file" multiple accept="image/*" hidden>
+<section class="several" aria-label="{{Several photos}}" hidden data-done="{{done}}"
+  data-unedited="{{Nothing is edited yet; move a slider, then edit them all.}}"
+  data-most="{{These are 100 photos; edit the others after them.}}"
+  data-broken="{{This photo could not be edited; please try again.}}">
+  <div><b>{{Several photos}}</b><span class="several-count" aria-live="polite"></span></div>
+  <progress class="several-progress" aria-label="{{Several photos}}" value="0"></progress>
+  <p class="several-said" role="status"></p>
+  <div class="several-table" tabindex="0" role="region" aria-label="{{Several photos}}">
+    <table><tbody class="several-rows"></tbody></table>
+  </div>
+  <div>
+    <button class="several-start" type="button">{{Edit them all}}</button>
+    <button class="several-stop" type="button">{{Cancel}}</button>
+    <button class="several-zip" type="button" hidden>{{All as a zip}}</button>
+    <button class="several-clear" type="button">{{Clear}}</button>
+  </div>
+</section>"""
+
 # What the server says about the visit is kept in the browser; one that has expired comes back from there.
 KEEP = """watch("value", () => {
   if (props.value === "lost") window.keeping.lost();
@@ -192,6 +219,10 @@ class Layout:
             text("Open a saved face"), file_types=[ENDING], size="sm", min_width=0, elem_id="saved-face"
         )
 
+        gr.HTML(text.fill(SEVERAL), elem_id="several")
+        self.next_photo = gr.Button(visible="hidden", elem_id="several-next")
+        self.another, self.another_said = gr.File(visible=False), gr.Textbox(visible=False)
+
     def _result(self) -> None:
         """The edited picture and what can be done with it."""
         text = self.text
@@ -227,6 +258,7 @@ class Layout:
             self.kind = _kind(text, "kind")
             self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
             self.file = gr.File(visible=False)
+        gr.HTML(text.fill(RESULTS), elem_id="results")
         with gr.Accordion(text("Link, saved face, animation and mark"), open=False, elem_id="more"):
             self._more()
 

@@ -59,6 +59,21 @@
     if (!saved) document.querySelector("#photo .source-selection button")?.click();
     put(input, saved || file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/unknown" }));
   };
+  const take = (files) => {
+    if (files.length === 1) return choose(files[0]);
+    document.querySelector("#tab-edit-button")?.click();
+    window.several.add(files);
+  };
+  const several = document.querySelector("#several input");
+  several.addEventListener("change", () => {
+    window.several.add(several.files);
+    several.value = "";
+  });
+  document.querySelector(".several-choose").addEventListener("click", () => several.click());
+  for (const what of ["start", "stop", "clear", "zip"]) {
+    const act = { zip: "save" }[what] ?? what;
+    document.querySelector(`.several-${what}`).addEventListener("click", () => window.several[act]());
+  }
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#photo .image-frame")) document.querySelector("#photo input[type=file]").click();
   });
@@ -77,19 +92,19 @@
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) dropping(false); });
   document.addEventListener("drop", (event) => {
     dropping(false);
-    const file = event.dataTransfer.files[0];
-    if (!file) return;
+    const { files } = event.dataTransfer;
+    if (!files.length) return;
     event.preventDefault();
     event.stopPropagation();
     event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true }));
-    choose(file);
+    take(files);
   }, true);
   document.addEventListener("paste", (event) => {
-    const file = event.clipboardData.files[0];
-    if (!file) return;
+    const { files } = event.clipboardData;
+    if (!files.length) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    choose(file);
+    take(files);
   }, true);
 
   // Without a camera its cover would stay over the photo's box.
@@ -99,6 +114,9 @@
     document.querySelector("#no-camera").click();
     throw error;
   });
+
+  document.querySelector("#results .results-all").addEventListener("click", () => window.results.all());
+  window.results.restore();
 
   // There is nothing to edit before somebody is met; see `stage.js`.
   if (!document.querySelector("#stage .stage.ready")) document.querySelector("#attributes").inert = true;

@@ -23,13 +23,10 @@ if TYPE_CHECKING:
     from dystyle import FaceEditor
 
 HERE = Path(__file__).parent
-SAVE = """(file) => {
-  if (!file) return;
-  Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
-}"""
+SAVE = "(file) => { if (file) window.results.download(file.url, file.orig_name); }"
 SAVE_FILM = """() => {
   const film = document.querySelector("#film [data-name]");
-  Object.assign(document.createElement("a"), { href: film.src, download: film.dataset.name }).click();
+  window.results.download(film.src, film.dataset.name);
 }"""
 # The edit of a link, and what was kept of an earlier visit. A link can be anything: what is too long or does
 # not decode is handed over for the server to refuse. It counts once: a reload brings back what became of it.
@@ -43,11 +40,13 @@ COPY_LINK = """(edit) => navigator.clipboard.writeText(
   location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
 COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
 
+SCRIPTS = ("keep.js", "results.js", "several.js")
+
 # What `demo.launch` needs beside the address.
 LAUNCH_OPTIONS = {
     "theme": THEME,
     "css_paths": HERE / "style.css",
-    "head": f"<script>{(HERE / 'keep.js').read_text(encoding='utf-8')}</script>",
+    "head": "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS),
     "js": (HERE / "page.js").read_text(encoding="utf-8"),
     "favicon_path": str(HERE / "icon.svg"),
     "footer_links": ["api"],
@@ -117,6 +116,19 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
         chosen = [layout.visit, layout.view]
         opened.append(person(callbacks.choose_face, chosen, trigger_mode="multiple", **opening))
     opened.append(layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **opening))
+    another, another_done = [layout.kept, layout.another, layout.mark], [layout.another, layout.another_said]
+    edited = layout.next_photo.click(
+        callbacks.edit_another,
+        another,
+        another_done,
+        js="(...inputs) => window.several.next(...inputs)",
+        preprocess=False,
+        concurrency_id=OPEN,
+        trigger_mode="multiple",
+        **silently,
+    )
+    edited.success(None, another_done, js="(...given) => { window.several.done(...given); }", **private)
+    edited.failure(None, js="() => { window.several.done(); }", **private)
     layout.quality.input(
         callbacks.change_quality,
         [layout.visit, layout.quality],
