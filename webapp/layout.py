@@ -122,6 +122,17 @@ PRESETS = (
 )
 
 
+STRENGTHS = (25, 50, 75, 100)  # of presets, in percent: of the way that they go
+# Presets of the visitor's own; `presets.js` fills it.
+OWN_PRESETS = """<span class="own-list" data-remove="{{Remove}}"></span>
+<button class="own-add" type="button">+ {{Keep this edit}}</button>
+<span class="own-form" hidden>
+  <input class="own-name" maxlength="30" aria-label="{{Name of the preset}}"
+    placeholder="{{Name of the preset}}">
+  <button class="own-save" type="button">{{Keep}}</button>
+</span>"""
+
+
 class Layout:
     """The page's components in one language, created inside the current `gr.Blocks`."""
 
@@ -429,6 +440,15 @@ class Layout:
                 if preset.suits(self.attributes):
                     button = gr.Button(self.text(preset.label), size="sm", min_width=0, elem_id=f"preset-{i}")
                     self.presets.append((preset, button))
+            gr.HTML(self.text.fill(OWN_PRESETS), elem_id="own-presets")
+            self.own_preset = gr.Button(visible="hidden", elem_id="own-preset")
+        self.strength = gr.Radio(
+            [(f"{percent} %", percent) for percent in STRENGTHS],
+            value=100,
+            label=self.text("Strength"),
+            elem_id="strength",
+            elem_classes="segments",
+        )
         sliders, self.resets, self.locks = {}, {}, {}
         for title, rows in _grouped(self.attributes).items():
             gr.HTML(f"<h2>{self.text(title)}</h2>", elem_classes="group-title")

@@ -117,6 +117,7 @@
 
   document.querySelector("#results .results-all").addEventListener("click", () => window.results.all());
   window.results.restore();
+  window.presets.start();
 
   // There is nothing to edit before somebody is met; see `stage.js`.
   if (!document.querySelector("#stage .stage.ready")) document.querySelector("#attributes").inert = true;

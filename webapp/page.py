@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from webapp.callbacks import Callbacks
 from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.files import LARGEST_FILE
 from webapp.language import ENGLISH, LANGUAGES, Language
-from webapp.layout import Layout, Preset
+from webapp.layout import Layout
 from webapp.mix import MixCallbacks
 from webapp.server import FILM, FIT, OPEN, Studio
 from webapp.theme import THEME
@@ -40,7 +41,8 @@ COPY_LINK = """(edit) => navigator.clipboard.writeText(
   location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
 COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
 
-SCRIPTS = ("keep.js", "results.js", "several.js")
+ROW = ("name", "low", "high", "step")  # of an attribute, what the browser needs to move its slider
+SCRIPTS = ("keep.js", "results.js", "several.js", "presets.js")
 
 # What `demo.launch` needs beside the address.
 LAUNCH_OPTIONS = {
@@ -158,10 +160,14 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
     at_once = {"outputs": sliders, "show_progress": "hidden", **private}
-    moves = [
-        button.click(None, [*inputs, layout.kept], sliders, js=_preset_script(layout, preset), **private)
-        for preset, button in layout.presets
-    ]
+    rows = [{key: getattr(row, key) for key in ROW} for row in layout.attributes.values()]
+    presets = [(json.dumps(asdict(preset)), button) for preset, button in layout.presets]
+    moves = []
+    for preset, button in [*presets, ("", layout.own_preset)]:
+        act = f"apply({preset}, " if preset else "own("
+        script = f"(...inputs) => window.presets.{act}{json.dumps(rows)}, inputs)"
+        given = [*inputs, layout.strength, layout.kept]
+        moves.append(button.click(None, given, sliders, js=script, trigger_mode="multiple", **private))
     resets = [([name], button) for name, button in layout.resets.items()]
     for names, button in [*resets, (list(layout.sliders), layout.reset_all)]:
         reset = functools.partial(callbacks.reset, names)
@@ -201,24 +207,6 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
         return callbacks.cancel(visit, request)
 
     layout.cancel.click(cancel, layout.visit, given_up, **silently)
-
-
-def _preset_script(layout: Layout, preset: Preset) -> str:
-    """A preset in the browser: sliders, locks, what is kept -> sliders; those that are locked stay."""
-    rows = list(layout.attributes.values())
-    steps = [
-        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name), row.name]
-        for i, row in enumerate(rows)
-        if row.name in preset.names
-    ]
-    return f"""(...inputs) => {{
-      const values = inputs.slice(0, {len(rows)}), {{ start }} = JSON.parse(inputs.at(-1));
-      for (const [at, low, high, add, to, name] of {json.dumps(steps)}) {{
-        const wanted = to ?? (add === null ? Math.max(values[at], start[name]) : values[at] + add);
-        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(wanted, low), high);
-      }}
-      return values;
-    }}"""
 
 
 def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
