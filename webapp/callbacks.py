@@ -31,7 +31,7 @@ from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
 from webapp.keeping import Kept, KeptPerson, noted_values
 from webapp.layout import PORTRAIT, Layout
-from webapp.readings import marks, summary
+from webapp.readings import marks, said, summary
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
@@ -394,7 +394,10 @@ class Callbacks:
         rows = self.editor.attributes
         beyond = [n for n, v in typed.items() if v is not None and not rows[n].low <= v <= rows[n].high]
         if beyond:
-            ranges = (f"{self.text(rows[n].label)} {rows[n].low:g} – {rows[n].high:g}" for n in beyond)
+            ranges = (
+                f"{self.text(rows[n].label)} {said(rows[n].low, rows[n])} – {said(rows[n].high, rows[n])}"
+                for n in beyond
+            )
             self.say(f"This is as far as it goes: {', '.join(ranges)}.")
         return {self.layout.sliders[n]: targets[n] for n, value in typed.items() if value != targets[n]}
 
@@ -697,7 +700,10 @@ class Callbacks:
             layout.pin: self.text("Pin this edit" if visit.pinned is None else "Unpin"),
             layout.reset_all: gr.update(interactive=bool(moved)),
             **{
-                button: gr.update(value=f"↺ {visit.start[name]:g}", interactive=name in moved)
+                button: gr.update(
+                    value=f"↺ {said(visit.start[name], self.editor.attributes[name])}",
+                    interactive=name in moved,
+                )
                 for name, button in layout.resets.items()
             },
         }
@@ -734,8 +740,8 @@ class Callbacks:
         return self.text("Random person {n}", n=visit.seed)
 
     def _change(self, visit: Visit, name: str, value: float) -> str:
-        label = html.escape(self.text(self.editor.attributes[name].label))
-        return f"{label} {visit.start[name]:g} → {value:g}"
+        row = self.editor.attributes[name]
+        return f"{html.escape(self.text(row.label))} {said(visit.start[name], row)} → {said(value, row)}"
 
     def _history(self, visit: Visit) -> str:
         """The history as a row of small pictures."""

@@ -14,6 +14,7 @@ from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.faces import ENDING, REFINE
 from webapp.language import Language
+from webapp.readings import times
 from webapp.stage import build_sketch, build_stage
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
 
@@ -31,14 +32,29 @@ PICK = """element.addEventListener("click", (event) => {
 
 class Value(gr.Slider):
     """A slider that hands typed numbers over as they are: none at all, or one out of its range, is no mistake
-    yet. What counts then is said by `Visit.targets`."""
+    yet. What counts then is said by `Visit.targets`.
+    """
 
-    is_template = True  # for the browser it is gr.Slider
+    times = 1  # how large one is on the slider
+
+    def get_block_name(self) -> str:
+        return "slider"  # for the browser it is gr.Slider
 
     def preprocess(self, payload: object) -> float | None:
-        if payload is None or (type(payload) in (int, float) and math.isfinite(payload)):
-            return payload
+        if payload is None:
+            return None
+        if type(payload) in (int, float) and math.isfinite(payload):
+            return payload if self.times == 1 else payload / self.times
         raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
+
+    def postprocess(self, value: float | None) -> float:
+        return super().postprocess(value if value is None else round(value * self.times, 4))
+
+
+class Percent(Value):
+    """A slider in percent of a value that is a share; its range and step are percents, too."""
+
+    times = 100
 
 
 # Where the picture's readings lie on the sliders.
@@ -455,12 +471,14 @@ class Layout:
             for row in rows:
                 name, label = row.name, self.text(row.label)
                 unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({self.text(row.unit)})")
+                unit = " (%)" if times(row) == Percent.times else unit
                 with gr.Column(elem_classes="attribute", elem_id=f"attribute-{name}", min_width=0):
-                    sliders[name] = Value(
-                        row.low,
-                        row.high,
+                    many = times(row)
+                    sliders[name] = (Percent if many == Percent.times else Value)(
+                        row.low * many,
+                        row.high * many,
                         value=row.denormalise(0.0),
-                        step=row.step,
+                        step=row.step * many,
                         label=label + unit,
                         buttons=[],
                         min_width=0,

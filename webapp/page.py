@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from webapp.callbacks import Callbacks
 from webapp.compare import WAITING, CompareCallbacks, Comparer
 from webapp.files import LARGEST_FILE
 from webapp.language import ENGLISH, LANGUAGES, Language
-from webapp.layout import Layout
+from webapp.layout import Layout, Preset
 from webapp.mix import MixCallbacks
+from webapp.readings import times
 from webapp.server import FILM, FIT, OPEN, Studio
 from webapp.theme import THEME
 from webapp.visit import LONGEST_EDIT, Visit
@@ -41,7 +42,7 @@ COPY_LINK = """(edit) => navigator.clipboard.writeText(
   location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
 COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
 
-ROW = ("name", "low", "high", "step")  # of an attribute, what the browser needs to move its slider
+RANGE = ("low", "high", "step")  # of an attribute
 SCRIPTS = ("keep.js", "results.js", "several.js", "presets.js")
 
 # What `demo.launch` needs beside the address.
@@ -160,8 +161,11 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
     at_once = {"outputs": sliders, "show_progress": "hidden", **private}
-    rows = [{key: getattr(row, key) for key in ROW} for row in layout.attributes.values()]
-    presets = [(json.dumps(asdict(preset)), button) for preset, button in layout.presets]
+    rows = [
+        {"name": row.name, "times": times(row)} | {key: getattr(row, key) * times(row) for key in RANGE}
+        for row in layout.attributes.values()
+    ]
+    presets = [(json.dumps(_on_sliders(preset, layout)), button) for preset, button in layout.presets]
     moves = []
     for preset, button in [*presets, ("", layout.own_preset)]:
         act = f"apply({preset}, " if preset else "own("
@@ -207,6 +211,15 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
         return callbacks.cancel(visit, request)
 
     layout.cancel.click(cancel, layout.visit, given_up, **silently)
+
+
+def _on_sliders(preset: Preset, layout: Layout) -> dict:
+    """A preset in the sliders' own numbers."""
+
+    def scaled(values: Mapping[str, float]) -> dict[str, float]:
+        return {name: value * times(layout.attributes[name]) for name, value in values.items()}
+
+    return {"add": scaled(preset.add), "to": scaled(preset.to), "free": preset.free}
 
 
 def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:

@@ -39,15 +39,15 @@ window.presets = (() => {
     naming(false);
     draw();
   };
-  // Where the sliders go: `rows` are those of the attributes, `inputs` all sliders, all locks, the strength in percent,
-  // and what is kept of the visit. Locked ones stay.
+  // Where the sliders go, in their own numbers, which for a share are percents. `rows` are those of the attributes,
+  // `inputs` all sliders, all locks, the strength in percent, and what is kept of the visit. Locked ones stay.
   const apply = ({ add = {}, to = {}, free = [] }, rows, inputs) => {
     const values = inputs.slice(0, rows.length), locks = inputs.slice(rows.length, 2 * rows.length);
     const [strength, kept] = inputs.slice(-2), { start } = JSON.parse(kept);
-    return rows.map(({ name, low, high, step }, i) => {
-      const value = Number(values[i] ?? start[name]), share = strength / 100;
+    return rows.map(({ name, times, low, high, step }, i) => {
+      const began = times * start[name], value = Number(values[i] ?? began), share = strength / 100;
       const more = name in to ? share * (to[name] - value) : share * (add[name] ?? 0);
-      const wanted = free.includes(name) ? Math.max(value, start[name]) : value + more;
+      const wanted = free.includes(name) ? Math.max(value, began) : value + more;
       if (locks[i] || wanted === value) return values[i];
       return Math.min(Math.max(Number((Math.round(wanted / step) * step).toFixed(2)), low), high);
     });

@@ -128,6 +128,28 @@ def test_typed_number_counts_from_enter_on(cartoon, visit):
     expect(number).to_be_focused()
 
 
+def test_a_share_is_shown_in_percent(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    expect(page.locator("#attribute-smile label").first).to_contain_text("Smile (%)")
+    number = page.locator("#attribute-smile input[type=number]")
+    number.fill("55")
+    number.press("Enter")
+    expect_edits(page, "Smile 40 % → 55 %")
+    expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"smile": 0.55})))
+    expect(page.locator("#readout")).to_contain_text(re.compile(r"The picture reads: Smile \d+ %"))
+    expect(page.locator("#attribute-smile .reset")).to_have_text("↺ 40 %")
+    number.fill("180")
+    number.press("Enter")
+    expect(page.locator(".toast-body")).to_contain_text("Smile 0 % – 100 %")
+    expect_edits(page, "Smile 40 % → 100 %")
+    expect(number).to_have_value("100")
+    page.get_by_role("button", name="Serious").click()
+    expect_edits(page, "Smile 40 % → 0 %")
+    page.locator("#attribute-smile .reset").click()
+    expect(number).to_have_value("40")
+
+
 def test_presets_undo_redo_history_and_locks(cartoon, visit):
     url, editor = cartoon
     page = visit(url)
@@ -151,7 +173,7 @@ def test_presets_undo_redo_history_and_locks(cartoon, visit):
     expect(slider(page, "age")).to_be_disabled()
     page.get_by_role("button", name="10 years older").click()
     page.get_by_role("button", name="Smile", exact=True).click()
-    expect_edits(page, "Smile 0.4")
+    expect_edits(page, "Smile 40 %")
     assert editor.last("edit") == {"age": 32, "smile": 1}  # held where it is
     expect(page.locator("#caption")).not_to_contain_text("Age")
     expect(page.locator("#history button")).to_have_count(2)  # what had been undone is forgotten

@@ -98,7 +98,7 @@ def test_presets_go_on_from_the_face_as_it_is(cartoon, visit):
     slider(page, "mouth_open").press("End")
     expect_edits(page, "Open mouth")
     page.get_by_role("button", name="Smile", exact=True).click()
-    expect(slider(page, "mouth_open")).to_have_value("1")  # a mouth that was opened stays so
+    expect(slider(page, "mouth_open")).to_have_value("100")  # a mouth that was opened stays so
 
 
 def test_presets_go_as_much_of_their_way_as_is_wanted(cartoon, visit):
@@ -118,6 +118,7 @@ def test_an_edit_is_kept_as_a_preset_of_ones_own(cartoon, visit):
     page = visit(url)
     keep, own = page.locator(".own-add"), page.locator(".own-list button")
     expect(keep).to_be_hidden()  # nothing is edited
+    expect(page.locator(".own-name")).to_be_hidden()
     slider(page, "age").press("End")
     expect_edits(page, "→ 80")
     slider(page, "smile").press("End")
