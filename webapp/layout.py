@@ -467,7 +467,8 @@ class Layout:
         )
         sliders, self.resets, self.locks = {}, {}, {}
         for title, rows in _grouped(self.attributes).items():
-            gr.HTML(f"<h2>{self.text(title)}</h2>", elem_classes="group-title")
+            heading = f'<h2><button type="button" aria-expanded="true">{self.text(title)}</button></h2>'
+            gr.HTML(heading, elem_id=f"group-{title.lower()}", elem_classes="group-title")
             for row in rows:
                 name, label = row.name, self.text(row.label)
                 unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({self.text(row.unit)})")

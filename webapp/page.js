@@ -16,6 +16,21 @@
     remembered.set("dark", document.body.classList.toggle("dark"));
   });
 
+  // Groups of sliders are closed and opened by their titles, and stay so.
+  for (const title of document.querySelectorAll("#attributes [id^='group-']")) {
+    const button = title.querySelector("button");
+    const open = (on) => {
+      button.ariaExpanded = on;
+      for (let row = title.nextElementSibling; row?.matches(".attribute"); row = row.nextElementSibling) row.hidden = !on;
+    };
+    button.addEventListener("click", () => {
+      const on = button.ariaExpanded !== "true";
+      open(on);
+      remembered.set(title.id, on);
+    });
+    open(remembered.get(title.id) !== "false");
+  }
+
   // Gradio reports a slider's release for the pointer and for leaving the number only: let the arrow keys and
   // Enter end a move in the same way.
   document.addEventListener("keyup", (event) => {

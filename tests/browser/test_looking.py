@@ -129,3 +129,25 @@ def test_two_fingers_look_closely_and_one_scrolls(cartoon, visit, divided):
     touch("touchEnd")
     page.wait_for_function("scrollY > 50")
     expect(page.locator("#stage .stage-before")).to_be_visible(visible=divided)
+
+
+def test_all_sliders_are_reached_beside_the_picture(cartoon, visit):
+    page = visit(cartoon[0], viewport={"width": 1440, "height": 620})
+    for name in ("gender", "age", "yaw"):
+        slider(page, name).scroll_into_view_if_needed()
+        expect(slider(page, name)).to_be_in_viewport(ratio=1)
+        expect(page.locator(STAGE)).to_be_in_viewport(ratio=1)
+    group = page.get_by_role("button", name="Pose", exact=True)
+    group.click()
+    expect(slider(page, "yaw")).to_be_hidden()
+    expect(slider(page, "age")).to_be_visible()
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    page.get_by_role("button", name="Look right").click()  # a closed group's sliders go on
+    expect_edits(page, "Turn -4 → 25")
+    page.reload()
+    page.locator(f"{STAGE}.ready").wait_for()
+    expect_edits(page, "Turn -4 → 25")
+    expect(slider(page, "yaw")).to_be_hidden()  # as it was left
+    group.press("Enter")
+    expect(slider(page, "yaw")).to_be_visible()
