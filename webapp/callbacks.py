@@ -736,7 +736,7 @@ class Callbacks:
     def who(self, visit: Visit) -> str:
         """Whom the visit edits."""
         if visit.face is not None:
-            return self.text("Your photo")
+            return self.text("Your photo" if visit.photo is not None else "A saved face")
         return self.text("Random person {n}", n=visit.seed)
 
     def _change(self, visit: Visit, name: str, value: float) -> str:

@@ -356,6 +356,7 @@ class Layout:
                         value=SECOND_SEED,
                         label=text("Number of the second face"),
                         precision=0,
+                        placeholder=text("No."),
                         show_label=False,
                         container=False,
                         minimum=0,
@@ -364,6 +365,14 @@ class Layout:
                         scale=2,
                         elem_id="other",
                     )
+                self.second = gr.State(None, time_to_live=IDLE_SECONDS)  # the face of a second photo
+                self.second_photo = gr.UploadButton(
+                    text("Choose a second photo"),
+                    file_types=["image"],
+                    size="sm",
+                    min_width=0,
+                    elem_id="second-photo",
+                )
                 self.row = Value(
                     0,
                     18,
@@ -405,6 +414,7 @@ class Layout:
                     self.mix_download = gr.Button(
                         text("Download"), variant="primary", min_width=0, elem_id="mix-download"
                     )
+                    self.mix_edit = gr.Button(text("Edit this face"), min_width=0, elem_id="mix-edit")
 
     def _compare(self) -> None:
         """The same edit by several methods."""
@@ -458,13 +468,13 @@ class Layout:
                     self.presets.append((preset, button))
             gr.HTML(self.text.fill(OWN_PRESETS), elem_id="own-presets")
             self.own_preset = gr.Button(visible="hidden", elem_id="own-preset")
-        self.strength = gr.Radio(
-            [(f"{percent} %", percent) for percent in STRENGTHS],
-            value=100,
-            label=self.text("Strength"),
-            elem_id="strength",
-            elem_classes="segments",
-        )
+            self.strength = gr.Radio(
+                [(f"{percent} %", percent) for percent in STRENGTHS],
+                value=100,
+                label=self.text("Strength"),
+                elem_id="strength",
+                elem_classes="segments",
+            )
         sliders, self.resets, self.locks = {}, {}, {}
         for title, rows in _grouped(self.attributes).items():
             heading = f'<h2><button type="button" aria-expanded="true">{self.text(title)}</button></h2>'

@@ -30,6 +30,7 @@ SAVE_FILM = """() => {
   const film = document.querySelector("#film [data-name]");
   window.results.download(film.src, film.dataset.name);
 }"""
+OPEN_FACE = "(file) => { if (file) window.results.open(file.url, file.orig_name); }"
 # The edit of a link, and what was kept of an earlier visit. A link can be anything: what is too long or does
 # not decode is handed over for the server to refuse. It counts once: a reload brings back what became of it.
 RECALL = f"""async () => {{
@@ -223,7 +224,7 @@ def _on_sliders(preset: Preset, layout: Layout) -> dict:
 
 
 def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
-    mix = [layout.other, layout.row, layout.truncation, layout.noise, *inputs]
+    mix = [layout.other, layout.row, layout.truncation, layout.noise, layout.second, *inputs]
     given = [layout.visit, *mix]
     quietly = {"show_progress": "hidden", "concurrency_id": "draw", "api_visibility": "private"}
     at_once = {"show_progress": "hidden", "api_visibility": "private"}
@@ -246,11 +247,24 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
     ends += [layout.other.submit, layout.noise.input]
     gr.on([layout.mixing.select, *ends], **drawing)
     layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
+    layout.second_photo.upload(
+        callbacks.open_second,
+        layout.second_photo,
+        [layout.second, layout.other, layout.second_photo],
+        preprocess=False,
+        show_progress="full",
+        show_progress_on=layout.mixed_faces,
+        concurrency_id=OPEN,
+        api_visibility="private",
+    ).then(**drawing)
     layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
     save = [layout.visit, layout.mix_kind, layout.mark, *mix]
     saving = quietly | {"concurrency_id": "save"}
     layout.mix_download.click(callbacks.download, save, layout.file, **saving).success(
         None, layout.file, js=SAVE
+    )
+    layout.mix_edit.click(callbacks.to_edit, given, layout.file, **saving).success(
+        None, layout.file, js=OPEN_FACE
     )
 
 

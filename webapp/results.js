@@ -45,6 +45,11 @@ window.results = (() => {
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   };
 
+  const fetched = async (url, name) => {
+    const blob = await (await fetch(url)).blob();
+    return new File([blob], name, { type: blob.type });
+  };
+
   const files = [];  // with their checksums
   const draw = () => {
     const strip = document.querySelector("#results .results");
@@ -70,9 +75,17 @@ window.results = (() => {
     zip, apart, save,
     // Saves what lies at an address, and adds it to the strip.
     download: async (url, name) => {
-      const blob = await (await fetch(url)).blob(), file = new File([blob], name, { type: blob.type });
+      const file = await fetched(url, name);
       save(file);
       add(file, window.keeping.keepFile);
+    },
+    // Opens the saved face that lies at an address, as if the visitor had chosen it.
+    open: async (url, name) => {
+      const chosen = new DataTransfer(), input = document.querySelector("input[type=file][accept='.safetensors']");
+      chosen.items.add(await fetched(url, name));
+      input.files = chosen.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+      document.querySelector("#tab-edit-button").click();
     },
     all: async () => save(new File([await zip(files.map(({ file }) => file))], "dystyle.zip")),
     // What was in the strip before the page went away.

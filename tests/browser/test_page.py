@@ -366,6 +366,37 @@ def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     expect(page.locator(".parents figcaption").last).not_to_have_text("Random person 11")
 
 
+def test_a_face_is_mixed_with_that_of_a_second_photo(cartoon, visit, tmp_path):
+    url, editor = cartoon
+    page = visit(url)
+    open_mixture(page)
+    after, names = page.locator("#mix-stage .stage-after"), page.locator(".parents figcaption")
+    path = photo_of_faces(tmp_path, (300, 200, 300))
+    page.set_input_files("#mix-controls input[type=file]", path)
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    mixed = editor.mix(editor.sample(FIRST_SEED), editor.detect(path)[0].code, 8)
+    expected = editor.synthesize(mixed)
+    expect(after).to_have_attribute("src", data_url(expected))
+    _, contents = download(page, "#mix-download")
+    assert np.array_equal(decoded(contents), expected)
+    assert b"mixed with the face of another photo from row 8 on" in contents
+
+    (tmp_path / "notes.jpg").write_text("Dear diary")
+    page.set_input_files("#mix-controls input[type=file]", tmp_path / "notes.jpg")
+    expect(page.locator(".toast-body")).to_contain_text("is not a picture")
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    page.locator("#mix-edit").click()  # and the mixture is edited like any face
+    expect_edits(page, "A saved face Move a slider")
+    picture = page.locator("#stage .stage-after")
+    expect(picture).to_have_attribute("src", data_url(expected))
+    slider(page, "age").press("End")
+    expect_edits(page, "A saved face Age 32 → 80")
+    expect(picture).to_have_attribute("src", data_url(editor.synthesize(editor.edit(mixed, {"age": 80}))))
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    expect_edits(page, "A saved face Age 32 → 80")
+
+
 def open_comparison(page: Page) -> None:
     page.get_by_role("tab", name="Compare", exact=True).click()
     expect(page.locator("#compared b")).to_be_visible()
