@@ -351,6 +351,7 @@ def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     page.locator("#mix-row input[type=range]").press("ArrowRight")
     expect_mixture(11, 1)  # age and pose are the first face's, the colours the second's
     page.get_by_role("button", name="Details").click()
+    page.locator("#truncation input[type=range]").hover()  # it has come to rest, see `choose`
     page.locator("#truncation input[type=range]").press("ArrowLeft")
     expect_mixture(11, 1, 0.95)
     page.get_by_label("4", exact=True).uncheck()
