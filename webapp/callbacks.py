@@ -5,6 +5,7 @@ import functools
 import html
 import logging
 import random
+import re
 import tempfile
 import time
 import urllib.parse
@@ -28,9 +29,9 @@ from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
 from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
-from webapp.keeping import Kept, noted_values
+from webapp.keeping import Kept, KeptPerson, noted_values
 from webapp.layout import PORTRAIT, Layout
-from webapp.readings import marks, summary
+from webapp.readings import marks, said, summary
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
@@ -393,7 +394,10 @@ class Callbacks:
         rows = self.editor.attributes
         beyond = [n for n, v in typed.items() if v is not None and not rows[n].low <= v <= rows[n].high]
         if beyond:
-            ranges = (f"{self.text(rows[n].label)} {rows[n].low:g} – {rows[n].high:g}" for n in beyond)
+            ranges = (
+                f"{self.text(rows[n].label)} {said(rows[n].low, rows[n])} – {said(rows[n].high, rows[n])}"
+                for n in beyond
+            )
             self.say(f"This is as far as it goes: {', '.join(ranges)}.")
         return {self.layout.sliders[n]: targets[n] for n, value in typed.items() if value != targets[n]}
 
@@ -486,6 +490,48 @@ class Callbacks:
 
         yield from self.hand_over(make)
 
+    def edit_another(
+        self, kept: str, photo: dict | None, mark: bool, request: gr.Request, progress=PROGRESS
+    ) -> Iterator[dict]:
+        """Give the largest face of one of several photos the edit of the page, as the browser keeps it: the
+        photo's file, for as long as it takes to send it, or a sentence that says why there is none."""
+        layout = self.layout
+        if photo is None:  # it did not arrive
+            yield {layout.another: None, layout.another_said: ""}
+            return
+
+        def report(fraction: float, message: str) -> None:
+            progress(fraction, desc=message)  # stops when the visitor has gone
+
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
+            file, said = None, BROKEN
+            try:
+                name, contents = self._another(Kept.from_json(kept).shown, photo, bool(mark), report)
+                file, said = Path(folder, name), ""
+                file.write_bytes(contents)
+            except (InputError, Cancelled) as error:
+                said = str(error)
+            except Exception:
+                logger.exception("One of several photos failed")
+            yield {layout.another: file and str(file), layout.another_said: self.text.sentence(said)}
+
+    def _another(
+        self, edit: KeptPerson, photo: dict, mark: bool, report: Callable[[float, str], None]
+    ) -> tuple[str, bytes]:
+        """A photo's new name and contents, in its own format or as JPEG."""
+        path, given = photo["path"], Path(photo["orig_name"])
+        with at_work(path, Original.open) as original:
+            opened = Photo.of(Path(path).read_bytes(), original.rgb, self.editor.detect(original.rgb))
+            seen = Visit.of_photo(self.editor, opened, original.rgb, path, "fast", 0, report)
+            edit.put_on(seen, self.editor.attributes)
+            configuration = seen.configuration(seen.values, seen.locked)
+            picture = seen.pasted(self.editor, seen.portrait(self.editor, configuration), original.rgb)
+            kind = {".png": "png", ".webp": "webp"}.get(given.suffix.lower(), "jpeg")
+            said = credit(self.editor, seen, configuration)
+            encoded = provenance.encode(picture, kind, said, mark, original)
+        stem = re.sub(r"[^\w .()-]", "_", given.stem)[:60].strip(" .") or "photo"
+        return f"{self.file_name(seen, configuration, stem)}.{'jpg' if kind == 'jpeg' else kind}", encoded
+
     def animate(
         self,
         visit: Visit | None,
@@ -553,9 +599,9 @@ class Callbacks:
 
     # --------------------------------------------------------------------------------------- helpers
 
-    def file_name(self, visit: Visit, configuration: Mapping[str, float]) -> str:
+    def file_name(self, visit: Visit, configuration: Mapping[str, float], who: str = "") -> str:
         """A file's name that says who is edited, and how: photo_age-65_smile."""
-        parts = ["photo" if visit.face is not None else f"person-{visit.seed}"]
+        parts = [who or ("photo" if visit.face is not None else f"person-{visit.seed}")]
         for name, value in visit.moved({**visit.start, **configuration}).items():
             row = self.editor.attributes[name]
             number = f"{value:+g}" if row.low < 0 else f"-{value:g}"
@@ -654,7 +700,10 @@ class Callbacks:
             layout.pin: self.text("Pin this edit" if visit.pinned is None else "Unpin"),
             layout.reset_all: gr.update(interactive=bool(moved)),
             **{
-                button: gr.update(value=f"↺ {visit.start[name]:g}", interactive=name in moved)
+                button: gr.update(
+                    value=f"↺ {said(visit.start[name], self.editor.attributes[name])}",
+                    interactive=name in moved,
+                )
                 for name, button in layout.resets.items()
             },
         }
@@ -687,12 +736,12 @@ class Callbacks:
     def who(self, visit: Visit) -> str:
         """Whom the visit edits."""
         if visit.face is not None:
-            return self.text("Your photo")
+            return self.text("Your photo" if visit.photo is not None else "A saved face")
         return self.text("Random person {n}", n=visit.seed)
 
     def _change(self, visit: Visit, name: str, value: float) -> str:
-        label = html.escape(self.text(self.editor.attributes[name].label))
-        return f"{label} {visit.start[name]:g} → {value:g}"
+        row = self.editor.attributes[name]
+        return f"{html.escape(self.text(row.label))} {said(visit.start[name], row)} → {said(value, row)}"
 
     def _history(self, visit: Visit) -> str:
         """The history as a row of small pictures."""

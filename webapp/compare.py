@@ -19,7 +19,7 @@ from dystyle.errors import InputError
 from webapp.callbacks import PROGRESS, Callbacks, duration, known
 from webapp.fair_queue import Cancelled
 from webapp.layout import PRESETS
-from webapp.readings import changed_aside, reading
+from webapp.readings import changed_aside, reading, said
 from webapp.stage import data_url
 from webapp.visit import Visit
 
@@ -203,10 +203,11 @@ class CompareCallbacks:
         for name, target in configuration.items():
             value = result.readings[name]
             met = shortfall(name, target, value) == 0
-            label, said = text(rows[name].label), text("reached" if met else "not reached")
-            mark = f'<span role="img" aria-label="{said}">{"✓" if met else "✗"}</span>'
+            label, word = text(rows[name].label), text("reached" if met else "not reached")
+            mark = f'<span role="img" aria-label="{word}">{"✓" if met else "✗"}</span>'
             lines.append(
-                f'<dt>{html.escape(label)} → {target:g}</dt><dd class="{"met" if met else "missed"}">'
+                f"<dt>{html.escape(label)} → {said(target, rows[name])}</dt>"
+                f'<dd class="{"met" if met else "missed"}">'
                 f"{reading(value, rows[name])} {mark}</dd>"
             )
         aside = changed_aside(result.readings, visit.start, configuration, rows, text)

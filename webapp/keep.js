@@ -1,5 +1,6 @@
 // What the browser keeps of this tab's visit, so that a page which comes back, after a reload, a lost connection or in
-// another language, goes on with it: the server's record of it with the tab, the photo in a database, for a day.
+// another language, goes on with it: the server's record of it with the tab, photo and downloads in a database, for a
+// day.
 window.keeping = (() => {
   const DAY = 24 * 3600 * 1000;
   const put = (key, value) => { try { sessionStorage.setItem(key, value); } catch { /* not allowed here */ } };
@@ -27,8 +28,9 @@ window.keeping = (() => {
   const upload = async (file) => {
     const form = new FormData();
     form.append("files", file, file.name);
-    const answer = await fetch(address("upload"), { method: "POST", body: form });
-    return (await answer.json())[0];
+    const answer = await fetch(address("upload"), { method: "POST", body: form }), said = await answer.json();
+    if (!answer.ok) throw new Error(said.error);
+    return said[0];
   };
   const forgetOld = async () => {
     for (const key of await ask("readonly", (photos) => photos.getAllKeys())) {
@@ -52,6 +54,7 @@ window.keeping = (() => {
   const worth = ({ people }) => people.at(-1).photo || people.some((person) => person.history.length > 1);
 
   return {
+    upload,
     // Keeps the visit as the server describes it, and its photo if that is a new one: `photo` says under which key
     // the file lies that was uploaded to `path`. Somebody else's visit before it is kept, too, as `earlier`.
     keep: (text) => {
@@ -87,6 +90,16 @@ window.keeping = (() => {
       met = false;
       location.reload();
     },
+    // Keeps what was downloaded, and gives all of it that has been kept in this tab.
+    keepFile: (file) => carefully(async () => {
+      const key = `file-${Date.now()}-${Math.random()}`;
+      await ask("readwrite", (photos) => photos.put({ file, when: Date.now() }, key));
+      put("files", JSON.stringify([...JSON.parse(get("files") || "[]"), key]));
+    }),
+    files: () => carefully(async () => {
+      const found = JSON.parse(get("files") || "[]").map((key) => ask("readonly", (photos) => photos.get(key)));
+      return (await Promise.all(found)).filter(Boolean).map(({ file }) => file);
+    }),
     // What was kept: the record, the photo uploaded again, and where the sliders stood.
     recall: async () => {
       await carefully(forgetOld);

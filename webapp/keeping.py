@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from dystyle.attributes import Attribute
 from dystyle.errors import InputError
+from webapp.readings import times
 from webapp.visit import LONGEST_HISTORY, MOST_PEOPLE, Recipe, Step, Visit, on_slider
 
 LONGEST = 200_000  # characters of what is kept
@@ -139,7 +140,8 @@ def noted_values(
     """Where the sliders were when the page went away, as the browser noted it; those that had not been moved
     are where they start now."""
     try:
-        noted = {name: float(value) for name, value in json.loads(text).items() if name in attributes}
+        read = {name: float(value) for name, value in json.loads(text).items() if name in attributes}
+        noted = {name: value / times(attributes[name]) for name, value in read.items()}
         return {
             name: visit.start[name] if value == kept.start.get(name) else on_slider(value, attributes[name])
             for name, value in noted.items()

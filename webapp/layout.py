@@ -14,6 +14,7 @@ from dystyle.editors import METHODS
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.faces import ENDING, REFINE
 from webapp.language import Language
+from webapp.readings import times
 from webapp.stage import build_sketch, build_stage
 from webapp.visit import LARGEST_SEED, LONGEST_EDIT
 
@@ -31,14 +32,29 @@ PICK = """element.addEventListener("click", (event) => {
 
 class Value(gr.Slider):
     """A slider that hands typed numbers over as they are: none at all, or one out of its range, is no mistake
-    yet. What counts then is said by `Visit.targets`."""
+    yet. What counts then is said by `Visit.targets`.
+    """
 
-    is_template = True  # for the browser it is gr.Slider
+    times = 1  # how large one is on the slider
+
+    def get_block_name(self) -> str:
+        return "slider"  # for the browser it is gr.Slider
 
     def preprocess(self, payload: object) -> float | None:
-        if payload is None or (type(payload) in (int, float) and math.isfinite(payload)):
-            return payload
+        if payload is None:
+            return None
+        if type(payload) in (int, float) and math.isfinite(payload):
+            return payload if self.times == 1 else payload / self.times
         raise gr.Error(f"'{self.label}' takes a number.", print_exception=False)
+
+    def postprocess(self, value: float | None) -> float:
+        return super().postprocess(value if value is None else round(value * self.times, 4))
+
+
+class Percent(Value):
+    """A slider in percent of a value that is a share; its range and step are percents, too."""
+
+    times = 100
 
 
 # Where the picture's readings lie on the sliders.
@@ -49,6 +65,33 @@ MARK = """watch("marks", () => {
     row.style.setProperty("--read", mark ?? 0);
   }
 });"""
+
+# What has been downloaded; `results.js` fills it.
+RESULTS = """<div class="results" role="group" aria-label="{{Downloads}}" hidden>
+  <div class="results-files"></div>
+  <button class="results-all" type="button">{{All as a zip}}</button>
+</div>"""
+
+# Photos that are edited one after the other; `several.js` fills it.
+SEVERAL = """<button class="several-choose" type="button">{{Edit several photos}}</button>
+<input type="file" multiple accept="image/*" hidden>
+<section class="several" aria-label="{{Several photos}}" hidden data-done="{{done}}"
+  data-unedited="{{Nothing is edited yet; move a slider, then edit them all.}}"
+  data-most="{{These are 100 photos; edit the others after them.}}"
+  data-broken="{{This photo could not be edited; please try again.}}">
+  <div><b>{{Several photos}}</b><span class="several-count" aria-live="polite"></span></div>
+  <progress class="several-progress" aria-label="{{Several photos}}" value="0"></progress>
+  <p class="several-said" role="status"></p>
+  <div class="several-table" tabindex="0" role="region" aria-label="{{Several photos}}">
+    <table><tbody class="several-rows"></tbody></table>
+  </div>
+  <div>
+    <button class="several-start" type="button">{{Edit them all}}</button>
+    <button class="several-stop" type="button">{{Cancel}}</button>
+    <button class="several-zip" type="button" hidden>{{All as a zip}}</button>
+    <button class="several-clear" type="button">{{Clear}}</button>
+  </div>
+</section>"""
 
 # What the server says about the visit is kept in the browser; one that has expired comes back from there.
 KEEP = """watch("value", () => {
@@ -93,6 +136,17 @@ PRESETS = (
     Preset("Face the camera", to={"yaw": 0, "pitch": 0}),
     Preset("Glasses", to={"eyeglasses": 1}),
 )
+
+
+STRENGTHS = (25, 50, 75, 100)  # of presets, in percent: of the way that they go
+# Presets of the visitor's own; `presets.js` fills it.
+OWN_PRESETS = """<span class="own-list" data-remove="{{Remove}}"></span>
+<button class="own-add" type="button">+ {{Keep this edit}}</button>
+<span class="own-form" hidden>
+  <input class="own-name" maxlength="30" aria-label="{{Name of the preset}}"
+    placeholder="{{Name of the preset}}">
+  <button class="own-save" type="button">{{Keep}}</button>
+</span>"""
 
 
 class Layout:
@@ -192,6 +246,10 @@ class Layout:
             text("Open a saved face"), file_types=[ENDING], size="sm", min_width=0, elem_id="saved-face"
         )
 
+        gr.HTML(text.fill(SEVERAL), elem_id="several")
+        self.next_photo = gr.Button(visible="hidden", elem_id="several-next")
+        self.another, self.another_said = gr.File(visible=False), gr.Textbox(visible=False)
+
     def _result(self) -> None:
         """The edited picture and what can be done with it."""
         text = self.text
@@ -227,6 +285,7 @@ class Layout:
             self.kind = _kind(text, "kind")
             self.download = gr.Button(text("Download"), variant="primary", min_width=0, elem_id="download")
             self.file = gr.File(visible=False)
+        gr.HTML(text.fill(RESULTS), elem_id="results")
         with gr.Accordion(text("Link, saved face, animation and mark"), open=False, elem_id="more"):
             self._more()
 
@@ -297,6 +356,7 @@ class Layout:
                         value=SECOND_SEED,
                         label=text("Number of the second face"),
                         precision=0,
+                        placeholder=text("No."),
                         show_label=False,
                         container=False,
                         minimum=0,
@@ -305,6 +365,14 @@ class Layout:
                         scale=2,
                         elem_id="other",
                     )
+                self.second = gr.State(None, time_to_live=IDLE_SECONDS)  # the face of a second photo
+                self.second_photo = gr.UploadButton(
+                    text("Choose a second photo"),
+                    file_types=["image"],
+                    size="sm",
+                    min_width=0,
+                    elem_id="second-photo",
+                )
                 self.row = Value(
                     0,
                     18,
@@ -346,6 +414,7 @@ class Layout:
                     self.mix_download = gr.Button(
                         text("Download"), variant="primary", min_width=0, elem_id="mix-download"
                     )
+                    self.mix_edit = gr.Button(text("Edit this face"), min_width=0, elem_id="mix-edit")
 
     def _compare(self) -> None:
         """The same edit by several methods."""
@@ -397,18 +466,30 @@ class Layout:
                 if preset.suits(self.attributes):
                     button = gr.Button(self.text(preset.label), size="sm", min_width=0, elem_id=f"preset-{i}")
                     self.presets.append((preset, button))
+            gr.HTML(self.text.fill(OWN_PRESETS), elem_id="own-presets")
+            self.own_preset = gr.Button(visible="hidden", elem_id="own-preset")
+            self.strength = gr.Radio(
+                [(f"{percent} %", percent) for percent in STRENGTHS],
+                value=100,
+                label=self.text("Strength"),
+                elem_id="strength",
+                elem_classes="segments",
+            )
         sliders, self.resets, self.locks = {}, {}, {}
         for title, rows in _grouped(self.attributes).items():
-            gr.HTML(f"<h2>{self.text(title)}</h2>", elem_classes="group-title")
+            heading = f'<h2><button type="button" aria-expanded="true">{self.text(title)}</button></h2>'
+            gr.HTML(heading, elem_id=f"group-{title.lower()}", elem_classes="group-title")
             for row in rows:
                 name, label = row.name, self.text(row.label)
                 unit = {"": "", "degrees": " (°)"}.get(row.unit, f" ({self.text(row.unit)})")
+                unit = " (%)" if times(row) == Percent.times else unit
                 with gr.Column(elem_classes="attribute", elem_id=f"attribute-{name}", min_width=0):
-                    sliders[name] = Value(
-                        row.low,
-                        row.high,
+                    many = times(row)
+                    sliders[name] = (Percent if many == Percent.times else Value)(
+                        row.low * many,
+                        row.high * many,
                         value=row.denormalise(0.0),
-                        step=row.step,
+                        step=row.step * many,
                         label=label + unit,
                         buttons=[],
                         min_width=0,

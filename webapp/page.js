@@ -16,6 +16,21 @@
     remembered.set("dark", document.body.classList.toggle("dark"));
   });
 
+  // Groups of sliders are closed and opened by their titles, and stay so.
+  for (const title of document.querySelectorAll("#attributes [id^='group-']")) {
+    const button = title.querySelector("button");
+    const open = (on) => {
+      button.ariaExpanded = on;
+      for (let row = title.nextElementSibling; row?.matches(".attribute"); row = row.nextElementSibling) row.hidden = !on;
+    };
+    button.addEventListener("click", () => {
+      const on = button.ariaExpanded !== "true";
+      open(on);
+      remembered.set(title.id, on);
+    });
+    open(remembered.get(title.id) !== "false");
+  }
+
   // Gradio reports a slider's release for the pointer and for leaving the number only: let the arrow keys and
   // Enter end a move in the same way.
   document.addEventListener("keyup", (event) => {
@@ -29,7 +44,7 @@
     faces[(faces.findIndex((face) => face.classList.contains("selected")) + 1) % faces.length]?.click();
   };
   const press = (selector) => () => document.querySelector(selector).click();
-  const keys = { b: press("#stage .stage-compare"), n: next, r: press("#reset-all"), "?": () => sheet.open ? sheet.close() : sheet.showModal() };
+  const keys = { b: press("#stage .stage-compare"), z: press("#stage .stage-zoom"), n: next, r: press("#reset-all"), "?": () => sheet.open ? sheet.close() : sheet.showModal() };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.target.matches?.(":is(#attributes, #mix-row, #truncation) input[type=number]")) {
       event.target.blur();
@@ -59,6 +74,21 @@
     if (!saved) document.querySelector("#photo .source-selection button")?.click();
     put(input, saved || file.type.startsWith("image/") ? file : new File([file], file.name, { type: "image/unknown" }));
   };
+  const take = (files) => {
+    if (files.length === 1) return choose(files[0]);
+    document.querySelector("#tab-edit-button")?.click();
+    window.several.add(files);
+  };
+  const several = document.querySelector("#several input");
+  several.addEventListener("change", () => {
+    window.several.add(several.files);
+    several.value = "";
+  });
+  document.querySelector(".several-choose").addEventListener("click", () => several.click());
+  for (const what of ["start", "stop", "clear", "zip"]) {
+    const act = { zip: "save" }[what] ?? what;
+    document.querySelector(`.several-${what}`).addEventListener("click", () => window.several[act]());
+  }
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#photo .image-frame")) document.querySelector("#photo input[type=file]").click();
   });
@@ -77,19 +107,19 @@
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) dropping(false); });
   document.addEventListener("drop", (event) => {
     dropping(false);
-    const file = event.dataTransfer.files[0];
-    if (!file) return;
+    const { files } = event.dataTransfer;
+    if (!files.length) return;
     event.preventDefault();
     event.stopPropagation();
     event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true }));
-    choose(file);
+    take(files);
   }, true);
   document.addEventListener("paste", (event) => {
-    const file = event.clipboardData.files[0];
-    if (!file) return;
+    const { files } = event.clipboardData;
+    if (!files.length) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    choose(file);
+    take(files);
   }, true);
 
   // Without a camera its cover would stay over the photo's box.
@@ -99,6 +129,10 @@
     document.querySelector("#no-camera").click();
     throw error;
   });
+
+  document.querySelector("#results .results-all").addEventListener("click", () => window.results.all());
+  window.results.restore();
+  window.presets.start();
 
   // There is nothing to edit before somebody is met; see `stage.js`.
   if (!document.querySelector("#stage .stage.ready")) document.querySelector("#attributes").inert = true;

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from webapp.files import LARGEST_FILE
 from webapp.language import ENGLISH, LANGUAGES, Language
 from webapp.layout import Layout, Preset
 from webapp.mix import MixCallbacks
+from webapp.readings import times
 from webapp.server import FILM, FIT, OPEN, Studio
 from webapp.theme import THEME
 from webapp.visit import LONGEST_EDIT, Visit
@@ -23,14 +25,12 @@ if TYPE_CHECKING:
     from dystyle import FaceEditor
 
 HERE = Path(__file__).parent
-SAVE = """(file) => {
-  if (!file) return;
-  Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
-}"""
+SAVE = "(file) => { if (file) window.results.download(file.url, file.orig_name); }"
 SAVE_FILM = """() => {
   const film = document.querySelector("#film [data-name]");
-  Object.assign(document.createElement("a"), { href: film.src, download: film.dataset.name }).click();
+  window.results.download(film.src, film.dataset.name);
 }"""
+OPEN_FACE = "(file) => { if (file) window.results.open(file.url, file.orig_name); }"
 # The edit of a link, and what was kept of an earlier visit. A link can be anything: what is too long or does
 # not decode is handed over for the server to refuse. It counts once: a reload brings back what became of it.
 RECALL = f"""async () => {{
@@ -43,11 +43,14 @@ COPY_LINK = """(edit) => navigator.clipboard.writeText(
   location.href.split("#")[0] + "#edit=" + encodeURIComponent(edit))"""
 COPY_TEXT = "(edit) => navigator.clipboard.writeText(edit)"
 
+RANGE = ("low", "high", "step")  # of an attribute
+SCRIPTS = ("keep.js", "results.js", "several.js", "presets.js")
+
 # What `demo.launch` needs beside the address.
 LAUNCH_OPTIONS = {
     "theme": THEME,
     "css_paths": HERE / "style.css",
-    "head": f"<script>{(HERE / 'keep.js').read_text(encoding='utf-8')}</script>",
+    "head": "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS),
     "js": (HERE / "page.js").read_text(encoding="utf-8"),
     "favicon_path": str(HERE / "icon.svg"),
     "footer_links": ["api"],
@@ -117,6 +120,19 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
         chosen = [layout.visit, layout.view]
         opened.append(person(callbacks.choose_face, chosen, trigger_mode="multiple", **opening))
     opened.append(layout.apply.click(callbacks.apply, [layout.visit, layout.recipe], **opening))
+    another, another_done = [layout.kept, layout.another, layout.mark], [layout.another, layout.another_said]
+    edited = layout.next_photo.click(
+        callbacks.edit_another,
+        another,
+        another_done,
+        js="(...inputs) => window.several.next(...inputs)",
+        preprocess=False,
+        concurrency_id=OPEN,
+        trigger_mode="multiple",
+        **silently,
+    )
+    edited.success(None, another_done, js="(...given) => { window.several.done(...given); }", **private)
+    edited.failure(None, js="() => { window.several.done(); }", **private)
     layout.quality.input(
         callbacks.change_quality,
         [layout.visit, layout.quality],
@@ -146,10 +162,17 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
     at_once = {"outputs": sliders, "show_progress": "hidden", **private}
-    moves = [
-        button.click(None, [*inputs, layout.kept], sliders, js=_preset_script(layout, preset), **private)
-        for preset, button in layout.presets
+    rows = [
+        {"name": row.name, "times": times(row)} | {key: getattr(row, key) * times(row) for key in RANGE}
+        for row in layout.attributes.values()
     ]
+    presets = [(json.dumps(_on_sliders(preset, layout)), button) for preset, button in layout.presets]
+    moves = []
+    for preset, button in [*presets, ("", layout.own_preset)]:
+        act = f"apply({preset}, " if preset else "own("
+        script = f"(...inputs) => window.presets.{act}{json.dumps(rows)}, inputs)"
+        given = [*inputs, layout.strength, layout.kept]
+        moves.append(button.click(None, given, sliders, js=script, trigger_mode="multiple", **private))
     resets = [([name], button) for name, button in layout.resets.items()]
     for names, button in [*resets, (list(layout.sliders), layout.reset_all)]:
         reset = functools.partial(callbacks.reset, names)
@@ -191,26 +214,17 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     layout.cancel.click(cancel, layout.visit, given_up, **silently)
 
 
-def _preset_script(layout: Layout, preset: Preset) -> str:
-    """A preset in the browser: sliders, locks, what is kept -> sliders; those that are locked stay."""
-    rows = list(layout.attributes.values())
-    steps = [
-        [i, row.low, row.high, preset.add.get(row.name), preset.to.get(row.name), row.name]
-        for i, row in enumerate(rows)
-        if row.name in preset.names
-    ]
-    return f"""(...inputs) => {{
-      const values = inputs.slice(0, {len(rows)}), {{ start }} = JSON.parse(inputs.at(-1));
-      for (const [at, low, high, add, to, name] of {json.dumps(steps)}) {{
-        const wanted = to ?? (add === null ? Math.max(values[at], start[name]) : values[at] + add);
-        if (!inputs[{len(rows)} + at]) values[at] = Math.min(Math.max(wanted, low), high);
-      }}
-      return values;
-    }}"""
+def _on_sliders(preset: Preset, layout: Layout) -> dict:
+    """A preset in the sliders' own numbers."""
+
+    def scaled(values: Mapping[str, float]) -> dict[str, float]:
+        return {name: value * times(layout.attributes[name]) for name, value in values.items()}
+
+    return {"add": scaled(preset.add), "to": scaled(preset.to), "free": preset.free}
 
 
 def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
-    mix = [layout.other, layout.row, layout.truncation, layout.noise, *inputs]
+    mix = [layout.other, layout.row, layout.truncation, layout.noise, layout.second, *inputs]
     given = [layout.visit, *mix]
     quietly = {"show_progress": "hidden", "concurrency_id": "draw", "api_visibility": "private"}
     at_once = {"show_progress": "hidden", "api_visibility": "private"}
@@ -233,11 +247,24 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
     ends += [layout.other.submit, layout.noise.input]
     gr.on([layout.mixing.select, *ends], **drawing)
     layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
+    layout.second_photo.upload(
+        callbacks.open_second,
+        layout.second_photo,
+        [layout.second, layout.other, layout.second_photo],
+        preprocess=False,
+        show_progress="full",
+        show_progress_on=layout.mixed_faces,
+        concurrency_id=OPEN,
+        api_visibility="private",
+    ).then(**drawing)
     layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
     save = [layout.visit, layout.mix_kind, layout.mark, *mix]
     saving = quietly | {"concurrency_id": "save"}
     layout.mix_download.click(callbacks.download, save, layout.file, **saving).success(
         None, layout.file, js=SAVE
+    )
+    layout.mix_edit.click(callbacks.to_edit, given, layout.file, **saving).success(
+        None, layout.file, js=OPEN_FACE
     )
 
 

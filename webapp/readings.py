@@ -9,9 +9,19 @@ from webapp.language import Language
 ASIDE = 0.1  # share of the range by which an attribute that was not asked for has changed notably
 
 
+def times(row: Attribute) -> int:
+    """How large one is on the page: probabilities are shown in percent."""
+    return 100 if row.scale == "probability" else 1
+
+
+def said(value: float, row: Attribute) -> str:
+    """A target as the page says it."""
+    return f"{100 * value:.0f} %" if times(row) == 100 else f"{value:g}"
+
+
 def reading(value: float, row: Attribute) -> str:
-    """A number as finely as it means anything: tenths of a unit, hundredths of a probability."""
-    return f"{value:.2f}" if row.scale == "probability" else f"{value:.1f}"
+    """A number as finely as it means anything: tenths of a unit, whole percents."""
+    return said(value, row) if times(row) == 100 else f"{value:.1f}"
 
 
 def changed_aside(
@@ -46,8 +56,8 @@ def summary(
 ) -> str:
     """One line: what the picture reads for each attribute that was asked for (one or more), and what else has
     changed."""
-    said = [f"{html.escape(text(rows[name].label))} {reading(values[name], rows[name])}" for name in asked]
-    said[0] = f"{text('The picture reads')}: {said[0]}"
+    parts = [f"{html.escape(text(rows[name].label))} {reading(values[name], rows[name])}" for name in asked]
+    parts[0] = f"{text('The picture reads')}: {parts[0]}"
     if aside := changed_aside(values, start, asked, rows, text):
-        said.append(f"{text('Also changed')}: {aside}")
-    return " · ".join(said)
+        parts.append(f"{text('Also changed')}: {aside}")
+    return " · ".join(parts)

@@ -18,7 +18,9 @@ for (const [name, image] of Object.entries(images)) {
     if (ticket !== newest) return;
     image.src = next.src;
     if (image !== images.after) return;
-    stage.style.setProperty("--ratio", next.naturalWidth / next.naturalHeight);
+    const ratio = String(next.naturalWidth / next.naturalHeight);
+    if (stage.style.getPropertyValue("--ratio") !== ratio) zoom_to(1);  // another view
+    stage.style.setProperty("--ratio", ratio);
     stage.classList.add("ready");
     if (element.closest("#stage")) document.querySelector("#attributes").inert = false;
   };

@@ -10,6 +10,7 @@ from PIL import Image
 
 from webapp.language import Language
 
+HERE = Path(__file__).parent
 TEMPLATE = """
 <figure class="stage">
   <img class="stage-after" alt="{{The edited picture}}">
@@ -19,10 +20,14 @@ TEMPLATE = """
   <span class="stage-tag left">{{Before}}</span><span class="stage-tag right">{{After}}</span>
   <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
     aria-label="{{Divider between before and after, in percent}}">
-  <button class="stage-compare" type="button" aria-pressed="false">
-    <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
-    {{Before and after}}
-  </button>
+  <div class="stage-tools">
+    <button class="stage-zoom" type="button" aria-pressed="false" aria-label="{{Full size}}"
+      title="{{Full size; also by wheel, two fingers or a double click}}">1:1</button>
+    <button class="stage-compare" type="button" aria-pressed="false">
+      <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
+      {{Before and after}}
+    </button>
+  </div>
 </figure>
 """
 
@@ -34,10 +39,13 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
     has the `boxes` of the people in it, left, top, width and height in percent, and who of them is `shown`
     and `edited`; a click on a box is a click on the component, with the person's index. An update may carry
     any, the others stay. A new `turn` shows the pictures in place of a sketch, also where they are the same.
+    The visitor's own are how closely it is looked at, and that `before` is all there is to see while the
+    picture is held; see `zoom.js`.
+
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
-    script = (Path(__file__).parent / "stage.js").read_text()
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("stage.js", "zoom.js"))
     return gr.HTML(
         html_template=text.fill(TEMPLATE),
         js_on_load=script,
@@ -58,7 +66,7 @@ def build_sketch(elem_id: str, stage: gr.HTML) -> gr.HTML:
     second one only. A sketch that no picture follows is a click on this component: its slider's release was
     lost, or the sketch was drawn after what the release had asked for.
     """
-    script = (Path(__file__).parent / "sketch.js").read_text().replace("[[stage]]", stage.elem_id)
+    script = (HERE / "sketch.js").read_text(encoding="utf-8").replace("[[stage]]", stage.elem_id)
     return gr.HTML(html_template="<i></i>", js_on_load=script, after="", visible="hidden", elem_id=elem_id)
 
 

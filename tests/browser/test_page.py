@@ -128,6 +128,28 @@ def test_typed_number_counts_from_enter_on(cartoon, visit):
     expect(number).to_be_focused()
 
 
+def test_a_share_is_shown_in_percent(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    expect(page.locator("#attribute-smile label").first).to_contain_text("Smile (%)")
+    number = page.locator("#attribute-smile input[type=number]")
+    number.fill("55")
+    number.press("Enter")
+    expect_edits(page, "Smile 40 % → 55 %")
+    expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"smile": 0.55})))
+    expect(page.locator("#readout")).to_contain_text(re.compile(r"The picture reads: Smile \d+ %"))
+    expect(page.locator("#attribute-smile .reset")).to_have_text("↺ 40 %")
+    number.fill("180")
+    number.press("Enter")
+    expect(page.locator(".toast-body")).to_contain_text("Smile 0 % – 100 %")
+    expect_edits(page, "Smile 40 % → 100 %")
+    expect(number).to_have_value("100")
+    page.get_by_role("button", name="Serious").click()
+    expect_edits(page, "Smile 40 % → 0 %")
+    page.locator("#attribute-smile .reset").click()
+    expect(number).to_have_value("40")
+
+
 def test_presets_undo_redo_history_and_locks(cartoon, visit):
     url, editor = cartoon
     page = visit(url)
@@ -151,7 +173,7 @@ def test_presets_undo_redo_history_and_locks(cartoon, visit):
     expect(slider(page, "age")).to_be_disabled()
     page.get_by_role("button", name="10 years older").click()
     page.get_by_role("button", name="Smile", exact=True).click()
-    expect_edits(page, "Smile 0.4")
+    expect_edits(page, "Smile 40 %")
     assert editor.last("edit") == {"age": 32, "smile": 1}  # held where it is
     expect(page.locator("#caption")).not_to_contain_text("Age")
     expect(page.locator("#history button")).to_have_count(2)  # what had been undone is forgotten
@@ -329,6 +351,7 @@ def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     page.locator("#mix-row input[type=range]").press("ArrowRight")
     expect_mixture(11, 1)  # age and pose are the first face's, the colours the second's
     page.get_by_role("button", name="Details").click()
+    page.locator("#truncation input[type=range]").hover()  # it has come to rest, see `choose`
     page.locator("#truncation input[type=range]").press("ArrowLeft")
     expect_mixture(11, 1, 0.95)
     page.get_by_label("4", exact=True).uncheck()
@@ -342,6 +365,37 @@ def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     assert b"age = 80, mixed with random person 11 from row 1 on, truncation = 0.95" in contents
     page.locator("#other-random").click()
     expect(page.locator(".parents figcaption").last).not_to_have_text("Random person 11")
+
+
+def test_a_face_is_mixed_with_that_of_a_second_photo(cartoon, visit, tmp_path):
+    url, editor = cartoon
+    page = visit(url)
+    open_mixture(page)
+    after, names = page.locator("#mix-stage .stage-after"), page.locator(".parents figcaption")
+    path = photo_of_faces(tmp_path, (300, 200, 300))
+    page.set_input_files("#mix-controls input[type=file]", path)
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    mixed = editor.mix(editor.sample(FIRST_SEED), editor.detect(path)[0].code, 8)
+    expected = editor.synthesize(mixed)
+    expect(after).to_have_attribute("src", data_url(expected))
+    _, contents = download(page, "#mix-download")
+    assert np.array_equal(decoded(contents), expected)
+    assert b"mixed with the face of another photo from row 8 on" in contents
+
+    (tmp_path / "notes.jpg").write_text("Dear diary")
+    page.set_input_files("#mix-controls input[type=file]", tmp_path / "notes.jpg")
+    expect(page.locator(".toast-body")).to_contain_text("is not a picture")
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    page.locator("#mix-edit").click()  # and the mixture is edited like any face
+    expect_edits(page, "A saved face Move a slider")
+    picture = page.locator("#stage .stage-after")
+    expect(picture).to_have_attribute("src", data_url(expected))
+    slider(page, "age").press("End")
+    expect_edits(page, "A saved face Age 32 → 80")
+    expect(picture).to_have_attribute("src", data_url(editor.synthesize(editor.edit(mixed, {"age": 80}))))
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    expect_edits(page, "A saved face Age 32 → 80")
 
 
 def open_comparison(page: Page) -> None:

@@ -98,7 +98,50 @@ def test_presets_go_on_from_the_face_as_it_is(cartoon, visit):
     slider(page, "mouth_open").press("End")
     expect_edits(page, "Open mouth")
     page.get_by_role("button", name="Smile", exact=True).click()
-    expect(slider(page, "mouth_open")).to_have_value("1")  # a mouth that was opened stays so
+    expect(slider(page, "mouth_open")).to_have_value("100")  # a mouth that was opened stays so
+
+
+def test_presets_go_as_much_of_their_way_as_is_wanted(cartoon, visit):
+    page = visit(cartoon[0])
+    choose(page, "50 %")
+    page.get_by_role("button", name="10 years older").click()
+    expect_edits(page, "Age 32 → 37")
+    page.get_by_role("button", name="Look right").click()
+    expect_edits(page, "Turn -4 → 11")  # half of the way to 25, on the slider's steps
+    choose(page, "100 %")
+    page.get_by_role("button", name="Look right").click()
+    expect_edits(page, "Turn -4 → 25")
+
+
+def test_an_edit_is_kept_as_a_preset_of_ones_own(cartoon, visit):
+    url, editor = cartoon
+    page = visit(url)
+    keep, own = page.locator(".own-add"), page.locator(".own-list button")
+    expect(keep).to_be_hidden()  # nothing is edited
+    expect(page.locator(".own-name")).to_be_hidden()
+    slider(page, "age").press("End")
+    expect_edits(page, "→ 80")
+    slider(page, "smile").press("End")
+    expect_edits(page, "→ 1")
+    keep.click()
+    page.keyboard.type("Happy <b>granny")
+    page.keyboard.press("Enter")
+    expect(own.first).to_have_text("Happy <b>granny")
+    expect(keep).to_be_focused()
+    page.locator("#random").click()
+    expect(page.locator("#caption")).to_contain_text("Move a slider")
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    page.get_by_label("Lock Smile").check()
+    expect(slider(page, "smile")).to_be_disabled()
+    choose(page, "50 %")
+    half = (float(slider(page, "age").input_value()) + 80) / 2
+    own.first.click()
+    expect(page.locator("#attribute-age input[type=number]")).to_have_value(str(int(half + 0.5)))
+    expect(page.locator("#caption")).to_contain_text("Age")
+    expect(page.locator("#caption")).not_to_contain_text("Smile")
+    page.get_by_role("button", name="Remove Happy").click()
+    expect(own).to_have_count(0)
 
 
 def test_shortcuts_and_their_sheet(cartoon, visit, tmp_path):
