@@ -106,28 +106,39 @@ def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndar
     Args:
         own: uint8 (s, s, 3). skin: float32 (t, t) from 0 to 1, where.
     """
-    tint = _broad_difference(own, edited)
+    tint = _broad(_difference(own, edited))
     tint -= cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY)[..., None]
     tint *= cv2.resize(skin, tint.shape[:2])[..., None]
     return cv2.add(edited, cv2.resize(tint, edited.shape[:2]), dtype=cv2.CV_8U)
 
 
-def corrected(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndarray:
+def corrected(
+    edited: np.ndarray, own: np.ndarray, render: np.ndarray, ground: np.ndarray, both: np.ndarray
+) -> np.ndarray:
     """An edited picture without the errors that a render of the unedited one makes in broad colours.
 
     Args:
         edited: uint8 (s, s, 3). own, render: likewise, what is to be seen without the edit, and what the
-            generator makes of it.
+            generator makes of it. ground, both: float32 (t, t) from 0 to 1, where the edited picture shows
+            ground, and where all do: errors of a head that was there are not the ground's.
     """
-    error = _broad_difference(own, render)
+    error = _difference(own, render)
+    grounds, known = (cv2.resize(x, error.shape[:2])[..., None] for x in (ground, both))
+    there = _broad(error * known) / (_broad(known)[..., None] + 0.01)
+    everywhere = _broad(error)
+    error = everywhere + grounds * (there - everywhere)
     return cv2.add(edited, cv2.resize(error, edited.shape[:2]), dtype=cv2.CV_8U)
 
 
-def _broad_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How broad colours of pictures (s, s, 3) differ, (256, 256, 3) float32."""
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of pictures (s, s, 3), small: (256, 256, 3) float32."""
     size = (COARSE, COARSE)
     first, second = (cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (a, b))
-    return cv2.GaussianBlur(first - second, (0, 0), COMPLEXION)
+    return first - second
+
+
+def _broad(x: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(x, (0, 0), COMPLEXION)
 
 
 def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:

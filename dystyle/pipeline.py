@@ -423,7 +423,7 @@ class FaceEditor:
         if size not in face.kept:
             face.kept[size] = self._decode(size, before + own, face.code)
         stays = (known["ground"] * ground)[0, 0]
-        flow = flow * (1 - cv2.resize(stays, flow.shape[1:]))
+        flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         unedited = move(face.kept[size], flow)
@@ -439,9 +439,10 @@ class FaceEditor:
                 changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
         own = move(_resize(face.portrait, size), flow)
         changed *= 1 - cv2.resize(stays, changed.shape)
-        edited = corrected(edited, own, unedited)
+        edited = corrected(edited, own, unedited, ground[0, 0], stays)
         if places.face is not None and places.edited is None:
-            edited = complexion(edited, own, move(places.face, flow).clip(0, 1))
+            skin = move(places.face, flow).clip(0, 1)
+            edited = complexion(edited, own, skin * (1 - cv2.resize(ground[0, 0], skin.shape)))
         return composite(edited, own, changed)
 
     def _ground(
