@@ -134,8 +134,13 @@
   window.results.restore();
   window.presets.start();
 
-  // There is nothing to edit before somebody is met; see `stage.js`.
-  if (!document.querySelector("#stage .stage.ready")) document.querySelector("#attributes").inert = true;
+  // There is nothing to edit before somebody is met; see `stage.js`. Until then the sliders stand nowhere, and would
+  // be taken for an edit.
+  const met = () => document.querySelector("#stage .stage.ready");
+  if (!met()) document.querySelector("#attributes").inert = true;
+  document.addEventListener("click", (event) => {
+    if (!met() && event.target.closest?.("#result, #attributes")) event.stopPropagation();
+  }, true);
 
   // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
   const name = () => {
