@@ -18,6 +18,8 @@ The only module of this package that imports torch: it is needed to run the refe
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
 | `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise | residuals after; \
 which places the edit touches, (b, 1, 64, 64); the flow, (b, 2, 32, 32) |
+| `translator:NAME_OR_PATH` | portraits (b, size, size, 3) uint8, `source` and `target` (b, n) float32 \
+in -0.5..0.5, their attributes and those asked for | portraits (b, size, size, 3) uint8 |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -48,7 +50,9 @@ from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
-from dystyle.weights import load, resolve
+from dystyle.translators.network import load_network as load_translator
+from dystyle.translators.structure import Structure
+from dystyle.weights import load, load_header, resolve
 
 if TYPE_CHECKING:
     from dystyle.generators.mobile_stylegan import MobileStyleGAN
@@ -158,6 +162,17 @@ class Encoding(nn.Module):
         return self.encoder(to_float(portraits))
 
 
+class Translating(nn.Module):
+    """Portraits with their attributes changed, by a translator."""
+
+    def __init__(self, name_or_path: str) -> None:
+        super().__init__()
+        self.translator = load_translator(name_or_path)
+
+    def forward(self, portraits: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        return to_uint8(self.translator(to_float(portraits), source, target))
+
+
 class Measuring(nn.Module):
     """Portraits to attribute values, in the order of `ATTRIBUTES`."""
 
@@ -216,6 +231,11 @@ def graph(name: str) -> Graph:
     base, *choice = name.split(":", 1)
     if choice and base.startswith("generator_"):
         return Graph(partial(Synthesis, int(base.removeprefix("generator_"))), CODES, torch.float32)
+    if base == "translator":
+        structure = Structure.read(load_header(*choice)[1], *choice)
+        attributes = (len(structure.names),)
+        picture = (structure.size, structure.size, 3)
+        return Graph(Translating, picture, torch.uint8, {"source": attributes, "target": attributes})
     return GRAPHS[base]
 
 
