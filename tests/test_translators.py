@@ -19,6 +19,7 @@ from dystyle.training.translators import (
     StganConfig,
     TranslatorTrainer,
     gradient_penalty,
+    paired_loss,
     train_translator,
 )
 from dystyle.translators import FAMILIES
@@ -88,6 +89,13 @@ def test_gradient_penalty_has_its_closed_form():
     torch.testing.assert_close(learnt, 2 * (w.norm() - 1) * w / w.norm())
     expected = (real.flatten(1).norm(dim=1) - 1).square().mean()
     torch.testing.assert_close(gradient_penalty(square, real, real).detach(), expected)
+
+
+def test_what_is_to_change_counts_more():
+    before, wanted = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    wanted[..., 0, 0], wanted[..., 0, 1] = 1.0, 0.1  # in full, and half
+    assert paired_loss(before, wanted, before, 5.0) == pytest.approx((5 * 1.0 + 3 * 0.1) / 4)
+    assert paired_loss(before + 0.1, before, before, 5.0) == pytest.approx(0.1)
 
 
 def test_attributes_are_told_by_their_ranges():
@@ -223,6 +231,15 @@ def test_a_folder_of_photos_is_labelled_by_the_readings(editor, astronaut, tmp_p
     assert faces.pictures.shape == (1, 1, 64, 64, 3)
     drawn = faces.draw(np.random.default_rng(0), 4)
     assert drawn.wanted is None and torch.equal(drawn.source, drawn.target)
+
+
+def test_one_command_makes_the_data_and_trains(tmp_path):
+    small = {"people": 4, "edits": 1, "held": 2, "batch": 2, "size": 64, "width": 4, "depth": 3}
+    config = StganConfig(teacher="dystyle", out=tmp_path, d_steps=1, alone=1, steps=2, **small)
+    network = load_network(train_translator(config))
+    assert network.structure == config.structure and (tmp_path / "recipe.json").exists()
+    with pytest.raises(InputError, match="another edits"):
+        train_translator(replace(config, edits=2))
 
 
 # ------------------------------------------------------------------------------------------ the product

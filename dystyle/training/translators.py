@@ -36,6 +36,7 @@ from dystyle.translators.network import Network, build, load_network
 from dystyle.translators.structure import Structure
 
 FREE = ("steps", "checkpoint_every")  # settings that may change while a run goes on
+CHANGED = 0.2  # difference of a place, of 2, that counts as a change in full
 SHOWN = 8  # people on the sample grid
 NAMES = ("age", "gender", "smile", "mouth_open", "eyeglasses", "black_hair", "mustache", "beard")
 LEAST = {"steps": 1, "batch": 2, "held": 2, "d_steps": 1, "checkpoint_every": 1}
@@ -56,9 +57,11 @@ class TranslatorConfig:
         start: weights to start from (a name or a path), of the same structure.
         steps: of the translator; d_steps: of the discriminator for each of them.
         alone: steps before the discriminator counts, with a teacher.
-        paired: weight of the difference to the teacher's picture. adversarial, penalty, reconstruction:
-            of the WGAN's score, its gradient penalty, and of what has to come back. classified, classify: of
-            attributes in the translator's pictures, and in real ones.
+        paired: weight of the difference to the teacher's picture; edited: how many times as much it counts
+            where the teacher has changed the picture, since half an edit looks much like none.
+        adversarial, penalty, reconstruction: weights of the WGAN's score, its gradient penalty, and of what
+            has to come back.
+        classified, classify: of attributes in the translator's pictures, and in real ones.
         noise: deviation of what is added to all that the discriminator sees: without it, its attributes are
             soon moved by patterns that nobody sees, and the pictures hardly.
         bent: share of the taught pictures that are bent and lit as no code gives them.
@@ -83,6 +86,7 @@ class TranslatorConfig:
     d_steps: int = 5
     alone: int = 0
     paired: float = 100.0
+    edited: float = 5.0
     adversarial: float = 1.0
     penalty: float = 10.0
     reconstruction: float = 100.0
@@ -130,6 +134,17 @@ def attribute_loss(logits: Tensor, attributes: Tensor) -> Tensor:
     count as probabilities; summed over the attributes."""
     losses = F.binary_cross_entropy_with_logits(logits, attributes + 0.5, reduction="none")
     return losses.sum(1).mean()
+
+
+def paired_loss(made: Tensor, wanted: Tensor, before: Tensor, edited: float) -> Tensor:
+    """Mean absolute difference of pictures (b, 3, s, s) to those wanted.
+
+    Args:
+        before: unedited. edited: how many times as much a place counts that is to change by `CHANGED` or
+            more.
+    """
+    changed = ((wanted - before).abs().mean(1, keepdim=True) / CHANGED).clamp(max=1)
+    return ((1 + (edited - 1) * changed) * (made - wanted).abs()).mean()
 
 
 class TranslatorTrainer:
@@ -266,7 +281,7 @@ class TranslatorTrainer:
         losses = {}
         if wanted is not None:
             made = self.network(pictures, source, target)
-            losses["paired"] = config.paired * (made - wanted).abs().mean()
+            losses["paired"] = config.paired * paired_loss(made, wanted, pictures, config.edited)
         elif self.family.reconstruction == "cycle":
             made = self.network(pictures, source, target)
             back = self.network(made, target, source)
