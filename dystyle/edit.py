@@ -22,8 +22,9 @@ from dystyle.faces import InvertedFace, check_name, is_face_file
 from dystyle.generators.facts import DEFAULT
 from dystyle.originals import Original
 from dystyle.pictures import ENDINGS, SAVED, check_writable, is_named_like_a_picture, kind_of
-from dystyle.pipeline import FaceEditor
+from dystyle.pipeline import TRANSLATOR_FILE, FaceEditor
 from dystyle.provenance import Credit
+from dystyle.translators import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class EditConfig:
         refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
         encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
         generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
-        method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`).
+        method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`); or
+            one that edits the picture itself: "stgan", "attgan", "stargan", or the path of one trained here.
         looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
         truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
@@ -164,6 +166,8 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("Give either a photo (or a folder of photos) or --sample SEED.")
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
+    if config.looks and (config.method in FAMILIES or config.method.endswith(TRANSLATOR_FILE)):
+        raise InputError("A translator does not look at its edit; leave --looks at 0.")
     if config.keep_photo and config.save_face is None:
         raise InputError("--keep-photo needs --save-face, and the file to keep the photo in.")
     numbers = parse_faces(config.face)
@@ -247,6 +251,12 @@ def _edit_one(
     target: dict[str, float],
 ) -> np.ndarray:
     """A face edited, as a portrait or in its photo's pixels; without one, the random person."""
+    if editor.edits_pictures:
+        unedited = (
+            face.portrait if face else editor.synthesize(editor.sample(config.sample, config.truncation))
+        )
+        portrait = editor.edit_picture(unedited, target, len(unedited))
+        return editor.paste(portrait, face, picture) if config.paste else portrait
     if face is None:
         code = editor.sample(config.sample, config.truncation)
         return editor.synthesize(editor.edit(code, target, looks=config.looks))

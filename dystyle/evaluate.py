@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
-COMMAND: attributes, editing, inversion, photos, methods, spaces, components, latency, engines, ops,
-generator or sheet.
+COMMAND: attributes, editing, inversion, photos, methods, translators, spaces, components, latency,
+engines, ops, generator or sheet.
 """
 
 import inspect
@@ -31,6 +31,7 @@ from dystyle.evaluation import (
     reading_quality,
     spaces,
     speed,
+    translators,
 )
 from dystyle.evaluation.sheets import SheetConfig, make_sheet
 from dystyle.memory import keep_freed_memory
@@ -132,6 +133,12 @@ REPORTS = {
         method_comparison.MethodComparisonConfig,
         method_comparison.evaluate_methods,
         method_comparison.table,
+    ),
+    "translators": Report(
+        "Networks that edit pictures, beside DyStyle on codes: what comes back, what is reached and kept.",
+        translators.TranslatorsConfig,
+        translators.evaluate_translators,
+        translators.table,
     ),
     "spaces": Report(
         "Z, W, W+ and S: disentanglement, linear separability, perceptual path length.",

@@ -44,6 +44,8 @@ from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
 from dystyle.pictures import load_image
 from dystyle.tone import tone_of, toned
+from dystyle.translators import FAMILIES
+from dystyle.translators.compiled import Translator
 from dystyle.weights import load, resolve
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
 DEVICES = ("cpu", "cuda", "auto")
+TRANSLATOR_FILE = ".safetensors"
 # Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
 # places end, in px of 256.
 BUSINESS, SKIN = (0.13, 12), (0.0, 6)
@@ -76,13 +79,13 @@ class FaceEditor:
         attributes: what the editor can change, by name, in the table's order.
         sizes: of pictures in px: the full one, then previews.
         backend: what runs the networks.
-        method: the editing method.
+        method: the editing method: of codes, or a translator, which edits pictures.
     """
 
     def __init__(
         self,
         backend: Backend,
-        method: Editor,
+        method: Editor | Translator,
         encoder: str = "encoder",
         generator: GeneratorFacts | None = None,
         device: str = "cpu",
@@ -119,7 +122,9 @@ class FaceEditor:
                 installed for it; "onnx" (ONNX Runtime), "openvino" (for CPUs), "tensorrt" (its package, else
                 the TensorRT-RTX plug-in), or "torch" (PyTorch, the reference).
             method: the editing method, a key of `dystyle.editors.METHODS`: "dystyle", or one that it is
-                compared with. The others look at the picture while they edit, and take seconds.
+                compared with. The others look at the picture while they edit, and take seconds. Or a
+                translator, which has `edit_picture` instead of `edit`: a key of
+                `dystyle.translators.FAMILIES`, or the path of one trained here (.safetensors).
             encoder: "fast" (bundled), "e4e" (1.2 GB from the Hugging Face hub), or the path of a checkpoint
                 of e4e or pSp (.pt) or of a fast encoder trained here (.safetensors).
             generator: "mobile_stylegan", "stylegan2_ffhq" (from the Hugging Face hub), or the path of a
@@ -131,19 +136,19 @@ class FaceEditor:
         """
         _choose("device", device, DEVICES)
         _choose("backend", backend, BACKENDS)
-        _choose("method", method, METHODS)
+        _check_method(method)
         graph, facts = encoder_graph(encoder), GeneratorFacts.load(generator)
         device = auto_device(backend) if device == "auto" else device
         runner = choose_backend(device, backend)
         # The steps were learnt for what the bundled encoder lacks on the default generator.
         descent = load_steps() if encoder == "fast" and generator == DEFAULT else ()
-        return cls(runner, open_method(method, runner), graph, facts, device, descent)
+        return cls(runner, _open(method, runner), graph, facts, device, descent)
 
     def with_method(self, method: str) -> "FaceEditor":
         """The same editor with another editing method; both share engines."""
-        _choose("method", method, METHODS)
+        _check_method(method)
         other = copy.copy(self)
-        other.method = open_method(method, self.backend)
+        other.method = _open(method, self.backend)
         other.attributes = {name: ATTRIBUTES[name] for name in other.method.names}
         return other
 
@@ -278,13 +283,14 @@ class FaceEditor:
 
         Raises:
             InputError: an unknown attribute, or a value that is no number or out of range; looks of a method
-                that looks by itself.
+                that looks by itself; a translator, which edits pictures.
         """
+        method = self._of_codes
         configuration = validate_configuration(configuration, self.attributes)
         code = _check_code(code)
         _check_number("looks", looks, 0, LOOKS, whole=True)
-        if looks and self.method.searches:
-            raise InputError(f"{self.method.title} looks at the picture by itself; use looks=0.")
+        if looks and method.searches:
+            raise InputError(f"{method.title} looks at the picture by itself; use looks=0.")
         if not configuration:
             return code.copy()
         seen, most = itertools.count(), 2 if looks else MOST_LOOKS
@@ -299,13 +305,49 @@ class FaceEditor:
             return read(edited if edited is code else EditedCode(edited, code, configuration))
 
         if looks:
-            edit = partial(self.method.edit, read=read)
+            edit = partial(method.edit, read=read)
             edited = look_again(edit, code, configuration, tuple(self.attributes), look)
         else:
-            edited = self.method.edit(code, configuration, read)
+            edited = method.edit(code, configuration, read)
         if styles_of(edited):
             return edited
-        return EditedCode(edited, code, configuration, self.method.searches)
+        return EditedCode(edited, code, configuration, method.searches)
+
+    def edit_picture(
+        self, portrait: np.ndarray, configuration: Mapping[str, float], size: int | None = None
+    ) -> np.ndarray:
+        """The edited picture by a translator, which needs no code: (size, size, 3) uint8 RGB.
+
+        Args:
+            portrait: aligned, (s, s, 3) uint8 RGB.
+            configuration: as in `edit`; an empty one asks for nothing, and gives the portrait in this size.
+            size: px. None: the translator's own, 128 if it was not trained otherwise; at another size its
+                change is laid over the portrait, whose own detail stays.
+
+        Raises:
+            InputError: as `edit` and `measure`; a size below 64 or that is no whole number; a method that
+                edits codes.
+        """
+        if not isinstance(self.method, Translator):
+            raise InputError(
+                f"{self.method.title} edits codes: use invert, edit and synthesize, or a method that edits "
+                f"pictures ({', '.join(FAMILIES)})."
+            )
+        configuration = validate_configuration(configuration, self.attributes)
+        if size is not None:
+            _check_number("size", size, 64, whole=True)
+        return self.method.translate(portrait, configuration, self.measure(portrait), size)
+
+    @property
+    def edits_pictures(self) -> bool:
+        """Whether the method is a translator: `edit_picture` works, and `edit` does not."""
+        return isinstance(self.method, Translator)
+
+    @property
+    def _of_codes(self) -> Editor:
+        if isinstance(self.method, Translator):
+            raise InputError(f"{self.method.title} edits pictures, not codes; use edit_picture.")
+        return self.method
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third axis): (rows, n, n) float32.
@@ -318,7 +360,7 @@ class FaceEditor:
         configuration = validate_configuration(configuration, self.attributes)
         if not configuration:
             raise InputError("Without an edited attribute no expert is active; give at least one.")
-        return self.method.attention(_check_code(code), configuration)
+        return self._of_codes.attention(_check_code(code), configuration)
 
     def mix(self, code: np.ndarray, other: np.ndarray, row: int) -> np.ndarray:
         """Style mixing (StyleGAN, section 3.1): the rows of `code` before `row`, those of `other` from it on.
@@ -469,7 +511,7 @@ class FaceEditor:
         share = 1.0 if len(code.targets) == 1 else AMONG
         for before, targets in code.steps:
             for name, target in targets.items():
-                part = np.asarray(self.method.edit(before, {name: target}, self.measure) - before)
+                part = np.asarray(self._of_codes.edit(before, {name: target}, self.measure) - before)
                 farther += np.float32(share * self._push(name, target, face)) * part
         if code.steps:
             before, _ = code.steps[0]
@@ -503,7 +545,7 @@ class FaceEditor:
         gain = row.photo_gain
         if wanted * step <= 0:
             return gain
-        part = np.asarray(self.method.edit(face.code, {row.name: target}, self.measure)) - face.code
+        part = np.asarray(self._of_codes.edit(face.code, {row.name: target}, self.measure)) - face.code
         part[EARLY:] = 0
         places = Places.of({row.name: target}, face)
         for _ in range(GAIN_LOOKS):
@@ -534,7 +576,9 @@ class FaceEditor:
 
     @property
     def model(self) -> str:
-        """What makes the pictures, for their credits: the editing method and the generator."""
+        """What makes the pictures, for their credits: the method and, if it edits codes, the generator."""
+        if isinstance(self.method, Translator):
+            return self.method.title
         return f"{self.method.title} on {self._generator.name}"
 
     @property
@@ -694,6 +738,15 @@ def encoder_graph(encoder: str | os.PathLike[str]) -> str:
     if not path.is_file():
         raise InputError(f"encoder = '{encoder}' is no encoder; give fast, e4e, or the path of a checkpoint.")
     return f"encoder:{path.absolute()}"
+
+
+def _check_method(method: str) -> None:
+    if not str(method).endswith(TRANSLATOR_FILE):
+        _choose("method", method, (*METHODS, *FAMILIES))
+
+
+def _open(method: str, backend: Backend) -> Editor | Translator:
+    return (open_method if method in METHODS else Translator.open)(method, backend)
 
 
 def _check_code(code: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Train: python -m dystyle.train COMMAND --help.
 
 COMMAND is faces, previews, attributes, encoder, descent, inversion, editor, sequences, features, carrier,
-parser, judges, generator, or a method the editor is compared with: linear, directions, interfacegan,
-ganspace, stylespace or styleflow.
+parser, judges, generator, a translator (stgan, attgan, stargan), or a method the editor is compared with:
+linear, directions, interfacegan, ganspace, stylespace or styleflow.
 """
 
 import json
@@ -59,6 +59,7 @@ from dystyle.training.parser import ParserConfig, fit_parser
 from dystyle.training.previews import PreviewConfig, train_previews
 from dystyle.training.resume import make_folder
 from dystyle.training.sequences import SequencesConfig, train_sequences
+from dystyle.training.translators import AttganConfig, StarganConfig, StganConfig, train_translator
 from dystyle.weights import resolve
 
 
@@ -174,6 +175,9 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "judges": (JudgesConfig, _judges),
     "linear": (LinearConfig, _linear),
     "generator": (GeneratorConfig, lambda config: str(GeneratorTrainer(config).run())),
+    "stgan": (StganConfig, train_translator),
+    "attgan": (AttganConfig, train_translator),
+    "stargan": (StarganConfig, train_translator),
     "directions": (DirectionsConfig, lambda config: fit_directions(config, _generator())),
     "interfacegan": (InterFaceGanConfig, lambda config: fit_interfacegan(config, _generator())),
     "ganspace": (GanSpaceConfig, lambda config: fit_ganspace(config, _generator())),

@@ -69,7 +69,7 @@ def test_several_faces_are_edited_in_one_go(run, tmp_path, astronaut, editor, mo
         "synthesize": lambda code, face: 255 - face.portrait,
     }
     real = {name: getattr(editor, name) for name in ("detect", "align", "paste", "attributes", "model")}
-    negative = SimpleNamespace(invert=invert, **drawn, **real)
+    negative = SimpleNamespace(invert=invert, edits_pictures=False, **drawn, **real)
     monkeypatch.setattr(edit.FaceEditor, "from_pretrained", lambda *_: negative)
     whole, head = np.full((300, 760, 3), 120, np.uint8), Image.fromarray(astronaut[20:250, 110:340])
     for i, side in enumerate((170, 240, 200)):

@@ -20,6 +20,8 @@ and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lac
 it and `faces`, (b, 1, 64, 64) | residuals after; which places the edit touches, (b, 1, 64, 64); the flow, \
 (b, 2, 32, 32); the ground after, (b, 1, 64, 64) |
 | `ground` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, (b, 1, 64, 64) |
+| `translator:NAME_OR_PATH` | portraits (b, size, size, 3) uint8, `source` and `target` (b, n) float32 \
+in -0.5..0.5, their attributes and those asked for | portraits (b, size, size, 3) uint8 |
 
 `encoder` is the bundled one; behind the colon stands another: "e4e", or the file of one. `generator_SIZE`
 likewise: behind the colon stands the file of a StyleGAN2 (`dystyle.generators.checkpoints.save`).
@@ -51,7 +53,9 @@ from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
-from dystyle.weights import load, resolve
+from dystyle.translators.network import load_network as load_translator
+from dystyle.translators.structure import Structure
+from dystyle.weights import load, load_header, resolve
 
 if TYPE_CHECKING:
     from dystyle.generators.mobile_stylegan import MobileStyleGAN
@@ -176,6 +180,17 @@ class Encoding(nn.Module):
         return self.encoder(to_float(portraits))
 
 
+class Translating(nn.Module):
+    """Portraits with their attributes changed, by a translator."""
+
+    def __init__(self, name_or_path: str) -> None:
+        super().__init__()
+        self.translator = load_translator(name_or_path)
+
+    def forward(self, portraits: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        return to_uint8(self.translator(to_float(portraits), source, target))
+
+
 class Measuring(nn.Module):
     """Portraits to attribute values, in the order of `ATTRIBUTES`."""
 
@@ -240,6 +255,11 @@ def graph(name: str) -> Graph:
     base, *choice = name.split(":", 1)
     if choice and base.startswith("generator_"):
         return Graph(partial(Synthesis, int(base.removeprefix("generator_"))), CODES, torch.float32)
+    if base == "translator":
+        structure = Structure.read(load_header(*choice)[1], *choice)
+        attributes = (len(structure.names),)
+        picture = (structure.size, structure.size, 3)
+        return Graph(Translating, picture, torch.uint8, {"source": attributes, "target": attributes})
     return GRAPHS[base]
 
 

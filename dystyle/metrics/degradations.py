@@ -38,7 +38,7 @@ def degrade(images: Tensor, colour: float = 1.0) -> Tensor:
 def bend(images: Tensor, strength: float = 0.04) -> Tensor:
     """Faces that no code gives, as those of photos: deformed, turned a little, under other light.
 
-    (b, 3, s, s) in [-1, 1] -> the same shape; drawn per picture.
+    (b, 3 k, s, s) in [-1, 1] -> the same shape; drawn for each of the b, whose k pictures are treated alike.
 
     Args:
         strength: the largest standard deviation of the deformation at its 6 x 6 knots, in half pictures.
@@ -54,7 +54,8 @@ def bend(images: Tensor, strength: float = 0.04) -> Tensor:
     grid = F.affine_grid(_similarity(angle, zoom, shift), images.shape, align_corners=False) + field
     x = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     x = ((x + 1) / 2).clamp(0, 1) ** torch.exp(draw(0.15)) * 2 - 1
-    return (x * (1 + draw(0.08)) + draw(0.06) + draw(0.05, 3, 1, 1)).clamp(-1, 1)
+    x = x * (1 + draw(0.08)) + draw(0.06)
+    return (x + draw(0.05, 3, 1, 1).repeat(1, x.shape[1] // 3, 1, 1)).clamp(-1, 1)
 
 
 def _similarity(angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:

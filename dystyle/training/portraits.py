@@ -116,12 +116,12 @@ class Portraits:
             InputError: there is no such folder, no face in it, or there are too few people; or nothing can
                 be written.
         """
-        faces = _find(photos, folder, editor) if photos else []
+        faces = find_faces(photos, folder, editor) if photos else []
         if (people := len(faces) + generated) < least:
             raise InputError(
                 f"{people} people are too few: {least} are needed; give more photos or --generated."
             )
-        _note(folder, faces)
+        note_faces(folder, faces)
 
         def make(index: int) -> tuple[np.ndarray, np.ndarray]:
             rng, others = np.random.default_rng((seed, index)), Pictures(folder, index)
@@ -169,7 +169,7 @@ def photos_fingerprint(folder: Path | None) -> str:
     return f"{len(files)} photos, {hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]}"
 
 
-def _find(photos: Path, folder: Path, editor: FaceEditor) -> list[Photo]:
+def find_faces(photos: Path, folder: Path, editor: FaceEditor) -> list[Photo]:
     """The photos with a face: as noted in the folder of portraits by an earlier run, or looked for."""
     if (folder / FACES).exists():
         noted = json.loads((folder / FACES).read_text())
@@ -185,7 +185,7 @@ def _find(photos: Path, folder: Path, editor: FaceEditor) -> list[Photo]:
     return found
 
 
-def _note(folder: Path, faces: list[Photo]) -> None:
+def note_faces(folder: Path, faces: list[Photo]) -> None:
     resume.make_folder(folder)
     with resume.whole(folder / FACES) as file:
         file.write(json.dumps([(photo.file.name, photo.quad.tolist()) for photo in faces]).encode())

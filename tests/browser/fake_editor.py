@@ -23,7 +23,7 @@ class FakeEditor:
     """
 
     attributes: dict[str, Attribute] = {name: ATTRIBUTES[name] for name in LEARNT}
-    model = "DyStyle on a cartoon"
+    model, edits_pictures = "DyStyle on a cartoon", False
     qualities = ("fast", "balanced", "precise")
     noise_layers = ("conv1", "blocks.0.conv1", "blocks.0.conv2")
 
