@@ -228,7 +228,7 @@ def test_it_stands_on_the_page():
         layout = Layout(editor.attributes, ENGLISH)
     turned, mouth = layout.sliders["roll"], layout.sliders["wide_mouth"]
     assert (turned.minimum, turned.maximum, turned.step, turned.label) == (-30, 30, 1, "Head roll (°)")
-    assert (mouth.minimum, mouth.maximum, mouth.step, mouth.label) == (0, 1, 0.01, "Wide mouth")
+    assert (mouth.minimum, mouth.maximum, mouth.step, mouth.label) == (0, 100, 1, "Wide mouth (%)")
     assert list(layout.sliders) == list(editor.attributes)  # as callbacks take their values
     visit = Visit.of_seed(editor, 3)
     assert visit.start["roll"] == round(visit.start["roll"]) and 0 <= visit.start["wide_mouth"] <= 1
