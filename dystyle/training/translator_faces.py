@@ -159,8 +159,8 @@ def _kept(editor: FaceEditor, face: InvertedFace, targets: Mapping[str, float]) 
     changed = changes(edited, face.portrait, *RENDERED) * (1 - places.left)
     if places.edited is not None:
         changed *= places.edited
-    if places.skin is not None:
-        edited = complexion(edited, face.portrait, places.skin)
+    if places.face is not None and places.edited is None:
+        edited = complexion(edited, face.portrait, places.face)
     return composite(edited, face.portrait, changed)
 
 
