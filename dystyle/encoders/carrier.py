@@ -23,10 +23,8 @@ FADE, FAINT, CLEAR = 0.59, 0.12, 0.395
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
 FADED, MOVED = (0.13, 0.49), (0.01, 0.03)
-NEAR, BLOCK = (
-    0.08,
-    4,
-)  # standard deviation of what is near, of a picture's side; side of the blocks averaged first
+# Of what is near, in sides of the picture, the standard deviation; px of the blocks that are averaged first.
+NEAR, BLOCK = 0.08, 4
 
 
 class FlowNetwork(nn.Module):

@@ -35,7 +35,7 @@ class Network(nn.Module):
 
     def decode(self, pictures: Tensor, attributes: Tensor) -> Tensor:
         """(b, 3, s, s) of pictures and what is told, (b, n)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each family has its own
 
     def save(self, path: Path, **metadata: str) -> None:
         """Write float16 weights with what `load_network` needs as metadata."""
