@@ -289,7 +289,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Expression",
             region=EYES,
             leaves=frozenset({"mouth"}),
-            photo_gain=1.3,
+            photo_gain=1.4,
         ),
         Attribute(
             "eyeglasses",
@@ -302,7 +302,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=AROUND_THE_EYES,
             leaves=frozenset({"eyes", "mouth"}),
             hides=frozenset({"eyes"}),
-            photo_gain=1.05,
+            photo_gain=1.1,
         ),
         Attribute(
             "black_hair",

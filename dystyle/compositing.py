@@ -6,7 +6,9 @@ import numpy as np
 COARSE = 256  # resolution of masks and blurs
 STILL, MOVING = 0.01, 0.03  # half pictures, up to which a move is none, and from which it is whole
 FINE = 0.75  # px of 256, standard deviation of the blur that fine structure does not survive
-KEPT = (8.0, 40.0)  # broad differences, of 255, up to which an edit keeps a place's, and from which on none
+# Differences, of 255, up to which fine structure stays as it is, and from which on none does; its own strength
+# up to which it is faint, and from which on an edge; px of 256, standard deviation of the blur of both.
+REPLACED, FAINT, NEARBY = (8.0, 24.0), (9.0, 14.0), 2
 COMPLEXION = 10  # px of 256, standard deviation of the blur that leaves broad colours
 
 
@@ -85,18 +87,21 @@ def corrected(
 def detailed(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndarray:
     """An edited picture with the fine structure, such as pores, hairs and stubble, that a render lacks.
 
+    All of it where nothing changes, and what is faint where little does: lids have pores, but no lashes of an
+    open eye.
+
     Args:
-        edited: uint8 (s, s, 3). Where the edit changes much, it keeps its own structure.
+        edited: uint8 (s, s, 3); the render itself where nothing is edited.
         own, render: what is to be seen without the edit, uint8 (t, t, 3), t >= s, and what the generator
             makes of it, (s, s, 3).
     """
-    own = _shrunk(own, len(edited))
-    fine = cv2.subtract(own, render, dtype=cv2.CV_32F)
+    fine = cv2.subtract(_shrunk(own, len(edited)), render, dtype=cv2.CV_32F)
     fine -= cv2.GaussianBlur(fine, (0, 0), FINE * len(edited) / COARSE)
     if edited is not render:
-        change = _difference(edited, render)
-        change = np.abs(cv2.GaussianBlur(change, (0, 0), 2)).max(2)
-        kept = 1 - np.clip((change - KEPT[0]) / (KEPT[1] - KEPT[0]), 0, 1)
+        strength = cv2.resize(np.abs(fine).max(2), (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+        faint = 1 - _ramp(_nearby(strength), *FAINT)
+        little = 1 - _ramp(np.abs(_nearby(_difference(edited, render))).max(2), *REPLACED)
+        kept = np.maximum(1 - changes(edited, render, *REPLACED), faint * little)
         fine *= cv2.resize(kept, fine.shape[:2])[..., None]
     return cv2.add(edited, fine, dtype=cv2.CV_8U)
 
@@ -108,10 +113,19 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return first - second
 
 
+def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """From 0 at `low` to 1 at `high`."""
+    return np.clip((x - low) / (high - low), 0, 1)
+
+
 def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
     if len(picture) == size:
         return picture
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _nearby(x: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(x, (0, 0), NEARBY)
 
 
 def _broad(x: np.ndarray) -> np.ndarray:

@@ -72,9 +72,10 @@ class InvertedFace:
         landmarks: (468, 2) float32, the points of the face mesh in the photo, by which
             `FaceEditor.synthesize` finds where an edit has business; None: not known.
         kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16,
-            the portrait's "ground", (64, 64) float32, where it is neither face nor hair, and pictures of the
-            code by size, uint8 (size, size, 3). readings: of the portrait, by attribute. gains: how
-            many times as far its edits go, by attribute and whether upward.
+            the portrait's "ground", (64, 64) float32, where it is neither face nor hair, and, uint8
+            (size, size, 3), pictures of the code by size, "shown SIZE" with the photo's fine structure.
+        readings: of the portrait, by attribute.
+        gains: how many times as far its edits go, by attribute and whether upward.
 
     `FaceEditor.synthesize` uses tuned weights, residual, tone and cover when it is given the face.
     """

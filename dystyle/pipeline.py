@@ -457,7 +457,8 @@ class FaceEditor:
         after = self._features(code) if weights else features
         known = {"before": before, "after": after, **self._ground(before, own, places.face, face)}
         carried, touched, (flow,), ground = self.backend.run("carrier", own, None, **known)
-        carried *= 1 - np.float32(places.gives_way) * known["faces"]
+        if places.gives_way:
+            carried *= 1 - np.float32(places.gives_way) * known["faces"]
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
@@ -626,14 +627,15 @@ class FaceEditor:
 
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
         """The photo (h, w, 3) uint8 with a portrait blended in where it differs from the face's own, and
-        where none of the photo's other faces is.
+        where none of the photo's other faces is; the photo as it is if the portrait is the unedited one.
 
         Args:
             image: (1024, 1024, 3) uint8, an edited portrait of `face`.
             original: the photo `face` was found in.
         """
         photo = load_image(original)
-        if np.array_equal(image, face.kept.get(f"shown {len(image)}")):
+        unedited = face.kept.get(f"shown {len(image)}")
+        if unedited is not None and np.array_equal(image, unedited):
             return photo.copy()
         changed = changes(image, _resize(face.portrait, len(image)), *COMPOSED)
         changed *= 1 - covered(face.others, face.quad)

@@ -37,8 +37,9 @@ HEADING = """\
 Made by `python -m dystyle.evaluate photos --folder FOLDER --first {first} --count {count}
 --backend {backend}`, with `--json` and `--plots`: {faces} real portraits that nothing was trained on, each
 inverted, and edited in six ways: smile, mouth, eyes and glasses to the other end, age by {years} years and
-yaw by {degrees} degrees to where there is more room. `code` is the W+ code of `fast` alone. Means with half
-of their 95 % confidence intervals.
+yaw by {degrees} degrees to where there is more room. `code` is the W+ code of `fast` alone. Nothing unedited
+has pixels of the photo, but `fast` has its fine structure, by a blur of 3 px at full size, which generators
+lack (`dystyle.compositing.detailed`). Means with half of their 95 % confidence intervals.
 
 - RMSE (of 255) and SSIM at {size} px; perceptual: distance of EfficientNet-Lite0's features; dlib: distance
   of dlib's descriptors to the photo (one person: below 0.6); faceres: cosine (it taught the encoders); fine:
