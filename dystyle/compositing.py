@@ -6,8 +6,8 @@ import numpy as np
 COARSE = 256  # resolution of masks and blurs
 STILL, MOVING = 0.01, 0.03  # half pictures, up to which a move is none, and from which it is whole
 FINE = 0.75  # px of 256, standard deviation of the blur that fine structure does not survive
-# Differences, of 255, up to which fine structure stays as it is, and from which on none does; its own strength
-# up to which it is faint, and from which on an edge; px of 256, standard deviation of the blur of both.
+# Differences, of 255, up to which fine structure stays as it is, and from which on none does; its strength up
+# to which it is faint, and from which on an edge of something; px of 256, deviation of the blur of both.
 REPLACED, FAINT, NEARBY = (8.0, 24.0), (9.0, 14.0), 2
 COMPLEXION = 10  # px of 256, standard deviation of the blur that leaves broad colours
 
