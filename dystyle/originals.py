@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from dystyle.pictures import SAVED, open_picture, to_8_bit, to_rgb, upright
-from dystyle.untouched import with_xmp
+from dystyle.untouched import is_lossless_webp, with_xmp
 
 # EXIF's tags that describe the file and not the photo: they are the writer's. IPTC, Photoshop and the profile
 # lie in TIFF's directory, too.
@@ -109,6 +109,8 @@ class Original:
             options["exif"] = self.exif
         if self._profile and picture.mode == self._writable.mode:
             options["icc_profile"] = self._profile
+        if kind == "webp" and is_lossless_webp(self.data):
+            options |= {"lossless": True, "exact": True}
         dpi = [float(value) for value in self.picture.info.get("dpi", ())]
         if kind in ("jpeg", "png", "tiff") and dpi and all(0 < value < 65_536 for value in dpi):
             options["dpi"] = tuple(dpi)

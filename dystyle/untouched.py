@@ -52,12 +52,7 @@ def _jpeg(data: bytes, xmp: bytes) -> bytes:
 
 
 def _webp(data: bytes, xmp: bytes) -> bytes:
-    chunks, at = [], 12
-    while at < len(data):
-        name, length = struct.unpack_from("<4sI", data, at)
-        if name != b"XMP ":
-            chunks.append((name, data[at + 8 : at + 8 + length]))
-        at += 8 + length + length % 2
+    chunks = [(name, chunk) for name, chunk in _chunks(data) if name != b"XMP "]
     if chunks[0][0] == b"VP8X":
         header = bytearray(chunks.pop(0)[1])
     else:  # the plain form has no room for metadata
@@ -68,6 +63,22 @@ def _webp(data: bytes, xmp: bytes) -> bytes:
         name + struct.pack("<I", len(chunk)) + chunk + b"\0" * (len(chunk) % 2) for name, chunk in chunks
     )
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def is_lossless_webp(data: bytes) -> bool:
+    """Whether a file is a WebP whose pixels are compressed without loss."""
+    try:
+        return data[:4] == b"RIFF" and any(name == b"VP8L" for name, _ in _chunks(data))
+    except struct.error:
+        return False
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 12
+    while at < len(data):
+        name, length = struct.unpack_from("<4sI", data, at)
+        yield name, data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
 
 
 def _webp_header(name: bytes, picture: bytes) -> bytearray:
