@@ -190,7 +190,10 @@ def test_what_the_generator_lacks_of_fine_structure_is_the_photos(editor, face):
     photo = np.clip(render + pores, 0, 255).astype(np.uint8)
     edited = render.copy()
     edited[100:160, 100:160] += 60  # a beard, say
+    wrinkled = edited[180:240, 180:240].astype(int) + 30 * rng.choice((-1, 1), (60, 60, 1))
+    edited[180:240, 180:240] = np.clip(wrinkled, 0, 255)
     seen = detailed(edited, photo, render).astype(int) - edited
+    assert np.corrcoef(seen[190:230, 190:230].mean(2).ravel(), pores[190:230, 190:230].ravel())[0, 1] > 0.7
     assert np.abs(seen[120:140, 120:140]).max() <= 1
     assert np.corrcoef(seen[:80].mean(2).ravel(), pores[:80].ravel())[0, 1] > 0.9
 
