@@ -17,7 +17,7 @@ _OF_THE_FILE = {
     *range(254, 267), 273, 274, 277, 278, 279, 282, 283, 284, 296, 317, 320, 322, 323, 324, 325, 330, 338,
     339, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532, 700, 33723, 34377, 34675, 34665, 34853,
 }  # fmt: skip
-_EXIF, _GPS, _WIDTH, _HEIGHT = 34665, 34853, 0xA002, 0xA003
+_TURNED, _EXIF, _GPS, _WIDTH, _HEIGHT = 274, 34665, 34853, 0xA002, 0xA003
 _MAX_SEGMENT = 65_000  # bytes of EXIF or XMP data in a JPEG
 
 
@@ -30,7 +30,8 @@ class Original:
         rgb: as `dystyle.pictures.load_image` gives it.
         exif: its EXIF data, without how it was turned and a thumbnail of that.
         deep: whether it has more than 8 bits a channel, which Pillow keeps of grey alone.
-        data: the file, where there is one, and one picture in it. format: Pillow's name of its format.
+        data: the file, if it holds one picture, and its XMP packet may be replaced; b"" if not.
+        format: Pillow's name of its format.
     """
 
     picture: Image.Image
@@ -49,6 +50,7 @@ class Original:
             deep |= opened.info.get("bit_depth", 8) > 8
             single = opened is not source and getattr(opened, "n_frames", 1) == 1
             data = opened.fp.getvalue() if single and isinstance(opened.fp, io.BytesIO) else b""
+            data = b"" if _turned_by_xmp(opened) else data
             kind = opened.format
             picture = upright(opened, own=opened is not source)
             return cls(picture, to_rgb(picture), _own_exif(opened, picture.size), deep, data, kind)
@@ -150,6 +152,16 @@ class Original:
                 usual = ImageCms.createProfile("sRGB")
                 return ImageCms.profileToProfile(picture, usual, own, outputMode=bare)
         return picture.convert(bare)
+
+
+def _turned_by_xmp(picture: Image.Image) -> bool:
+    """Whether only the XMP packet says how a picture is turned; without it, it would lie on its side."""
+    try:
+        exif = Image.Exif()
+        exif.load(picture.info.get("exif") or b"")
+        return exif.get(_TURNED, 1) != picture.getexif().get(_TURNED, 1)
+    except Exception:  # damaged data raise nearly anything
+        return True
 
 
 def _own_exif(picture: Image.Image, size: tuple[int, int]) -> bytes:
