@@ -315,15 +315,20 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def load(
+    name_or_path: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read a safetensors file: (tensors by name, the file's metadata); a `TABLE` is looked up in.
+
+    Args:
+        wanted: whether a tensor of this name is read.
 
     Raises:
         InputError: as `resolve`, and for a file that is not intact safetensors or holds numbers of a type
             that NumPy has not.
     """
     with _opened(name_or_path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key) for key in file.keys() if wanted(key)}
         metadata = file.metadata() or {}
     for key in [key for key in tensors if key.endswith(TABLE)]:
         table, indices = tensors.pop(key), key.removesuffix(TABLE)

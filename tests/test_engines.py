@@ -163,6 +163,21 @@ def test_batches_are_read_as_single_pictures_are(name, codes):
         assert np.abs(backend.run(name, faces)[0] - expected).max() < 1e-3
 
 
+def test_beside_openvino_whatever_is_no_picture_is_onnx_runtimes(codes):
+    """Which takes half of the memory for it."""
+    faces = OnnxBackend().run("generator_128", codes)[0].repeat(2, 1).repeat(2, 2)
+    for name in ("reader", "identity"):
+        outputs = [backend.run(name, faces)[0] for backend in (OnnxBackend(), OpenVinoBackend())]
+        np.testing.assert_array_equal(*outputs)
+
+
+def test_openvino_renders_several_pictures_as_single_ones(codes):
+    backend, weights = OpenVinoBackend(), FaceEditor.from_pretrained(backend="onnx")._weights
+    for name, given in (("features", None), ("generator_128", None), ("features", weights)):
+        singles = [backend.run(name, code[None], given)[0] for code in codes]
+        np.testing.assert_array_equal(backend.run(name, codes, given)[0], np.concatenate(singles))
+
+
 def test_weights_of_a_tuned_generator_stand_in(codes):
     """Kernels are stored in another order in the engine, and factors are folded."""
     rng = np.random.default_rng(0)

@@ -50,6 +50,8 @@ class OnnxBackend(CompiledBackend):
         options.intra_op_num_threads = min(cores(), 8)
         # Spinning workers would take the cores from whatever else serves the page.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # What a session keeps for its next run is worth it for pictures alone.
+        options.enable_cpu_mem_arena = name.startswith(PICTURES)
         if name.startswith("editor"):
             self._share_weights(options, editor_weights(name.rsplit(":", 1)[0]), isinstance(model, bytes))
         if self.device == "cuda" and self.precision == "fp16" and name.startswith(PICTURES):
