@@ -170,7 +170,7 @@ def started(monkeypatch):
 
     def start() -> dict:
         asked, editor = {}, FakeEditor()
-        editor.warm_up = lambda sizes: asked.update(warm=True)
+        editor.warm_up = lambda sizes, progress: asked.update(warm=True)
         editor.with_refiner = lambda refiner: asked.update(refiner=refiner, built="warm" in asked) or editor
         monkeypatch.setattr(FaceEditor, "from_pretrained", lambda **given: asked.update(given) or editor)
         open_page()

@@ -16,7 +16,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from dystyle import FaceEditor
 from dystyle.engines.hardware import has_torch
@@ -25,43 +28,67 @@ from dystyle.generators.facts import DEFAULT
 from dystyle.memory import share_freed_memory
 from dystyle.weights import resolve
 from webapp import zero_gpu
-from webapp.page import LAUNCH_OPTIONS, build_page
-from webapp.server import Studio, serve
+from webapp.progress import BUILD, FETCH, Progress
 from webapp.visit import FULL, PREVIEW
-from webapp.waiting import BUILD, FETCH, SET_UP, WaitingRoom
+
+if TYPE_CHECKING:
+    from webapp.server import Studio
 
 logger = logging.getLogger(__name__)
 
 
-def load_editor(tell: Callable[[str], None]) -> FaceEditor:
-    """Load the editor and run everything once, so that the first visitor does not wait for it.
-
-    Args:
-        tell: is told what is being done, steps of `webapp.waiting`.
+def load_editor(progress: Progress) -> FaceEditor:
+    """Load the editor; its engines are not open yet.
 
     Raises:
         InputError: the generator cannot be had, or a setting is wrong.
     """
-    share_freed_memory()
-    tell(FETCH)
+    progress.tell(FETCH)
     resolve(DEFAULT)
-    tell(BUILD)
+    progress.tell(BUILD)
     settings = {"backend": "auto", "encoder": "fast", "device": "auto"}
     chosen = {name: os.environ.get(f"DYSTYLE_{name.upper()}") or usual for name, usual in settings.items()}
     if zero_gpu.here():
         chosen["device"] = "cpu"
-    editor = FaceEditor.from_pretrained(**chosen)
-    editor.warm_up((FULL, PREVIEW))
+    return FaceEditor.from_pretrained(**chosen)
+
+
+@contextmanager
+def loading(progress: Progress) -> Iterator[tuple[Future, Future]]:
+    """The editor, and then its engines, which open at the side: Gradio's import and the page take as long.
+
+    In the end everything has run once, so that the first visitor does not wait for it.
+    """
+    share_freed_memory()
+    with ThreadPoolExecutor(1) as pool:
+        editor = pool.submit(load_editor, progress)
+
+        def warm_up() -> None:
+            editor.result().warm_up((FULL, PREVIEW), lambda share, _: progress.tell(BUILD, share))
+
+        yield editor, pool.submit(warm_up)
+
+
+def build(editor: Future, engines: Future) -> "Studio":
+    """The page, ready to be served; what went wrong at the side goes wrong here."""
+    from webapp.page import build_page
+
     if zero_gpu.here() and has_torch():
-        editor = editor.with_refiner(zero_gpu.lent_refiner())
-    return editor
+        engines.result()
+        return build_page(editor.result().with_refiner(zero_gpu.lent_refiner()))
+    page = build_page(editor.result())
+    engines.result()
+    return page
 
 
-def open_page(tell: Callable[[str], None] = lambda step: None) -> Studio:
-    """The page with the editor behind it, ready to be served; arguments and errors as of `load_editor`."""
-    editor = load_editor(tell)
-    tell(SET_UP)
-    return build_page(editor)
+def open_page() -> "Studio":
+    """The page with the editor behind it, ready to be served.
+
+    Raises:
+        InputError: as `load_editor`.
+    """
+    with loading(Progress()) as opening:
+        return build(*opening)
 
 
 def main() -> None:
@@ -71,12 +98,17 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     usual = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     server_name = os.environ.get("GRADIO_SERVER_NAME", usual)
-    started = time.monotonic()
+    started, progress = time.monotonic(), Progress()
     logger.info("Starting; the first start fetches the generator and builds the engines")
     try:
-        with WaitingRoom(server_name) as room:
-            logger.info("How far it is stands at port %d of %s", room.port, server_name)
-            page = open_page(room.tell)
+        with loading(progress) as opening:
+            from webapp.page import LAUNCH_OPTIONS
+            from webapp.server import serve
+            from webapp.waiting import WaitingRoom
+
+            with WaitingRoom(server_name, progress) as room:
+                logger.info("How far it is stands at port %d of %s", room.port, server_name)
+                page = build(*opening)
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

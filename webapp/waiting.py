@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from dystyle.errors import InputError
 from webapp.doors import Allowance, Entrance, Hosts, Refused
 from webapp.language import ENGLISH, LANGUAGES, Language
+from webapp.progress import STEPS, Progress
 from webapp.server import Turnstile
 
 HERE = Path(__file__).parent
@@ -28,12 +29,6 @@ ICON = (HERE / "icon.svg").read_text(encoding="utf-8").strip()
 STARTING = "/starting"  # the progress as JSON, below any path
 AGAIN = 2  # seconds after which a program may ask again
 TOLD_SECONDS = 3  # for a browser that waits to ask once more, and learn what went wrong
-# What a start does, one after the other.
-FETCH, BUILD, SET_UP = STEPS = (
-    "Fetching the generator: 38 MB, once",
-    "Building and opening the engines",
-    "Setting up the page",
-)
 
 
 class WaitingRoom(Entrance):
@@ -43,6 +38,7 @@ class WaitingRoom(Entrance):
 
     Args:
         server_name: where to listen, a host's name or number.
+        progress: of the start.
 
     Attributes:
         port: the first free one, as Gradio chooses it: from GRADIO_SERVER_PORT, or 7860, on.
@@ -51,9 +47,9 @@ class WaitingRoom(Entrance):
         InputError: nothing can listen there.
     """
 
-    def __init__(self, server_name: str) -> None:
+    def __init__(self, server_name: str, progress: Progress) -> None:
         super().__init__(Hosts.of(server_name), Allowance())
-        self._step, self._part, self._error = FETCH, 0.0, ""
+        self._progress, self._error = progress, ""
         self._asked, self._told = False, threading.Event()
         self._socket = _listen(server_name)
         self.port: int = self._socket.getsockname()[1]
@@ -75,10 +71,6 @@ class WaitingRoom(Entrance):
         self._server.should_exit = True
         self._thread.join()
 
-    def tell(self, step: str, part: float = 0.0) -> None:
-        """Say what is being done, one of `STEPS`, and which part of that is over, 0..1."""
-        self._step, self._part = step, part
-
     async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
         text = _language(scope)
         if scope["method"] not in ("GET", "HEAD"):
@@ -86,8 +78,8 @@ class WaitingRoom(Entrance):
         if scope["path"].endswith(STARTING):
             error, self._asked = self._error, True
             said = {
-                "step": STEPS.index(self._step),
-                "share": round((STEPS.index(self._step) + self._part) / len(STEPS), 3),
+                "step": STEPS.index(self._progress.step),
+                "share": round(self._progress.share, 3),
                 "error": text.sentence(error),
             }
             await JSONResponse(said, headers={"Cache-Control": "no-store"})(scope, receive, send)

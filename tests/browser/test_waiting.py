@@ -14,7 +14,8 @@ from playwright.sync_api import Page, expect
 from dystyle.errors import InputError
 from tests.browser.conftest import ROOT, free_port
 from webapp import waiting
-from webapp.waiting import BUILD, FETCH, SET_UP, STEPS, WaitingRoom
+from webapp.progress import BUILD, FETCH, STEPS, Progress
+from webapp.waiting import WaitingRoom
 
 # The editor is there when a line comes in; if something stands on it, that is what went wrong.
 PROGRAM = """
@@ -62,8 +63,13 @@ def starting() -> Iterator[tuple[str, subprocess.Popen]]:
 
 
 @pytest.fixture
-def room() -> Iterator[WaitingRoom]:
-    with WaitingRoom("127.0.0.1") as room:
+def progress() -> Progress:
+    return Progress()
+
+
+@pytest.fixture
+def room(progress) -> Iterator[WaitingRoom]:
+    with WaitingRoom("127.0.0.1", progress) as room:
         yield room
 
 
@@ -131,10 +137,10 @@ def test_it_speaks_the_browsers_language(ask, path, liked, language):
     assert f'<html lang="{language}">' in ask(path, **{"Accept-Language": liked}).text
 
 
-def test_the_share_that_is_over_grows(room, ask):
+def test_the_share_that_is_over_grows(progress, ask):
     seen = []
-    for step, part in ((FETCH, 0), (FETCH, 0.5), (BUILD, 0), (BUILD, 0.9), (SET_UP, 0)):
-        room.tell(step, part)
+    for step, part in ((FETCH, 0), (FETCH, 0.5), (BUILD, 0), (BUILD, 0.9)):
+        progress.tell(step, part)
         said = ask("/en/starting").json()
         assert STEPS[said["step"]] == step and said["error"] == ""
         seen.append(said["share"])
@@ -154,12 +160,12 @@ def test_its_doors_are_those_of_the_page(room, ask):
 
 def test_it_takes_the_first_free_port_and_gives_it_back(room, monkeypatch):
     monkeypatch.setattr(waiting, "INITIAL_PORT_VALUE", room.port)
-    with WaitingRoom("127.0.0.1") as other:
+    with WaitingRoom("127.0.0.1", Progress()) as other:
         assert other.port > room.port
-    with WaitingRoom("127.0.0.1") as again:
+    with WaitingRoom("127.0.0.1", Progress()) as again:
         assert again.port == other.port
     monkeypatch.setattr(waiting, "TRY_NUM_PORTS", 1)
     with pytest.raises(InputError, match="GRADIO_SERVER_PORT"):
-        WaitingRoom("127.0.0.1")
+        WaitingRoom("127.0.0.1", Progress())
     with pytest.raises(InputError, match="GRADIO_SERVER_NAME"):
-        WaitingRoom("203.0.113.1")
+        WaitingRoom("203.0.113.1", Progress())
