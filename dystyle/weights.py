@@ -20,9 +20,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -37,6 +38,8 @@ from dystyle.errors import InputError
 _INSTALLED = Path(__file__).resolve().parent / "bundled"  # in a wheel; see pyproject.toml
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parent.parent / "weights"
 MANIFEST = "SHA256SUMS"
+LARGE = 1 << 20  # bytes of a file whose digest is remembered
+SETTLED = 2 * 10**9  # nanoseconds after a change, in which another could leave a file's times as they are
 TABLE = ".table"  # suffix of the values that an 8-bit tensor's numbers are indices of
 TYPES = {"F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of safetensors
 
@@ -449,14 +452,44 @@ def sha256(file: Path) -> str:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file in hex, computed once by this process for as long as the file stays as it is."""
+    """SHA-256 of a file in hex, computed once for as long as the file stays as it is.
+
+    That is once by this process, and of a large file once for all of them.
+    """
     stat = file.stat()
-    return _digest_once(file, stat.st_size, stat.st_mtime_ns)
+    return _digest_once(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.cache
-def _digest_once(file: Path, size: int, modified: int) -> str:
-    return sha256(file)
+def _digest_once(file: Path, size: int, modified: int, changed: int) -> str:
+    if size < LARGE:
+        return sha256(file)
+    store, name, state = cache_folder() / "digests.json", str(file.resolve()), [size, modified, changed]
+    known = recall(store)
+    if known.get(name, [])[:-1] == state:
+        return known[name][-1]
+    digest = sha256(file)
+    if time.time_ns() - changed > SETTLED:
+        remember(store, recall(store) | {name: [*state, digest]})
+    return digest
+
+
+def recall(file: Path) -> dict:
+    """The JSON object that `remember` wrote; an empty one if it is not there, or damaged."""
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(file: Path, known: Mapping) -> None:
+    """Write a JSON object for later processes, where something can be written."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(known, indent=2))
+        partial.replace(file)
 
 
 def _module_file(module: str) -> Path:

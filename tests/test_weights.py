@@ -303,6 +303,31 @@ def test_a_known_revision_and_hash_count_from_the_first_download_on(hub, monkeyp
         weights.resolve("hubby")
 
 
+def test_a_large_file_is_hashed_once_until_it_changes(cache, monkeypatch, tmp_path):
+    hashed, compute = [], weights.sha256
+    monkeypatch.setattr(weights, "sha256", lambda file: hashed.append(file) or compute(file))
+    monkeypatch.setattr(weights, "SETTLED", -1)
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(bytes(weights.LARGE)), small.write_bytes(b"small")
+
+    def digests() -> list[str]:
+        weights._digest_once.cache_clear()  # as in another process
+        return [weights.digest(file) for file in (large, small)]
+
+    first = digests()
+    assert digests() == first and hashed == [large, small, small]
+    (cache / "digests.json").write_text("{")
+    assert digests() == first and hashed[-2:] == [large, small]
+    stat = large.stat()
+    large.write_bytes(bytes(weights.LARGE - 1) + b"1")
+    os.utime(large, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digests()[0] == sha256(large.read_bytes()).hexdigest() != first[0]
+    # What was written just now could be written again with the same times.
+    monkeypatch.setattr(weights, "SETTLED", 10**12)
+    large.write_bytes(bytes(weights.LARGE))
+    assert digests() == digests() == first and hashed[-4:] == [large, small] * 2
+
+
 def test_path_and_unknown_name(tmp_path):
     file = tmp_path / "own.safetensors"
     save_file({"x": np.ones(2, np.float32)}, file)
