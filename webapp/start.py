@@ -26,7 +26,7 @@ from dystyle.engines.hardware import has_torch
 from dystyle.errors import InputError
 from dystyle.generators.facts import DEFAULT
 from dystyle.memory import share_freed_memory
-from dystyle.weights import resolve
+from dystyle.weights import WEIGHTS, resolve
 from webapp import zero_gpu
 from webapp.progress import BUILD, FETCH, Progress
 from webapp.visit import FULL, PREVIEW
@@ -43,7 +43,7 @@ def load_editor(progress: Progress) -> FaceEditor:
     Raises:
         InputError: the generator cannot be had, or a setting is wrong.
     """
-    progress.tell(FETCH)
+    progress.tell(FETCH, WEIGHTS["random_face"].arrived)
     resolve(DEFAULT)
     progress.tell(BUILD)
     settings = {"backend": "auto", "encoder": "fast", "device": "auto"}
@@ -64,7 +64,7 @@ def loading(progress: Progress) -> Iterator[tuple[Future, Future]]:
         editor = pool.submit(load_editor, progress)
 
         def warm_up() -> None:
-            editor.result().warm_up((FULL, PREVIEW), lambda share, _: progress.tell(BUILD, share))
+            editor.result().warm_up((FULL, PREVIEW), lambda share, _: progress.tell(BUILD, lambda: share))
 
         yield editor, pool.submit(warm_up)
 

@@ -78,7 +78,7 @@ class WaitingRoom(Entrance):
         if scope["path"].endswith(STARTING):
             error, self._asked = self._error, True
             said = {
-                "step": STEPS.index(self._progress.step),
+                "step": self._progress.step,
                 "share": round(self._progress.share, 3),
                 "error": text.sentence(error),
             }

@@ -140,7 +140,7 @@ def test_it_speaks_the_browsers_language(ask, path, liked, language):
 def test_the_share_that_is_over_grows(progress, ask):
     seen = []
     for step, part in ((FETCH, 0), (FETCH, 0.5), (BUILD, 0), (BUILD, 0.9)):
-        progress.tell(step, part)
+        progress.tell(step, lambda part=part: part)
         said = ask("/en/starting").json()
         assert STEPS[said["step"]] == step and said["error"] == ""
         seen.append(said["share"])
