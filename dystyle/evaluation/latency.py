@@ -97,7 +97,7 @@ class LatencyConfig:
         repeats: rounds; every round times everything once.
         cold_starts: fresh processes for the cold start.
         beside: modules that the process whose memory is measured holds beside the package, as the page's does
-            ("webapp").
+            ("webapp.page").
     """
 
     backend: str = "auto"
