@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dystyle import FaceEditor
-from dystyle.engines.cache import engine_model
+from dystyle.engines.cache import engine_file, engine_model
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.memory import forget_mapped, keep_freed_memory, return_freed_memory, share_freed_memory
@@ -132,8 +132,16 @@ def test_what_was_mapped_and_read_can_be_forgotten(tmp_path):
     total = forgotten.sum(dtype=int), kept.sum(dtype=int)
     if not forget_mapped(tmp_path / "forgotten"):
         pytest.skip("this C library cannot be told")
-    assert [_mapped(tmp_path / name / "file") for name in ("forgotten", "kept")] == [0, kept.nbytes]
+    assert [_mapped(str(tmp_path / name / "file")) for name in ("forgotten", "kept")] == [0, kept.nbytes]
     assert total == (forgotten.sum(dtype=int), kept.sum(dtype=int))
+
+
+def test_weights_are_not_in_memory_twice():
+    backend = OpenVinoBackend()
+    backend.run("features", np.zeros((1, 18, 512), np.float32))
+    if not return_freed_memory():
+        pytest.skip("this C library cannot be told")
+    assert _mapped(r"\S+\.blob") < 1e6 < engine_file("features").stat().st_size
 
 
 def test_engines_that_run_keep_their_memory():
@@ -161,10 +169,10 @@ print("torch._dynamo" in sys.modules)
     assert run.stdout.split()[-1] == "False"
 
 
-def _mapped(file: Path) -> int:
-    """Bytes of a file that this process has mapped and in memory."""
-    (found,) = re.findall(rf" {file}\n(?:\w+:.*\n)*?Rss:\s*(\d+)", Path("/proc/self/smaps").read_text())
-    return 1024 * int(found)
+def _mapped(file: str) -> int:
+    """Bytes of files, whose path is this pattern, that this process has mapped and in memory."""
+    found = re.findall(rf" {file}\n(?:\w+:.*\n)*?Rss:\s*(\d+)", Path("/proc/self/smaps").read_text())
+    return 1024 * sum(map(int, found))
 
 
 def _resident() -> float:
