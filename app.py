@@ -1,8 +1,6 @@
-"""Start the browser demo: `python app.py`. Hugging Face Spaces runs this file. Settings: `dystyle.page`."""
+"""Start the browser demo: `python app.py`. Hugging Face Spaces runs this file. Settings: `webapp.start`."""
 
-from dystyle.page import open_page, serve_page
-
-demo = open_page()
+from dystyle.page import main
 
 if __name__ == "__main__":
-    serve_page(demo)
+    main()

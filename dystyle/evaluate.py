@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
 COMMAND: attributes, editing, inversion, photos, methods, translators, spaces, components, latency,
-engines, ops, generator or sheet.
+neighbours, engines, ops, generator or sheet.
 """
 
 import inspect
@@ -27,6 +27,7 @@ from dystyle.evaluation import (
     inversion_quality,
     latency,
     method_comparison,
+    neighbours,
     photos,
     reading_quality,
     spaces,
@@ -103,6 +104,12 @@ REPORTS = {
         latency.LatencyConfig,
         latency.evaluate_latency,
         latency.table,
+    ),
+    "neighbours": Report(
+        "Time of slider and photo beside processes that keep every core busy, and alone.",
+        neighbours.NeighboursConfig,
+        neighbours.evaluate_neighbours,
+        neighbours.table,
     ),
     "engines": Report(
         "Speed and exactness of the default generator by every runtime of a device, and by PyTorch.",

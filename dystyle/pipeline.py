@@ -652,19 +652,27 @@ class FaceEditor:
         _check_number("truncation", truncation, 0, 1)
         return self._generator.sample(seed, truncation)
 
-    def warm_up(self, sizes: Iterable[int] | None = None) -> None:
+    def warm_up(
+        self, sizes: Iterable[int] | None = None, progress: Callable[[float, str], None] | None = None
+    ) -> None:
         """Build and open the engines, so that the first visitor does not wait for them.
 
         Args:
             sizes: of the pictures that will be asked for, some of `sizes`; None: all.
+            progress: as in `invert`.
         """
+        report, message = progress or (lambda fraction, message: None), "Opening the engines"
         code = self.sample(0)
         for size in self.sizes if sizes is None else sizes:
             picture = self.synthesize(code, size)
+        report(0.3, message)
         self.measure(picture)
+        report(0.4, message)
         self.encode(picture)
+        report(0.6, message)
         self._aligner.detect(_resize(picture, 256))
         edited = self.edit(code, {name: row.high for name, row in self.attributes.items()})
+        report(0.7, message)
         if self._descent:  # what only photos go through
             residual, _ = self._restore(picture, code)
             before, nowhere = self._features(code), np.zeros((1, 1, SIZE, SIZE), np.float32)

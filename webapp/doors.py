@@ -208,37 +208,25 @@ class Allowance:
 
 
 @dataclass
-class Doors:
-    """The outermost part of the server.
+class Entrance:
+    """The outermost part of a server: who may ask, how often, and what every answer says.
 
     Attributes:
-        app: Gradio's.
-        pages: paths of the page in its languages.
-        endpoints: names of the API's.
-        hosts, uploads, visits: who may ask, for which files, and what is noted of them.
+        hosts: under which names the page is reached.
         allowance: what each address has taken.
-        mcp: whether the API's endpoints are MCP tools, too.
     """
 
-    app: ASGIApp
-    pages: frozenset[str]
-    endpoints: frozenset[str]
     hosts: Hosts
-    uploads: Uploads
-    visits: Visits
     allowance: Allowance
-    mcp: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         receive, send = Body(receive), self._with_headers(scope, send)
         try:
             await self.allowance.wait(_address(scope))
             self._check_sender(scope)
-            await self._route(scope, receive, send)
+            await self.route(scope, receive, send)
         except Refused as refusal:
             headers = {"Connection": "close"}
             if not isinstance(refusal, TooMany):
@@ -248,6 +236,14 @@ class Doors:
             await JSONResponse(said, refusal.status, headers)(scope, receive, send)
         except ClientDisconnect:
             pass
+
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose sender may ask.
+
+        Raises:
+            Refused: it is not let in.
+        """
+        raise NotImplementedError
 
     def _with_headers(self, scope: Scope, send: Send) -> Send:
         async def sending(message: Message) -> None:
@@ -276,7 +272,32 @@ class Doors:
         if not all(self.hosts.know(name.strip()) for name in forwarded):
             del headers["x-forwarded-host"]  # Gradio would build addresses from it
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+
+@dataclass
+class Doors(Entrance):
+    """Lets in what the page and its API need.
+
+    Attributes:
+        app: Gradio's.
+        pages: paths of the page in its languages.
+        endpoints: names of the API's.
+        uploads, visits: which files may be used, and what is noted of visitors.
+        mcp: whether the API's endpoints are MCP tools, too.
+    """
+
+    app: ASGIApp
+    pages: frozenset[str]
+    endpoints: frozenset[str]
+    uploads: Uploads
+    visits: Visits
+    mcp: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        await super().__call__(scope, receive, send)
+
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         if self.mcp and (path == MCP or path.startswith(f"{MCP}/")):
             body = await self._body(scope, receive, MCP_BYTES)

@@ -141,7 +141,7 @@ class _App(App):
         endpoints = frozenset(event.api_name for event in events if event.api_visibility == "public")
         mcp = blocks.mcp_server_obj is not None
         app = super().build_middleware_stack()
-        return Doors(app, pages, endpoints, hosts, uploads, visits, allowance, mcp)
+        return Doors(hosts, allowance, app, pages, endpoints, uploads, visits, mcp)
 
 
 def _other_inputs(_: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gradio as gr
 import numpy as np
 
 from dystyle.errors import InputError
@@ -36,6 +35,7 @@ def lent_refiner():
     Raises:
         InputError: DYSTYLE_GPU_SECONDS is no positive number, or weights are missing.
     """
+    import gradio as gr
     import torch
 
     from dystyle.encoders.refine import refine

@@ -1,8 +1,6 @@
 """Choose the device and the backend: what was asked for, or what is fastest here."""
 
 import importlib.metadata
-import json
-import os
 import platform
 import time
 from contextlib import suppress
@@ -17,7 +15,7 @@ from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.errors import InputError, needed
 from dystyle.generators.facts import GeneratorFacts
-from dystyle.weights import cache_folder
+from dystyle.weights import cache_folder, recall, remember
 
 CPU_BACKENDS: dict[str, type[OnnxBackend]] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
 
@@ -75,18 +73,11 @@ def fastest_on_cpu() -> str:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("onnxruntime", "openvino")]
     machine = ", ".join((_processor(), f"{cores()} cores", *versions))
     file = cache_folder() / "engines" / "fastest.json"
-    try:
-        known = json.loads(file.read_text())
-    except (OSError, ValueError):  # not there yet, or damaged
-        known = {}
+    known = recall(file)
     if known.get(machine) not in candidates:
         seconds = {name: _render_seconds(CPU_BACKENDS[name]()) for name in candidates}
         known[machine] = min(seconds, key=seconds.get)
-        with suppress(OSError):  # measured again at the next start
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-            partial.write_text(json.dumps(known, indent=2))
-            partial.replace(file)
+        remember(file, known)
     return known[machine]
 
 

@@ -97,7 +97,7 @@ class LatencyConfig:
         repeats: rounds; every round times everything once.
         cold_starts: fresh processes for the cold start.
         beside: modules that the process whose memory is measured holds beside the package, as the page's does
-            ("webapp").
+            ("webapp.page").
     """
 
     backend: str = "auto"
@@ -120,7 +120,7 @@ def evaluate_latency(config: LatencyConfig, plots: Path | None = None) -> dict:
     editor = FaceEditor.from_pretrained(backend=backend)
     editor.warm_up()
     work = _stages(editor) | _fresh(editor) | _yardsticks(editor.sample(0)) | _eager()
-    seconds = _time(work, config.repeats)
+    seconds = time_work(work, config.repeats)
     base = np.median(seconds[YARDSTICK]) if YARDSTICK in seconds else None
     stages = {
         name: {
@@ -133,7 +133,7 @@ def evaluate_latency(config: LatencyConfig, plots: Path | None = None) -> dict:
     cold = [_child(_COLD, backend) for _ in range(config.cold_starts)]
     page = _child(_PAGE, backend, *config.beside)
     result = {
-        "machine": f"{_processor()}, {os.cpu_count()} logical cores",
+        "machine": describe_machine(),
         "versions": {n: _version(n) for n in ("onnxruntime", "openvino", "torch")},
         "backend": backend,
         "repeats": config.repeats,
@@ -214,7 +214,7 @@ def _eager() -> dict[str, Callable]:
     }
 
 
-def _time(work: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+def time_work(work: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
     """Seconds of every repetition, after one that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats + 1):
@@ -279,22 +279,24 @@ def _operations_per_second(precision: str) -> float:
 
     side, kind = 2048, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     a, b = (torch.randn(side, side).to(kind) for _ in range(2))
-    return 2 * side**3 / min(_time({"": lambda: a @ b}, 5)[""])
+    return 2 * side**3 / min(time_work({"": lambda: a @ b}, 5)[""])
 
 
 def _bytes_per_second() -> float:
     """Read and written in a copy of 256 MB, the best of five."""
     source = np.ones(1 << 26, np.float32)
     target = np.empty_like(source)
-    return 2 * source.nbytes / min(_time({"": lambda: np.copyto(target, source)}, 5)[""])
+    return 2 * source.nbytes / min(time_work({"": lambda: np.copyto(target, source)}, 5)[""])
 
 
-def _processor() -> str:
+def describe_machine() -> str:
+    """The processor and its number of logical cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical cores"
 
 
 def _version(package: str) -> str | None:

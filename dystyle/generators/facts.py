@@ -47,9 +47,8 @@ class GeneratorFacts:
                 labels.
         """
         if name_or_path == DEFAULT:
-            tensors, _ = load(DEFAULT)
-            shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            return cls(None, (1024, *PREVIEWS), *_mapping(tensors, rate=None), shapes)
+            tensors, _ = load(DEFAULT, _is_mapping)
+            return cls(None, (1024, *PREVIEWS), *_mapping(tensors, rate=None), load_header(DEFAULT)[0])
         file = converted(name_or_path)
         shapes, metadata = load_header(file)
         if metadata.get("format") not in NAMES:
@@ -69,7 +68,7 @@ class GeneratorFacts:
             raise InputError(
                 f"The StyleGAN2 in '{name_or_path}' lacks '{wrong[0]}', or it has another shape."
             )
-        tensors, _ = load(file)
+        tensors, _ = load(file, _is_mapping)
         sizes = (size, *(preview for preview in PREVIEWS if preview < size))
         name = f"{NAMES[metadata['format']]} ({Path(name_or_path).name})"
         return cls(file, sizes, *_mapping(tensors, MAPPING_LR), shapes, name)
@@ -109,6 +108,10 @@ def converted(name_or_path: str | os.PathLike[str]) -> Path:
         return partial / "generator.safetensors"
 
     return make_once(cache_folder() / "generators" / f"{path.stem}-{sha256(path)[:16]}.safetensors", convert)
+
+
+def _is_mapping(name: str) -> bool:
+    return name == "mean_w" or name.startswith("mapping.")
 
 
 def _mapping(tensors: dict[str, np.ndarray], rate: float | None) -> tuple[list, np.ndarray]:
