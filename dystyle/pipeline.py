@@ -66,6 +66,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 # How wide the edge of a face or its hair is, in px of the features: beside them no ground counts as what was
 # there before an edit.
 EDGE = 7
+EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), bounds, and
 # what of it is left for edits of several attributes, which change more, so that more of the photo fades.
@@ -394,8 +395,9 @@ class FaceEditor:
                 where an edited picture differs from the unedited one by no more than that things have moved,
                 it is the photo's own pixels, moved. A code that `edit` made of the face's goes farther, as
                 the photo holds it back (`Attribute.photo_gain`), is edited only where its attributes have
-                business (`Attribute.region`), and what they leave (`Attribute.leaves`), the complexion, and
-                what is ground before and after (clothes, hats, background) stay the photo's.
+                business (`Attribute.region`), and what they leave (`Attribute.leaves`), the complexion, what
+                is ground before and after (clothes, hats, background) and what is protected
+                (`InvertedFace.protect`) stay the photo's.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -421,7 +423,11 @@ class FaceEditor:
             if face.residual is not None:
                 code = self._held_back(known, face)
         picture = self._picture(np.asarray(code), size, face, weights, places)
-        return picture if face is None or face.tone is None else toned(picture, face.tone)
+        if face is not None and face.tone is not None:
+            picture = toned(picture, face.tone)
+        if face is not None and face.protected is not None:
+            picture = composite(picture, face.portrait, 1 - _edged(face.protected))
+        return picture
 
     def _tuned(self, face: InvertedFace) -> Mapping[str, np.ndarray]:
         """A face's tuned weights, if they are this generator's."""
@@ -468,6 +474,8 @@ class FaceEditor:
         flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
+        if face.protected is not None:
+            flow = flow * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
         unedited = move(face.kept[size], flow)
         changed = changes(edited, unedited, *RENDERED)
         if places.turned is not None:
@@ -549,7 +557,8 @@ class FaceEditor:
         part[EARLY:] = 0
         places = Places.of({row.name: target}, face)
         for _ in range(GAIN_LOOKS):
-            picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], face, {}, places)
+            free = face.protect(None)
+            picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], free, {}, places)
             share = (self.measure(picture)[row.name] - start) / wanted
             gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), *GAINS))
         return gain
@@ -609,6 +618,15 @@ class FaceEditor:
         of one person.
         """
         return self.backend.run("identity", _as_input(image))[0][0]
+
+    def distance(self, image: np.ndarray, other: np.ndarray) -> float:
+        """How far apart the people of two aligned portraits are, from 0 on; arguments as `measure`.
+
+        By dlib's face recognition, which has taught nothing here, and which takes what is less than 0.6 apart
+        for one person.
+        """
+        one, two = (self.backend.run("recognition", _as_input(x))[0][0] for x in (image, other))
+        return float(np.linalg.norm(one - two))
 
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
         """The photo (h, w, 3) uint8 with a portrait blended in where it differs from the face's own, and
@@ -712,6 +730,11 @@ def _refine(
 
 
 def _usual_step(row: Attribute) -> float:
+def _edged(mask: np.ndarray) -> np.ndarray:
+    """What is protected, (256, 256), with a soft edge around it."""
+    return np.maximum(mask, 2 * cv2.GaussianBlur(mask, (0, 0), EDGE_BLUR)).clip(0, 1)
+
+
     """How far a number is usually edited, in its unit."""
     return GAIN_STEP * (row.evaluated[-1] - row.evaluated[0])
 

@@ -25,6 +25,7 @@ from dystyle.errors import InputError
 from dystyle.faces import ENDING, InvertedFace, is_face_file
 from dystyle.originals import Original
 from dystyle.provenance import Credit
+from webapp import brush
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
 from webapp.fair_queue import Cancelled
@@ -186,6 +187,7 @@ class Callbacks:
             shown = {self.layout.seed: recipe.seed}
         elif is_face_file(path):
             visit = self._open_face(path)
+            visit.protect(self.editor, brush.from_text(kept.shown.protected))
             kept.shown.put_on(visit, self.editor.attributes)
             shown = {self.layout.seed: None}
         else:
@@ -197,6 +199,7 @@ class Callbacks:
                     )
                     visit.join(left)
                     visit.wanted = person.recipe.quality
+                    visit.protect(self.editor, brush.from_text(person.protected))
                     person.put_on(visit, self.editor.attributes)
                     if person is not kept.shown:
                         left = visit.leave(self.editor)
@@ -349,6 +352,7 @@ class Callbacks:
             }
         if visit.face is None or recipe.photo != visit.photo_id:
             visit.waiting = recipe
+            finer.protect(self.editor, visit.face.protected)
             raise InputError(
                 "This edit belongs to another photo; choose that photo, and the edit is applied."
             )
@@ -430,6 +434,18 @@ class Callbacks:
 
     @polite
     def draw_history(self, visit: Visit | None):
+    @polite
+    def protect(self, visit: Visit | None, painted: str | None, view: str, *inputs):
+        """Let what has been painted stay as the photo has it."""
+        if visit is None:
+            return {self.layout.kept: LOST}
+        name, _, text = (painted or "").partition(" ")
+        if name != visit.name or visit.face is None:  # somebody else is on the page by now
+            return gr.skip()
+        visit.protect(self.editor, brush.from_text(text))
+        values, locked = self._split(inputs)
+        return self._draw(visit, view, visit.targets(self.editor, values), locked)
+
         """Draw the small pictures that a history lacks."""
         if visit is None or all(step.picture is not None for step in visit.history):
             return gr.skip()
@@ -440,7 +456,8 @@ class Callbacks:
 
     @polite
     def read(self, visit: Visit | None):
-        """What the picture on the page reads: a mark on each slider, and a line below the picture."""
+        """What the picture on the page reads: a mark on each slider, and a line below the picture, which
+        says of a photo how much like it the picture is, too."""
         if visit is None or visit.picture is None:
             return gr.skip()
         rows, asked = self.editor.attributes, visit.moved(visit.values)
@@ -739,6 +756,9 @@ class Callbacks:
             return self.text("Your photo" if visit.photo is not None else "A saved face")
         return self.text("Random person {n}", n=visit.seed)
 
+        protected = {}
+        if visit.face is not None and view == PORTRAIT:
+            protected = {"visit": visit.name, "mask": brush.to_text(visit.face.protected)}
     def _change(self, visit: Visit, name: str, value: float) -> str:
         row = self.editor.attributes[name]
         return f"{html.escape(self.text(row.label))} {said(visit.start[name], row)} → {said(value, row)}"
@@ -746,6 +766,7 @@ class Callbacks:
     def _history(self, visit: Visit) -> str:
         """The history as a row of small pictures."""
         if len(visit.history) < 2:
+            protected=protected,
             return ""
         steps = []
         for i, step in enumerate(visit.history):

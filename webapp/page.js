@@ -52,7 +52,7 @@
     }
     if (event.target.matches?.("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
     const command = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
-    const meant = command && key === "z" ? press(event.shiftKey ? "#redo" : "#undo") : !command && !event.altKey && keys[key];
+    const meant = command && key === "z" ? press(event.shiftKey ? "#redo" : ".stage.painting + .brush-tools .brush-back, #undo") : !command && !event.altKey && keys[key];
     if (!meant) return;
     event.preventDefault();
     meant();

@@ -159,6 +159,8 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     gr.on(ends, callbacks.edit, edits, moved, **newest)
     layout.sketch.click(callbacks.settle, edits, moved, **newest)
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, **newest)
+    painted = [layout.visit, layout.stage, layout.view, *inputs]
+    layout.stage.input(callbacks.protect, painted, shown, **newest)
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.
     at_once = {"outputs": sliders, "show_progress": "hidden", **private}

@@ -6,6 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from dystyle.alignment import composite
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
@@ -119,7 +120,10 @@ class FakeEditor:
         ellipse(x, y + 36, 26, 3 + 14 * value["smile"], (170, 60, 70), 10, 170, 4)
         ellipse(x, y + 42, 18, 14 * value["mouth_open"], (120, 30, 40))
         image[: 8 * len(noise or {})] = 0  # a bar, the larger, the more layers lack their noise
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+        if face is not None and face.protected is not None:
+            image = composite(image, face.portrait, 1 - face.protected)
+        return image
 
     def measure(self, image) -> dict[str, float]:
         self.calls.append(("measure", image.shape))
