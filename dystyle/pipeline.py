@@ -661,6 +661,7 @@ class FaceEditor:
         for size in self.sizes if sizes is None else sizes:
             picture = self.synthesize(code, size)
         self.measure(picture)
+        self.distance(picture, picture)
         self.encode(picture)
         self._aligner.detect(_resize(picture, 256))
         edited = self.edit(code, {name: row.high for name, row in self.attributes.items()})
@@ -729,12 +730,12 @@ def _refine(
     return refine(portrait, code, quality, file, device if has_gpu() else "cpu")
 
 
-def _usual_step(row: Attribute) -> float:
 def _edged(mask: np.ndarray) -> np.ndarray:
     """What is protected, (256, 256), with a soft edge around it."""
     return np.maximum(mask, 2 * cv2.GaussianBlur(mask, (0, 0), EDGE_BLUR)).clip(0, 1)
 
 
+def _usual_step(row: Attribute) -> float:
     """How far a number is usually edited, in its unit."""
     return GAIN_STEP * (row.evaluated[-1] - row.evaluated[0])
 

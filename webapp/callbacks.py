@@ -31,8 +31,8 @@ from webapp.explain import HOW, attention_picture, experts
 from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
 from webapp.keeping import Kept, KeptPerson, noted_values
-from webapp.layout import PORTRAIT, Layout
-from webapp.readings import marks, said, summary
+from webapp.layout import EXAMPLES, PORTRAIT, Layout, Preset
+from webapp.readings import likeness, marks, said, summary
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
@@ -235,6 +235,25 @@ class Callbacks:
         progress=PROGRESS,
     ):
         """Open an uploaded photo and show its largest face, or that of an edit waiting for this photo."""
+        return self._open(visit, quality, photo, request, progress)
+
+    @polite
+    def open_example(
+        self, visit: Visit | None, quality: str, photo: dict | None, request: gr.Request, progress=PROGRESS
+    ):
+        """Open an example with its edit."""
+        preset = EXAMPLES.get(Path((photo or {}).get("path") or "").stem)
+        return self._open(visit, quality, photo, request, progress, preset)
+
+    def _open(
+        self,
+        visit: Visit | None,
+        quality: str,
+        photo: dict | None,
+        request: gr.Request,
+        progress: gr.Progress,
+        preset: Preset | None = None,
+    ):
         if photo is None:
             return gr.skip()
         if not photo.get("path"):
@@ -252,7 +271,9 @@ class Callbacks:
                 shown |= self._restore(recipe, new)
             else:
                 new.waiting = waiting
-                shown |= self._begin(new)
+                rows = self.editor.attributes
+                fits = preset is not None and preset.suits(rows)
+                shown |= self._begin(new, preset.applied(new.start, rows) if fits else None)
         except (InputError, Cancelled) as error:
             if isinstance(error, InputError):
                 self.say(str(error))
@@ -331,6 +352,7 @@ class Callbacks:
                 finer = Visit.of_photo(
                     self.editor, visit.photo, pixels, visit.path, wanted, visit.face.index, report
                 )
+            finer.protect(self.editor, visit.face.protected)
             visit.take_over(finer)
         except InputError as error:
             visit.wanted = visit.quality
@@ -352,7 +374,6 @@ class Callbacks:
             }
         if visit.face is None or recipe.photo != visit.photo_id:
             visit.waiting = recipe
-            finer.protect(self.editor, visit.face.protected)
             raise InputError(
                 "This edit belongs to another photo; choose that photo, and the edit is applied."
             )
@@ -414,6 +435,18 @@ class Callbacks:
         return held | self._draw(visit, view, visit.targets(self.editor, values), locked)
 
     @polite
+    def protect(self, visit: Visit | None, painted: str | None, view: str, *inputs):
+        """Let what has been painted stay as the photo has it."""
+        if visit is None:
+            return {self.layout.kept: LOST}
+        name, _, text = (painted or "").partition(" ")
+        if name != visit.name or visit.face is None:  # somebody else is on the page by now
+            return gr.skip()
+        visit.protect(self.editor, brush.from_text(text))
+        values, locked = self._split(inputs)
+        return self._draw(visit, view, visit.targets(self.editor, values), locked)
+
+    @polite
     def reset(self, names: Sequence[str], visit: Visit | None, *locks) -> dict:
         """Where the sliders of `names` started; several of them only where not locked."""
         if visit is None:
@@ -434,18 +467,6 @@ class Callbacks:
 
     @polite
     def draw_history(self, visit: Visit | None):
-    @polite
-    def protect(self, visit: Visit | None, painted: str | None, view: str, *inputs):
-        """Let what has been painted stay as the photo has it."""
-        if visit is None:
-            return {self.layout.kept: LOST}
-        name, _, text = (painted or "").partition(" ")
-        if name != visit.name or visit.face is None:  # somebody else is on the page by now
-            return gr.skip()
-        visit.protect(self.editor, brush.from_text(text))
-        values, locked = self._split(inputs)
-        return self._draw(visit, view, visit.targets(self.editor, values), locked)
-
         """Draw the small pictures that a history lacks."""
         if visit is None or all(step.picture is not None for step in visit.history):
             return gr.skip()
@@ -463,8 +484,11 @@ class Callbacks:
         rows, asked = self.editor.attributes, visit.moved(visit.values)
         if not asked:
             return gr.update(said="", marks={})
-        values = self.editor.measure(visit.picture)
+        picture = visit.picture
+        values = self.editor.measure(picture)
         said = summary(values, visit.start, asked, rows, self.text)
+        if visit.face is not None:
+            said += f" · {likeness(self.editor.distance(picture, visit.before), self.text)}"
         return gr.update(said=said, marks=marks(values, rows))
 
     @polite
@@ -732,6 +756,9 @@ class Callbacks:
             before, after = visit.on_screen(self.editor, after)
         if visit.pinned is not None:
             before = visit.pinned if view == PORTRAIT else visit.on_screen(self.editor, visit.pinned)[1]
+        protected = {}
+        if visit.face is not None and view == PORTRAIT:
+            protected = {"visit": visit.name, "mask": brush.to_text(visit.face.protected)}
         boxes = visit.photo.boxes() if view != PORTRAIT else []
         edited = [*visit.left, *([visit.face.index] if visit.moved(visit.values) and boxes else [])]
         return gr.update(
@@ -739,6 +766,7 @@ class Callbacks:
             after=data_url(after),
             tag=self.text("Before" if visit.pinned is None else "Pinned edit"),
             turn=time.monotonic_ns() % 2**50,
+            protected=protected,
             faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
         )
 
@@ -756,9 +784,6 @@ class Callbacks:
             return self.text("Your photo" if visit.photo is not None else "A saved face")
         return self.text("Random person {n}", n=visit.seed)
 
-        protected = {}
-        if visit.face is not None and view == PORTRAIT:
-            protected = {"visit": visit.name, "mask": brush.to_text(visit.face.protected)}
     def _change(self, visit: Visit, name: str, value: float) -> str:
         row = self.editor.attributes[name]
         return f"{html.escape(self.text(row.label))} {said(visit.start[name], row)} → {said(value, row)}"
@@ -766,7 +791,6 @@ class Callbacks:
     def _history(self, visit: Visit) -> str:
         """The history as a row of small pictures."""
         if len(visit.history) < 2:
-            protected=protected,
             return ""
         steps = []
         for i, step in enumerate(visit.history):

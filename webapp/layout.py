@@ -138,6 +138,11 @@ PRESETS = (
 )
 
 
+# What the examples are opened with, by their file in `examples`: people who do not exist, and an astronaut.
+EXAMPLES = {
+    "astronaut": Preset("10 years older", add={"age": 10}),
+}
+
 STRENGTHS = (25, 50, 75, 100)  # of presets, in percent: of the way that they go
 # Presets of the visitor's own; `presets.js` fills it.
 OWN_PRESETS = """<span class="own-list" data-remove="{{Remove}}"></span>
@@ -221,11 +226,13 @@ class Layout:
             elem_classes="segments",
         )
         self.examples = gr.Examples(
-            [[str(path)] for path in sorted((HERE / "examples").glob("*.jpg"))],
+            [[str(HERE / "examples" / f"{name}.jpg")] for name in EXAMPLES],
             self.photo,
             label=text("Or try one of these"),
             elem_id="examples",
         )
+        edits = "".join(f"<li>{text(preset.label)}</li>" for preset in EXAMPLES.values())
+        gr.HTML(f"<ol>{edits}</ol>", visible="hidden", elem_id="example-edits")  # `page.js` says them
         with gr.Row(elem_id="someone"):
             self.random = gr.Button(text("Random person"), elem_id="random", min_width=0, scale=3)
             self.seed = gr.Number(

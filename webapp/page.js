@@ -151,8 +151,10 @@
       if (reset) reset.title = "↺ " + label;
       if (lock) lock.title = lock.textContent.trim();
     }
-    document.querySelectorAll(".gallery-item:not([aria-label])").forEach((example, i) => {
-      example.setAttribute("aria-label", document.querySelector("#photo label")?.textContent.trim() + " " + (i + 1));
+    document.querySelectorAll("#examples .gallery-item").forEach((example, i) => {
+      if (example.dataset.edit) return;
+      example.dataset.edit = document.querySelectorAll("#example-edits li")[i].textContent;
+      example.ariaLabel = `${document.querySelector("#photo label")?.textContent.trim()} ${i + 1}: ${example.dataset.edit}`;
     });
   };
   name();
