@@ -138,9 +138,17 @@ PRESETS = (
 )
 
 
-# What the examples are opened with, by their file in `examples`: people who do not exist, and an astronaut.
+# What the examples are opened with, by their file in `examples`: an astronaut (NASA, public domain), and
+# random people, called by their number, at truncation 0.8.
 EXAMPLES = {
-    "astronaut": Preset("10 years older", add={"age": 10}),
+    "person-251": Preset("25 years on", add={"age": 25}),
+    "person-224": Preset("Smiling", to={"smile": 1}),
+    "person-265": Preset("In glasses", to={"eyeglasses": 1}),
+    "person-309": Preset("Eyes shut", to={"eyes_closed": 1}),
+    "astronaut": Preset("Solemn", to={"smile": 0, "mouth_open": 0}),
+    "person-312": Preset("Bearded", to={"beard": 1}),
+    "person-227": Preset("Turned", to={"yaw": 20}),
+    "person-225": Preset("Grown up", add={"age": 20}),
 }
 
 STRENGTHS = (25, 50, 75, 100)  # of presets, in percent: of the way that they go
