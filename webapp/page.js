@@ -130,6 +130,21 @@
     throw error;
   });
 
+  // The second photo of the mixture comes back when its tab is opened after a reload.
+  const second = window.keeping.list("second"), SECOND = "#mix-controls input[type=file]";
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches(SECOND) || !event.target.files.length) return;
+    second.clear();
+    second.keep({ file: event.target.files[0] });
+  }, true);
+  document.addEventListener("click", (event) => { if (event.target.closest?.("#other-random")) second.clear(); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.closest?.("#other")) second.clear(); });
+  document.querySelector("#tab-mix-button").addEventListener("click", async () => {
+    const [kept] = await second.all();
+    while (kept && !document.querySelector(SECOND)) await new Promise(requestAnimationFrame);
+    if (kept) put(document.querySelector(SECOND), kept.file);
+  }, { once: true });
+
   document.querySelector("#results .results-all").addEventListener("click", () => window.results.all());
   window.results.restore();
   window.presets.start();
@@ -140,6 +155,7 @@
   if (!met()) document.querySelector("#attributes").inert = true;
   document.addEventListener("click", (event) => {
     if (!met() && event.target.closest?.("#result, #attributes")) event.stopPropagation();
+  window.several.restore();
   }, true);
 
   // Names for what shows a number or a picture only; Gradio draws some of it later than the page.
