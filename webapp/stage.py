@@ -32,11 +32,11 @@ TEMPLATE = """
       title="{{Paint what no edit may touch: a hat, a hand}}">
       <svg viewBox="0 0 24 24" aria-hidden="true"><path
         d="M20 4 10 14M8.5 13.5c-3 0-2 4-5 5 3 1.5 7.5 1 7.5-2.5a2.5 2.5 0 0 0-2.5-2.5z"/></svg>
-      {{Protect}}
+      <span>{{Protect}}</span>
     </button>
-    <button class="stage-compare" type="button" aria-pressed="false">
+    <button class="stage-compare" type="button" aria-pressed="false" title="{{Before and after}}">
       <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
-      {{Before and after}}
+      <span>{{Before and after}}</span>
     </button>
   </div>
 </figure>
