@@ -404,7 +404,7 @@ class Callbacks:
             return gr.skip()
         values, locked = self._split(inputs)
         targets = visit.targets(self.editor, values)
-        return self._draw(visit, view, targets, locked) | self._corrected(values, targets)
+        return self._draw(visit, view, targets, locked) | self._corrected(visit, values, targets)
 
     @polite
     def settle(self, visit: Visit | None, view: str, *inputs):
@@ -413,8 +413,9 @@ class Callbacks:
             return {self.layout.stage: self._staged(visit, view)}
         return self.edit(visit, view, *inputs)
 
-    def _corrected(self, values: Sequence[float | None], targets: Mapping[str, float]) -> dict:
-        """The sliders whose typed values are none, or none of theirs."""
+    def _corrected(self, visit: Visit, values: Sequence[float | None], targets: Mapping[str, float]) -> dict:
+        """The sliders whose typed values are none, or none of theirs; and once more those that were corrected
+        last, as that can have come after what has moved them since."""
         typed = dict(zip(targets, values, strict=True))
         rows = self.editor.attributes
         beyond = [n for n, v in typed.items() if v is not None and not rows[n].low <= v <= rows[n].high]
@@ -424,7 +425,8 @@ class Callbacks:
                 for n in beyond
             )
             self.say(f"This is as far as it goes: {', '.join(ranges)}.")
-        return {self.layout.sliders[n]: targets[n] for n, value in typed.items() if value != targets[n]}
+        before, visit.corrected = visit.corrected, {n for n, v in typed.items() if v != targets[n]}
+        return {self.layout.sliders[n]: targets[n] for n in before | visit.corrected}
 
     @polite
     def lock(self, visit: Visit | None, view: str, *inputs):

@@ -38,6 +38,14 @@
       event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
     }
   });
+  // A number that is emptied is the one before: Gradio would show the lowest, until the server says otherwise.
+  const NUMBER = "#attributes input[type=number]";
+  document.addEventListener("focusin", ({ target }) => { if (target.matches?.(NUMBER)) target.dataset.before = target.value; });
+  document.addEventListener("blur", ({ target }) => {
+    if (!target.matches?.(NUMBER) || target.value) return;
+    target.value = target.dataset.before;
+    target.dispatchEvent(new InputEvent("input", { bubbles: true }));
+  }, true);
   const sheet = document.querySelector("#shortcuts");
   const next = () => {
     const faces = [...document.querySelectorAll("#faces button.thumbnail-item")];
@@ -122,14 +130,6 @@
     take(files);
   }, true);
 
-  // Without a camera its cover would stay over the photo's box.
-  const devices = navigator.mediaDevices, camera = devices?.getUserMedia.bind(devices);
-  if (camera) devices.getUserMedia = (asked) => camera(asked).catch((error) => {
-    document.querySelector("#photo .source-selection button").click();
-    document.querySelector("#no-camera").click();
-    throw error;
-  });
-
   // The second photo of the mixture comes back when its tab is opened after a reload.
   const second = window.keeping.list("second"), SECOND = "#mix-controls input[type=file]";
   document.addEventListener("change", (event) => {
@@ -145,8 +145,17 @@
     if (kept) put(document.querySelector(SECOND), kept.file);
   }, { once: true });
 
+  // Without a camera its cover would stay over the photo's box.
+  const devices = navigator.mediaDevices, camera = devices?.getUserMedia.bind(devices);
+  if (camera) devices.getUserMedia = (asked) => camera(asked).catch((error) => {
+    document.querySelector("#photo .source-selection button").click();
+    document.querySelector("#no-camera").click();
+    throw error;
+  });
+
   document.querySelector("#results .results-all").addEventListener("click", () => window.results.all());
   window.results.restore();
+  window.several.restore();
   window.presets.start();
 
   // There is nothing to edit before somebody is met; see `stage.js`. Until then the sliders stand nowhere, and would
@@ -155,7 +164,6 @@
   if (!met()) document.querySelector("#attributes").inert = true;
   document.addEventListener("click", (event) => {
     if (!met() && event.target.closest?.("#result, #attributes")) event.stopPropagation();
-  window.several.restore();
   }, true);
 
   // Names for what shows a number or a picture only; Gradio draws some of it later than the page.

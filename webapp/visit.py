@@ -159,6 +159,7 @@ class Visit:
         drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
         locked: the attributes that are held where they are.
+        corrected: those whose sliders the last answer has put right.
         picture: of the edit, uint8 (1024, 1024, 3), once it has been drawn in full.
         left: the photo's other people who are edited, by their number, as they were left with their picture.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
@@ -181,6 +182,7 @@ class Visit:
     history: list[Step] = field(default_factory=list, repr=False)
     position: int = -1
     locked: tuple[str, ...] = ()
+    corrected: set[str] = field(default_factory=set)
     left: "dict[int, Visit]" = field(default_factory=dict, repr=False)
     picture: np.ndarray | None = field(default=None, repr=False)
     _others: np.ndarray | None = field(default=None, repr=False)  # the photo at the page's size with them

@@ -327,6 +327,36 @@ def open_mixture(page: Page) -> None:
     expect(page.locator("#mix-stage .stage.ready")).to_be_visible()
 
 
+def test_a_preset_counts_although_a_typed_number_is_still_being_corrected(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    synthesize, drawing, free = editor.synthesize, threading.Event(), threading.Event()
+
+    def slow(*args, **more):
+        drawing.set()
+        free.wait(30)
+        return synthesize(*args, **more)
+
+    number = page.locator("#attribute-age input[type=number]")
+    monkeypatch.setattr(editor, "synthesize", slow)
+    for typed, start, older in (("3", 32, 15), ("", 32, 25)):
+        free.clear()
+        drawing.clear()
+        number.fill(typed)
+        number.press("Enter")
+        if typed:
+            wait_until(page, drawing.is_set)
+        page.get_by_role("button", name="10 years older").click()
+        expect(number).to_have_value(str(older))
+        free.set()
+        expect_edits(page, f"Age {start} → {older}")
+        expect(number).to_have_value(str(older))
+        page.get_by_role("button", name="Look right").click()
+        expect_edits(page, "Turn -4 → 25")
+        expect_edits(page, f"Age {start} → {older}")
+        expect(number).to_have_value(str(older))
+
+
 def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     url, editor = cartoon
     page = visit(url)
@@ -381,6 +411,20 @@ def test_a_face_is_mixed_with_that_of_a_second_photo(cartoon, visit, tmp_path):
     _, contents = download(page, "#mix-download")
     assert np.array_equal(decoded(contents), expected)
     assert b"mixed with the face of another photo from row 8 on" in contents
+
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    open_mixture(page)
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    expect(after).to_have_attribute("src", data_url(expected))
+    page.locator("#other-random").click()
+    expect(names.last).to_contain_text("Random person")
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    open_mixture(page)
+    expect(names).to_have_text(["Random person 12", f"Random person {SECOND_SEED}"])
+    page.set_input_files("#mix-controls input[type=file]", path)
+    expect(names.last).to_have_text("Your second photo")
 
     (tmp_path / "notes.jpg").write_text("Dear diary")
     page.set_input_files("#mix-controls input[type=file]", tmp_path / "notes.jpg")
@@ -772,7 +816,7 @@ def test_endpoints_for_programs(cartoon, tmp_path):
     assert names.keys() == {f"/{name}" for name in own}
 
 
-def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, visit, monkeypatch):
+def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, visit, tmp_path, monkeypatch):
     url, editor = cartoon
     page = visit(url)
     measure = FakeEditor.measure
