@@ -175,6 +175,8 @@
       if (reset) reset.title = "↺ " + label;
       if (lock) lock.title = lock.textContent.trim();
     }
+    const upload = document.querySelector("#photo button.upload-container"), said = upload?.innerText.trim();
+    if (said && upload.ariaLabel !== said) upload.ariaLabel = said;
     document.querySelectorAll("#examples .gallery-item").forEach((example, i) => {
       if (example.dataset.edit) return;
       example.dataset.edit = document.querySelectorAll("#example-edits li")[i].textContent;

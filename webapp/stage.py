@@ -26,7 +26,7 @@ TEMPLATE = """
   <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
     aria-label="{{Divider between before and after, in percent}}">
   <div class="stage-tools">
-    <button class="stage-zoom" type="button" aria-pressed="false" aria-label="{{Full size}}"
+    <button class="stage-zoom" type="button" aria-pressed="false" aria-label="1:1, {{Full size}}"
       title="{{Full size; also by wheel, two fingers or a double click}}">1:1</button>
     <button class="stage-brush" type="button" aria-pressed="false"
       title="{{Paint what no edit may touch: a hat, a hand}}">

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from dystyle.errors import InputError
@@ -109,6 +110,8 @@ def test_each_face_keeps_its_own_and_keys_paint_too(cartoon, visit, tmp_path):
     open_photo(page, path)
     page.get_by_role("button", name="Protect").press("Enter")
     expect(page.locator("#stage .stage-mask")).to_be_focused()
+    found = Axe().run(page).response["violations"]
+    assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
     for key in ("Space", "ArrowUp", "ArrowUp", "ArrowUp", "Shift+ArrowUp"):
         page.keyboard.press(key)
     wait_until(page, lambda: protected(page) is not None and len(set(np.nonzero(protected(page))[0])) > 40)

@@ -690,6 +690,10 @@ def test_phone_layout_fits_its_screen(cartoon, visit, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for button in page.locator("#toolbar button").all():
         assert button.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), button.inner_text()
+    small = page.evaluate("""() => [...document.querySelectorAll("#tabs *")]
+      .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+      .filter((e) => parseFloat(getComputedStyle(e).fontSize) < 12).map((e) => e.textContent)""")
+    assert not small
     slider(page, "gender").scroll_into_view_if_needed()
     expect(page.locator(".stage")).to_be_in_viewport(ratio=0.9)  # the face stays in sight of the sliders
 
@@ -737,6 +741,7 @@ def test_a_visitor_who_reads_spanish_is_spoken_to_in_spanish(cartoon, visit):
     expect(page).to_have_url(re.compile("/es$"))
     expect(page.locator("html")).to_have_attribute("lang", "es")
     page.get_by_role("button", name="10 años más").click()
+    expect(page.get_by_role("button", name="Suelta aquí una foto")).to_be_visible()  # as it is to be seen
     expect_edits(page, "Persona al azar 12 Edad 32 → 42")
     found = Axe().run(page).response["violations"]
     assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
