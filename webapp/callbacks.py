@@ -488,9 +488,10 @@ class Callbacks:
             return gr.update(said="", marks={})
         picture = visit.picture
         values = self.editor.measure(picture)
-        said = summary(values, visit.start, asked, rows, self.text)
+        like = ""
         if visit.face is not None:
-            said += f" · {likeness(self.editor.distance(picture, visit.before), self.text)}"
+            like = likeness(self.editor.distance(picture, visit.before), self.text)
+        said = summary(values, visit.start, asked, rows, self.text, like)
         return gr.update(said=said, marks=marks(values, rows))
 
     @polite

@@ -56,11 +56,13 @@ def summary(
     asked: Collection[str],
     rows: Mapping[str, Attribute],
     text: Language,
+    like: str = "",
 ) -> str:
-    """One line: what the picture reads for each attribute that was asked for (one or more), and what else has
-    changed."""
+    """One line: what the picture reads for each attribute that was asked for (one or more), how much it is
+    `like` the photo, and what else has changed."""
     parts = [f"{html.escape(text(rows[name].label))} {reading(values[name], rows[name])}" for name in asked]
     parts[0] = f"{text('The picture reads')}: {parts[0]}"
+    parts += [like] if like else []
     if aside := changed_aside(values, start, asked, rows, text):
         parts.append(f"{text('Also changed')}: {aside}")
     return " · ".join(parts)

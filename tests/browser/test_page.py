@@ -844,6 +844,7 @@ def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, vis
     page.set_input_files("#photo input[type=file]", photo_of_faces(tmp_path, (300, 200, 300)))
     expect_edits(page, "Your photo")
     monkeypatch.setattr(FakeEditor, "distance", lambda self, image, other: 0.437)
+    read["pitch"] = -9.0
     slider(page, "yaw").press("End")
-    expect(page.locator("#readout")).to_contain_text("Likeness to your photo: fair")
+    expect(page.locator("#readout")).to_contain_text("Likeness to your photo: fair · Also changed: Tilt")
     expect(page.locator("#readout span")).to_have_attribute("title", re.compile("^0.44 by dlib's face recog"))
