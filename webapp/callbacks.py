@@ -441,7 +441,7 @@ class Callbacks:
         """Let what has been painted stay as the photo has it."""
         if visit is None:
             return {self.layout.kept: LOST}
-        name, _, text = (painted or "").partition(" ")
+        name, _, text = str(painted or "").partition(" ")
         if name != visit.name or visit.face is None:  # somebody else is on the page by now
             return gr.skip()
         visit.protect(self.editor, brush.from_text(text))
