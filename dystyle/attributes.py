@@ -80,6 +80,9 @@ class Attribute:
         rigid: whether it moves the head as a whole and changes nothing of it.
         photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
             code holds the edit back.
+        most_gain: of a number, downwards and upwards: the most of what is found for a face instead.
+        gives_way: share of what is carried of the face that gives way to a usual edit, downwards and upwards:
+            wrinkles are in it.
 
     Raises:
         ValueError: a probability with another range than 0 to 1, or a binary attribute that is none.
@@ -109,6 +112,8 @@ class Attribute:
     hides: frozenset[str] = frozenset()
     rigid: bool = False
     photo_gain: float = 1.0
+    most_gain: tuple[float, float] = (3.2, 3.2)
+    gives_way: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.scale == "probability" and (self.low, self.high) != (0, 1):
@@ -234,6 +239,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Age",
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
             photo_gain=1.7,
+            most_gain=(3.2, 2.4),
+            gives_way=(0.7, 0.0),
         ),
         Attribute(
             "gender",

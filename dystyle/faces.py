@@ -130,7 +130,10 @@ class InvertedFace:
             mask = mask.astype(np.float32)
             if len(mask) != MASK:
                 mask = cv2.resize(mask, (MASK, MASK), interpolation=cv2.INTER_AREA)
-        other = copy.copy(self)  # with what is kept: nothing of it depends on the mask
+        other = copy.copy(self)
+        # What is kept does not depend on the mask, but for the unedited pictures.
+        kept = {name: array for name, array in self.kept.items() if not str(name).startswith("shown")}
+        object.__setattr__(other, "kept", kept)
         object.__setattr__(other, "protected", mask if mask is not None and mask.any() else None)
         return other
 

@@ -2,13 +2,14 @@
 
 import io
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from dystyle.pictures import SAVED, open_picture, to_8_bit, to_rgb, upright
+from dystyle.untouched import with_xmp
 
 # EXIF's tags that describe the file and not the photo: they are the writer's. IPTC, Photoshop and the profile
 # lie in TIFF's directory, too.
@@ -29,12 +30,15 @@ class Original:
         rgb: as `dystyle.pictures.load_image` gives it.
         exif: its EXIF data, without how it was turned and a thumbnail of that.
         deep: whether it has more than 8 bits a channel, which Pillow keeps of grey alone.
+        data: the file, where there is one, and one picture in it. format: Pillow's name of its format.
     """
 
     picture: Image.Image
     rgb: np.ndarray
     exif: bytes
     deep: bool
+    data: bytes = field(repr=False)
+    format: str | None
 
     @classmethod
     def open(cls, source) -> "Original":
@@ -43,14 +47,24 @@ class Original:
             # Pillow reads colours of 16 bits as 8; its name of what is in the file tells them, or a plug-in.
             deep = any(";16" in str(tile) for tile in getattr(opened, "tile", ()))
             deep |= opened.info.get("bit_depth", 8) > 8
+            single = opened is not source and getattr(opened, "n_frames", 1) == 1
+            data = opened.fp.getvalue() if single and isinstance(opened.fp, io.BytesIO) else b""
+            kind = opened.format
             picture = upright(opened, own=opened is not source)
-            return cls(picture, to_rgb(picture), _own_exif(opened, picture.size), deep)
+            return cls(picture, to_rgb(picture), _own_exif(opened, picture.size), deep, data, kind)
 
     def note(self, kind: str) -> str:
         """What a file of a format has no room for though it is not to be seen; "" where nothing is lost."""
         if not self.deep or (self._writable.mode == "I;16" and "I;16" in SAVED[kind].modes):
             return ""
         return "The photo has more than 8 bits a channel, of which 8 are kept."
+
+    def untouched(self, rgb: np.ndarray, kind: str, xmp: bytes) -> bytes | None:
+        """The photo's file with another XMP packet and its pixels as they are compressed, if `rgb` (h, w, 3)
+        is the photo and the format its own; None if not, or where encoding again loses nothing."""
+        if not self.data or SAVED[kind].reader != self.format or (rgb != self.rgb).any():
+            return None
+        return with_xmp(self.data, kind, xmp)
 
     def replaced(self, rgb: np.ndarray, kind: str, drawn: np.ndarray | None = None) -> Image.Image:
         """The photo with other pixels where `rgb` (h, w, 3) differs from its own, for a file of a format.

@@ -14,21 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from dystyle.alignment import (
-    COARSE,
-    Face,
-    FaceAligner,
-    changes,
-    complexion,
-    composite,
-    corrected,
-    covered,
-    hull,
-    move,
-    paste,
-)
+from dystyle.alignment import Face, FaceAligner, covered, hull, paste
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
+from dystyle.compositing import COARSE, changes, complexion, composite, corrected, detailed, move
 from dystyle.covers import cover_of
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
@@ -68,9 +57,9 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 EDGE = 7
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
-# For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), bounds, and
-# what of it is left for edits of several attributes, which change more, so that more of the photo fades.
-GAIN_LOOKS, GAIN_STEP, GAINS, AMONG = 2, 0.4, (0.6, 3.2), 0.5
+# For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), the least,
+# and what is left of it for edits of several attributes, which change more, so that more of the photo fades.
+GAIN_LOOKS, GAIN_STEP, LEAST_GAIN, AMONG = 2, 0.4, 0.6, 0.5
 
 
 class FaceEditor:
@@ -419,14 +408,18 @@ class FaceEditor:
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         code, places = _check_code(code), Places()
         if face is not None and (known := edits_since(face.code, code)) is not None:
-            places = Places.of(known.targets, face)
+            places = self._places(known.targets, face)
             if face.residual is not None:
                 code = self._held_back(known, face)
         picture = self._picture(np.asarray(code), size, face, weights, places)
-        if face is not None and face.tone is not None:
+        if face is None:
+            return picture
+        if face.tone is not None:
             picture = toned(picture, face.tone)
-        if face is not None and face.protected is not None:
+        if face.protected is not None:
             picture = composite(picture, face.portrait, 1 - _edged(face.protected))
+        if not styles and not noise and np.array_equal(code, face.code):
+            face.kept[f"shown {size}"] = picture.copy()
         return picture
 
     def _tuned(self, face: InvertedFace) -> Mapping[str, np.ndarray]:
@@ -458,25 +451,28 @@ class FaceEditor:
             return self._decode(size, features, code, weights)
         own = face.residual[None].astype(np.float32)
         if np.array_equal(code, face.code):
-            return self._decode(size, features + own, code, weights)
+            if weights:
+                return self._decode(size, features + own, code, weights)
+            render = self._unedited(size, features + own, face)
+            return detailed(render, face.portrait, render)
         if "features" not in face.kept:
             face.kept["features"] = self._features(face.code)[0].astype(np.float16)
         before = face.kept["features"][None].astype(np.float32)
         after = self._features(code) if weights else features
         known = {"before": before, "after": after, **self._ground(before, own, places.face, face)}
         carried, touched, (flow,), ground = self.backend.run("carrier", own, None, **known)
+        carried *= 1 - np.float32(places.gives_way) * known["faces"]
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
-        if size not in face.kept:
-            face.kept[size] = self._decode(size, before + own, face.code)
+        render = self._unedited(size, before + own, face)
         stays = (known["ground"] * ground)[0, 0]
         flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         if face.protected is not None:
             flow = flow * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
-        unedited = move(face.kept[size], flow)
+        unedited = move(render, flow)
         changed = changes(edited, unedited, *RENDERED)
         if places.turned is not None:
             turned = move(places.turned, flow)
@@ -489,11 +485,18 @@ class FaceEditor:
                 changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
         own = move(_resize(face.portrait, size), flow)
         changed *= 1 - cv2.resize(stays, changed.shape)
+        edited = detailed(edited, own, unedited)
         edited = corrected(edited, own, unedited, ground[0, 0], stays)
         if places.face is not None and places.edited is None:
             skin = move(places.face, flow).clip(0, 1)
             edited = complexion(edited, own, skin * (1 - cv2.resize(ground[0, 0], skin.shape)))
         return composite(edited, own, changed)
+
+    def _unedited(self, size: int, features: np.ndarray, face: InvertedFace) -> np.ndarray:
+        """What the generator makes of a face's features with their residual, uint8 (size, size, 3)."""
+        if size not in face.kept:
+            face.kept[size] = self._decode(size, features, face.code)
+        return face.kept[size]
 
     def _ground(
         self, before: np.ndarray, own: np.ndarray, known: np.ndarray | None, face: InvertedFace
@@ -536,14 +539,23 @@ class FaceEditor:
         row = ATTRIBUTES[name]
         if row.kind == "binary":
             return row.photo_gain - 1
-        if not face.readings:
-            face.readings.update(self.measure(face.portrait))
-        start = face.readings[name]
+        start = self._readings(face)[name]
         up = target > start
         if (name, up) not in face.gains:
             face.gains[name, up] = self._find_gain(row, start, up, face)
         larger = 1.0 if row.scale == "probability" else max(1.0, abs(target - start) / _usual_step(row))
         return (face.gains[name, up] - 1) / larger
+
+    def _places(self, targets: Mapping[str, float], face: InvertedFace) -> "Places":
+        starts = self._readings(face)
+        shares = [_gives_way(ATTRIBUTES[name], starts[name], target) for name, target in targets.items()]
+        return Places.of(targets, face)._replace(gives_way=max(shares, default=0.0))
+
+    def _readings(self, face: InvertedFace) -> dict[str, float]:
+        """Of a face's portrait, as `measure`."""
+        if not face.readings:
+            face.readings.update(self.measure(face.portrait))
+        return face.readings
 
     def _find_gain(self, row: Attribute, start: float, up: bool, face: InvertedFace) -> float:
         far = row.high if up else row.low
@@ -555,12 +567,11 @@ class FaceEditor:
             return gain
         part = np.asarray(self._of_codes.edit(face.code, {row.name: target}, self.measure)) - face.code
         part[EARLY:] = 0
-        places = Places.of({row.name: target}, face)
+        places = self._places({row.name: target}, face)
         for _ in range(GAIN_LOOKS):
-            free = face.protect(None)
-            picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], free, {}, places)
+            picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], face, {}, places)
             share = (self.measure(picture)[row.name] - start) / wanted
-            gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), *GAINS))
+            gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), LEAST_GAIN, row.most_gain[up]))
         return gain
 
     def _features(self, code: np.ndarray, weights: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
@@ -636,9 +647,12 @@ class FaceEditor:
             image: (1024, 1024, 3) uint8, an edited portrait of `face`.
             original: the photo `face` was found in.
         """
+        photo = load_image(original)
+        if np.array_equal(image, face.kept.get(f"shown {len(image)}")):
+            return photo.copy()
         changed = changes(image, _resize(face.portrait, len(image)), *COMPOSED)
         changed *= 1 - covered(face.others, face.quad)
-        return paste(image, face.quad, load_image(original), changed)
+        return paste(image, face.quad, photo, changed)
 
     def sample(self, seed: int, truncation: float = 0.7) -> np.ndarray:
         """The code (18, 512) float32 of a random person.
@@ -681,16 +695,18 @@ class Places(NamedTuple):
         left: what stays the photo's, but for moving: what each attribute leaves, or has no business in.
         face: all of it; None: not known.
         turned: where the head moves and does nothing else; None if it changes everywhere.
+        gives_way: share of what is carried of the face that gives way.
     """
 
     edited: np.ndarray | None = None
     left: np.ndarray | None = None
     face: np.ndarray | None = None
     turned: np.ndarray | None = None
+    gives_way: float = 0.0
 
     @classmethod
     def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
-        """Those of edits to these targets."""
+        """Those of edits to these targets, of which nothing gives way."""
         points, quad = face.landmarks, face.quad
         if points is None:
             return cls()
@@ -733,6 +749,11 @@ def _refine(
 def _edged(mask: np.ndarray) -> np.ndarray:
     """What is protected, (256, 256), with a soft edge around it."""
     return np.maximum(mask, 2 * cv2.GaussianBlur(mask, (0, 0), EDGE_BLUR)).clip(0, 1)
+
+
+def _gives_way(row: Attribute, start: float, target: float) -> float:
+    """The share of the face's residual that gives way to an edit: less to one smaller than usual."""
+    return row.gives_way[target > start] * min(1.0, abs(target - start) / _usual_step(row))
 
 
 def _usual_step(row: Attribute) -> float:

@@ -149,9 +149,11 @@ def encode(
     if original is None:
         encoded = encode_picture(image, kind, credit.xmp)
     else:
-        picture = original.replaced(image, kind, (image != plain).any(axis=2) if mark else None)
         xmp = credit.xmp_beside(original.xmp, MAX_JPEG_XMP if kind == "jpeg" else MAX_XMP)
-        encoded = encode_picture(picture, kind, xmp, **original.options(kind, picture))
+        encoded = original.untouched(image, kind, xmp) or b""
+        if not encoded:
+            picture = original.replaced(image, kind, (image != plain).any(axis=2) if mark else None)
+            encoded = encode_picture(picture, kind, xmp, **original.options(kind, picture))
     certificate, key = (os.environ.get(f"DYSTYLE_C2PA_{what}") for what in ("CERTIFICATE", "KEY"))
     return sign(encoded, kind, credit, certificate, key) if certificate else encoded
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import cast
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +17,9 @@ from gradio.routes import App, ORJSONResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
+from uvicorn import Config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.server import ServerState
 
 from webapp.doors import Allowance, Doors, Hosts
 from webapp.fair_queue import FairQueue
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Work of these kinds takes its time, and each waits for its own kind only; see `page.py`.
 OPEN, FIT, FILM = LONG_LANES = ("open", "fit", "film")
+FIRST = 8192  # bytes of a connection that are looked at before anything is made of it
 FORWARDED = re.compile(rb"\r\nx-forwarded-for:([^\r]*)", re.IGNORECASE)
 
 
@@ -74,28 +78,46 @@ class Studio(gr.Blocks):
         return launched
 
 
-class Turnstile(AutoHTTPProtocol):
-    """A connection; that of an address which floods the page is cut before its request is read.
+class Turnstile(asyncio.BufferedProtocol):
+    """A connection before its first request: that of an address which floods the page is cut, with as little
+    work as can be; any other one goes to uvicorn.
 
     Args:
-        allowance: knows who does.
+        allowance: knows who floods. options: uvicorn's for a connection.
     """
 
-    def __init__(self, *args, allowance: Allowance, **options) -> None:
-        super().__init__(*args, **options)
-        self._allowance, self._begun = allowance, False
+    def __init__(self, allowance: Allowance, config: Config, server_state: ServerState, **options) -> None:
+        self._allowance, self._config, self._state = allowance, config, server_state
+        self._options, self._buffer = options, bytearray(FIRST)
 
-    def data_received(self, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
-            if self._allowance.floods(self._address(data)):
-                self.transport.abort()
-                return
-        super().data_received(data)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._state.connections.add(self)  # uvicorn shuts down what is in there
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._state.connections.discard(self)
+
+    def get_buffer(self, _: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, count: int) -> None:
+        self._state.connections.discard(self)
+        data = bytes(self._buffer[:count])
+        if self._allowance.floods(self._address(data)):
+            self._transport.abort()
+            return
+        protocol = AutoHTTPProtocol(config=self._config, server_state=self._state, **self._options)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(data)
+
+    def shutdown(self) -> None:
+        self._transport.close()
 
     def _address(self, data: bytes) -> str:
         """Where the first request comes from; as uvicorn's middleware finds it, if a proxy tells."""
-        address, proxies = self.client[0] if self.client else "", self.config.loaded_app.trusted_hosts
+        address, *_ = self._transport.get_extra_info("peername")
+        proxies = self._config.loaded_app.trusted_hosts
         told = b", ".join(FORWARDED.findall(data, 0, max(0, data.find(b"\r\n\r\n")))).decode("latin-1")
         return proxies.get_trusted_client_address(told)[0] if told and address in proxies else address
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dystyle.alignment import changes, complexion, composite, crop
+from dystyle.alignment import crop
+from dystyle.compositing import changes, complexion, composite
 from dystyle.errors import InputError
 from dystyle.faces import InvertedFace
 from dystyle.pictures import load_image

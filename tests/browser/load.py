@@ -156,7 +156,9 @@ class OverHttp:
         self.session, self.thread = uuid.uuid4().hex, ThreadPoolExecutor(1)
         components = {component["id"]: component for component in config["components"]}
         self.inputs = self.events["preview"]["inputs"]
-        (self.stage,) = self.events["preview"]["outputs"]
+        (self.sketch,) = self.events["preview"]["outputs"]
+        drawn = self.events["edit"]["outputs"]
+        self.stage = next(i for i in drawn if components[i]["props"].get("elem_id") == "stage")
         met = self.send("meet", [recipe(seed), "", None, ""])
         self.values = {i: components[i]["props"].get("value") for i in self.inputs}
         self.values |= {i: met[i]["value"] for i in self.inputs if "value" in (met.get(i) or {})}
@@ -177,8 +179,8 @@ class OverHttp:
                     return dict(zip(self.events[name]["outputs"], message["output"]["data"], strict=True))
         raise RuntimeError(f"'{name}' was not answered.")
 
-    def draw(self, name: str, values: dict) -> str:
-        return self.send(name, [values[i] for i in self.inputs])[self.stage]["props"]["after"]
+    def draw(self, name: str, values: dict, where: int) -> str:
+        return self.send(name, [values[i] for i in self.inputs])[where]["props"]["after"]
 
     def begin(self, seconds: float) -> None:
         self.dragging = self.thread.submit(self._drag, time.monotonic() + seconds)
@@ -195,16 +197,16 @@ class OverHttp:
             moved[slider], began = value, time.monotonic()
             if began > end:
                 return times
-            self.draw("preview", moved)
+            self.draw("preview", moved, self.sketch)
             times.append(1000 * (time.monotonic() - began))
             if i % 12 == 11:
-                self.draw("edit", moved)
+                self.draw("edit", moved, self.stage)
 
     def times(self) -> tuple[list[float], int]:
         return self.dragging.result(), 0
 
     def resets(self) -> bool:
-        return self.draw("edit", self.values) == self.first
+        return self.draw("edit", self.values, self.stage) == self.first
 
 
 def drag(visitors: list[InBrowser | OverHttp], seconds: float, sample) -> tuple[list[list[float]], int]:
