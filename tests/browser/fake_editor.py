@@ -6,8 +6,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from dystyle.alignment import composite
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.compositing import composite
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
 from dystyle.faces import InvertedFace, fingerprint
