@@ -1,10 +1,12 @@
 """A face of a photo: its code, and whatever else of the photo has to be carried. It can be kept as a file.
 
 The file is safetensors: the face's arrays under their names, weights tuned to it under `tuned.NAME`, and in
-the metadata what it is, its version, where the face comes from, and a checksum. Files come from strangers:
-what the header says is checked before anything of the size it says is read.
+the metadata what it is, its version, where the face comes from, and a checksum. The version is that of the
+first program which could read it. Files come from strangers: what the header says is checked before anything
+of the size it says is read.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -25,10 +27,12 @@ from dystyle.pictures import MAX_BYTES, load_image, read_file, write_file
 REFINE = ("fast", "balanced", "precise")
 COVERED = "Something seems to cover the mouth; that part of the photo stays as it is."
 ENDING = ".safetensors"
-FORMAT, VERSION = "dystyle-face", 1
+FORMAT = "dystyle-face"
+VERSIONS = ("1", "2")  # in the second, a part of the photo may be protected
 TUNED = "tuned."
 MOST_HEADER, MOST_TUNED = 2**16, 2**26  # bytes; what is tuned of a StyleGAN2 has 46 MB
 MOST_OTHERS = 1000
+MASK = 256  # px of what is covered or protected
 FARTHEST = 2**17  # px from the photo's corner
 # The types and shapes of a file's arrays, with the most that they may hold where that varies.
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -39,6 +43,7 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "residual": ("F16", (512, 64, 64)),
     "tone": ("U8", (256, 3)),
     "cover": ("F32", (256, 256)),
+    "protected": ("F32", (256, 256)),
     "others": ("F32", (MOST_OTHERS, 468, 2)),
     "landmarks": ("F32", (468, 2)),
     "photo": ("U8", (MAX_BYTES,)),
@@ -63,6 +68,7 @@ class InvertedFace:
         tone: (256, 3) uint8, of a black-and-white or sepia photo the colours by lightness (`dystyle.tone`).
         cover: (256, 256) float32 from 0 to 1, what covers the mouth, which edits leave as it is
             (`dystyle.covers`); None if the mouth is visible.
+        protected: (256, 256) float32 from 0 to 1, what no edit may touch, see `protect`; None: nothing.
         others: (n, 468, 2) float32, landmarks of other faces of the photo that reach into the quad, which
             `FaceEditor.paste` protects.
         index, refine: which of the photo's faces this is, and how it was inverted, see `FaceEditor.invert`.
@@ -77,7 +83,7 @@ class InvertedFace:
         readings: of the portrait, by attribute.
         gains: how many times as far its edits go, by attribute and whether upward.
 
-    `FaceEditor.synthesize` uses tuned weights, residual, tone and cover when it is given the face.
+    `FaceEditor.synthesize` uses tuned weights, residual, tone, cover and protected when it is given the face.
     """
 
     code: np.ndarray
@@ -95,6 +101,7 @@ class InvertedFace:
     photo_id: str = ""
     photo: bytes | None = field(default=None, repr=False)
     landmarks: np.ndarray | None = None
+    protected: np.ndarray | None = None
     kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     readings: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     gains: dict[tuple[str, bool], float] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -103,6 +110,33 @@ class InvertedFace:
     def remarks(self) -> tuple[str, ...]:
         """What whoever edits this face should know, one sentence each."""
         return () if self.cover is None else (COVERED,)
+
+    def protect(self, mask: np.ndarray | None) -> "InvertedFace":
+        """The same face with a part of its portrait that stays the photo's own in every edit: a hat, a hand.
+
+        It stays where it is, also where an edit turns the head.
+
+        Args:
+            mask: (s, s) of the portrait, s 64 or more: bool, or numbers from 0 (edited) to 1 (the photo's).
+                None, or one without any of it, lifts the protection.
+
+        Raises:
+            InputError: another shape, other values.
+        """
+        if mask is not None:
+            mask = np.asarray(mask)
+            square = mask.ndim == 2 and mask.shape[0] == mask.shape[1] and len(mask) >= 64
+            if not (square and mask.dtype.kind in "biuf" and mask.min() >= 0 and mask.max() <= 1):
+                raise InputError("Give a square mask, of 64 px or more, with numbers from 0 to 1.")
+            mask = mask.astype(np.float32)
+            if len(mask) != MASK:
+                mask = cv2.resize(mask, (MASK, MASK), interpolation=cv2.INTER_AREA)
+        other = copy.copy(self)
+        # What is kept does not depend on the mask, but for the unedited pictures.
+        kept = {name: array for name, array in self.kept.items() if not str(name).startswith("shown")}
+        object.__setattr__(other, "kept", kept)
+        object.__setattr__(other, "protected", mask if mask is not None and mask.any() else None)
+        return other
 
     def save(self, path: str | os.PathLike[str], photo=None) -> None:
         """Write the face to a file, complete or not at all: 7.4 MB, and the photo. `load` reads it.
@@ -133,7 +167,8 @@ class InvertedFace:
         arrays |= {"photo": None if contents is None else np.frombuffer(contents, np.uint8)}
         arrays |= {f"{TUNED}{name}": weight for name, weight in self.tuned.items()}
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
-        about = {"format": FORMAT, "version": str(VERSION), "index": str(self.index), "refine": self.refine}
+        version = VERSIONS[self.protected is not None]
+        about = {"format": FORMAT, "version": version, "index": str(self.index), "refine": self.refine}
         about |= {"generator": self.generator, "photo": self.photo_id}
         return save(arrays, about | {"sha256": _checksum(arrays, about)})
 
@@ -207,7 +242,7 @@ def _check_start(path: str | os.PathLike[str], name: str) -> None:
 def _check_kind(about: Mapping[str, str], name: str) -> None:
     if about.get("format") != FORMAT:
         raise InputError(f"{name} holds something else than a face; give a file that was saved as one.")
-    if about.get("version") != str(VERSION):
+    if about.get("version") not in VERSIONS:
         raise InputError(f"{name} comes from a newer version of DyStyle Studio; update this one.")
 
 

@@ -55,6 +55,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 # How wide the edge of a face or its hair is, in px of the features: beside them no ground counts as what was
 # there before an edit.
 EDGE = 7
+EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), the least,
 # and what is left of it for edits of several attributes, which change more, so that more of the photo fades.
@@ -383,8 +384,9 @@ class FaceEditor:
                 where an edited picture differs from the unedited one by no more than that things have moved,
                 it is the photo's own pixels, moved. A code that `edit` made of the face's goes farther, as
                 the photo holds it back (`Attribute.photo_gain`), is edited only where its attributes have
-                business (`Attribute.region`), and what they leave (`Attribute.leaves`), the complexion, and
-                what is ground before and after (clothes, hats, background) stay the photo's.
+                business (`Attribute.region`), and what they leave (`Attribute.leaves`), the complexion, what
+                is ground before and after (clothes, hats, background) and what is protected
+                (`InvertedFace.protect`) stay the photo's.
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -414,6 +416,8 @@ class FaceEditor:
             return picture
         if face.tone is not None:
             picture = toned(picture, face.tone)
+        if face.protected is not None:
+            picture = composite(picture, face.portrait, 1 - _edged(face.protected))
         if not styles and not noise and np.array_equal(code, face.code):
             face.kept[f"shown {size}"] = picture.copy()
         return picture
@@ -467,6 +471,8 @@ class FaceEditor:
         flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
+        if face.protected is not None:
+            flow = flow * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
         unedited = move(render, flow)
         changed = changes(edited, unedited, *RENDERED)
         if places.turned is not None:
@@ -625,6 +631,15 @@ class FaceEditor:
         """
         return self.backend.run("identity", _as_input(image))[0][0]
 
+    def distance(self, image: np.ndarray, other: np.ndarray) -> float:
+        """How far apart the people of two aligned portraits are, from 0 on; arguments as `measure`.
+
+        By dlib's face recognition, which has taught nothing here, and which takes what is less than 0.6 apart
+        for one person.
+        """
+        one, two = (self.backend.run("recognition", _as_input(x))[0][0] for x in (image, other))
+        return float(np.linalg.norm(one - two))
+
     def paste(self, image: np.ndarray, face: InvertedFace, original) -> np.ndarray:
         """The photo (h, w, 3) uint8 with a portrait blended in where it differs from the face's own, and
         where none of the photo's other faces is; the photo as it is if the portrait is the unedited one.
@@ -667,6 +682,7 @@ class FaceEditor:
             picture = self.synthesize(code, size)
         report(0.3, message)
         self.measure(picture)
+        self.distance(picture, picture)
         report(0.4, message)
         self.encode(picture)
         report(0.6, message)
@@ -738,6 +754,11 @@ def _refine(
     from dystyle.encoders.refine import refine
 
     return refine(portrait, code, quality, file, device if has_gpu() else "cpu")
+
+
+def _edged(mask: np.ndarray) -> np.ndarray:
+    """What is protected, (256, 256), with a soft edge around it."""
+    return np.maximum(mask, 2 * cv2.GaussianBlur(mask, (0, 0), EDGE_BLUR)).clip(0, 1)
 
 
 def _gives_way(row: Attribute, start: float, target: float) -> float:

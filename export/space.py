@@ -24,7 +24,9 @@ PARTS = (
     "weights",
     "docs/images",
 )
-LEFT_OUT = ("__pycache__", "*.pyc", "*.pyi", "judges", "training", "train.py", "evaluation", "evaluate.py")
+LEFT_OUT = ("__pycache__", "*.pyc", "*.pyi", "training", "train.py", "evaluation", "evaluate.py")
+# Judges, which are for evaluations.
+LEFT_OUT += ("dlib_*", "face_expression.*", "face_landmark_68.*", "facemesh_attention.*")
 # The hub keeps large files apart, by git-lfs.
 ATTRIBUTES = "*.safetensors filter=lfs diff=lfs merge=lfs -text\n*.jpg filter=lfs diff=lfs merge=lfs -text\n"
 

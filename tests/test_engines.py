@@ -155,7 +155,7 @@ def test_compiled_generators_hold_one_noise_image_a_layer(codes, monkeypatch, tm
     assert compiled.stat().st_size < 1.1 * model.stat().st_size
 
 
-@pytest.mark.parametrize("name", ["encoder", "reader", "identity"])
+@pytest.mark.parametrize("name", ["encoder", "reader", "identity", "recognition"])
 def test_batches_are_read_as_single_pictures_are(name, codes):
     faces = OnnxBackend().run("generator_256", codes)[0]
     (expected,) = TorchBackend().run(name, faces)

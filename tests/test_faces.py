@@ -32,6 +32,7 @@ def test_a_face_from_its_file_gives_the_same_pictures_bit_for_bit(editor, astron
         tuned={name: weight.astype(np.float32) for name, weight in own.items()},
         tone=rng.integers(0, 256, (256, 3), np.uint8),
         cover=rng.random((256, 256), np.float32),
+        protected=rng.random((256, 256), np.float32),
         others=rng.uniform(0, 512, (2, 468, 2)).astype(np.float32),
         index=1,
         refine="precise",
@@ -136,7 +137,7 @@ def test_what_is_no_face_is_refused_in_one_sentence(face, tmp_path):
             save({"code": face.code}),
             made_up(face, {"format": "dystyle-editor"}),
         ],
-        "newer": [made_up(face, {"version": "2"})],
+        "newer": [made_up(face, {"version": "3"})],
         "damaged": [
             *(encoded[:n] for n in (9, start - 1, start, len(encoded) - 1)),
             *(flipped(encoded, at) for at in (9, start, start + 4000, len(encoded) - 1)),

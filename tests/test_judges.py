@@ -93,6 +93,7 @@ def test_descriptors_tell_people_apart(judges, editor, face):
     a, mirrored, b = judges.embed(np.stack([face, face[:, ::-1], other]))
     assert a.shape == (128,)
     assert np.linalg.norm(a - mirrored) < 0.6 < np.linalg.norm(a - b)
+    assert editor.distance(face, other) == pytest.approx(np.linalg.norm(a - b), abs=1e-4)
 
 
 @pytest.mark.parametrize(

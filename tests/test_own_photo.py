@@ -361,6 +361,35 @@ def test_an_edit_draws_no_mouth_onto_a_mask(editor, face, astronaut, colour):
     assert changed.mean() > 3  # the rest has aged
 
 
+def test_what_is_protected_stays_the_photos_in_every_edit(editor, face):
+    mask = np.zeros((512, 512), bool)
+    mask[240:400, 180:330] = True  # nose and mouth
+    whole = np.kron(mask, np.ones((2, 2), np.uint8))
+    inside = cv2.erode(whole, np.ones((9, 9))).astype(bool)
+    outside = ~cv2.dilate(whole, np.ones((101, 101))).astype(bool)
+    protected, own = face.protect(mask), face.portrait
+    tuned = dataclasses.replace(face, residual=None)
+    for target in ({"smile": 1}, {"age": 75}, {"mouth_open": 1, "eyeglasses": 1}):
+        for before, noise in ((face, None), (tuned, None), (face, {editor.noise_layers[0]: 0.0})):
+            after = before.protect(mask)
+            code = editor.edit(face.code, target, face=after)
+            free, kept = (editor.synthesize(code, face=f, noise=noise) for f in (before, after))
+            assert np.array_equal(kept[inside], own[inside]) and not np.array_equal(free[inside], own[inside])
+            assert (kept[outside] != free[outside]).any(1).mean() < 0.01
+        preview = editor.synthesize(code, 256, protected)
+        small = cv2.resize(own, (256, 256), interpolation=cv2.INTER_AREA)
+        within = inside[::4, ::4]
+        assert np.array_equal(preview[within], small[within])
+    turned = editor.edit(face.code, {"yaw": 30}, face=face)
+    free, kept = (editor.synthesize(turned, 256, f) for f in (face, protected))
+    assert np.array_equal(kept[within], small[within]) and not np.array_equal(free[within], small[within])
+    for lifted in (protected.protect(None), protected.protect(np.zeros((64, 64)))):
+        assert lifted.protected is None and np.array_equal(editor.synthesize(turned, 256, lifted), free)
+    for wrong in (mask[:100], mask[:40, :40], 255 * mask, np.full((64, 64), np.nan), "hat", mask.astype(str)):
+        with pytest.raises(InputError, match="a square mask"):
+            face.protect(wrong)
+
+
 def test_a_mouth_that_can_be_seen_is_not_taken_for_covered(editor, face, astronaut):
     lit = astronaut * np.linspace(0.25, 1.5, astronaut.shape[1])[None, :, None]
     lit = lit.clip(0, 255).astype(np.uint8)

@@ -55,6 +55,7 @@ for call in (
     except InputError as error:
         said.append(str(error))
 read = editor.measure(picture)
+assert editor.distance(picture, picture) == 0
 print(json.dumps([said, read, list(whole.shape), str(other.dtype), list(editor.qualities)]))
 """
 

@@ -25,13 +25,14 @@ from dystyle.errors import InputError
 from dystyle.faces import ENDING, InvertedFace, is_face_file
 from dystyle.originals import Original
 from dystyle.provenance import Credit
+from webapp import brush
 from webapp.animation import film
 from webapp.explain import HOW, attention_picture, experts
 from webapp.fair_queue import Cancelled
 from webapp.files import SCRATCH
 from webapp.keeping import Kept, KeptPerson, noted_values
-from webapp.layout import PORTRAIT, Layout
-from webapp.readings import marks, said, summary
+from webapp.layout import EXAMPLES, PORTRAIT, Layout, Preset
+from webapp.readings import likeness, marks, said, summary
 from webapp.stage import data_url
 from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
@@ -186,6 +187,7 @@ class Callbacks:
             shown = {self.layout.seed: recipe.seed}
         elif is_face_file(path):
             visit = self._open_face(path)
+            visit.protect(self.editor, brush.from_text(kept.shown.protected))
             kept.shown.put_on(visit, self.editor.attributes)
             shown = {self.layout.seed: None}
         else:
@@ -197,6 +199,7 @@ class Callbacks:
                     )
                     visit.join(left)
                     visit.wanted = person.recipe.quality
+                    visit.protect(self.editor, brush.from_text(person.protected))
                     person.put_on(visit, self.editor.attributes)
                     if person is not kept.shown:
                         left = visit.leave(self.editor)
@@ -232,6 +235,25 @@ class Callbacks:
         progress=PROGRESS,
     ):
         """Open an uploaded photo and show its largest face, or that of an edit waiting for this photo."""
+        return self._open(visit, quality, photo, request, progress)
+
+    @polite
+    def open_example(
+        self, visit: Visit | None, quality: str, photo: dict | None, request: gr.Request, progress=PROGRESS
+    ):
+        """Open an example with its edit."""
+        preset = EXAMPLES.get(Path((photo or {}).get("path") or "").stem)
+        return self._open(visit, quality, photo, request, progress, preset)
+
+    def _open(
+        self,
+        visit: Visit | None,
+        quality: str,
+        photo: dict | None,
+        request: gr.Request,
+        progress: gr.Progress,
+        preset: Preset | None = None,
+    ):
         if photo is None:
             return gr.skip()
         if not photo.get("path"):
@@ -249,7 +271,9 @@ class Callbacks:
                 shown |= self._restore(recipe, new)
             else:
                 new.waiting = waiting
-                shown |= self._begin(new)
+                rows = self.editor.attributes
+                fits = preset is not None and preset.suits(rows)
+                shown |= self._begin(new, preset.applied(new.start, rows) if fits else None)
         except (InputError, Cancelled) as error:
             if isinstance(error, InputError):
                 self.say(str(error))
@@ -328,6 +352,7 @@ class Callbacks:
                 finer = Visit.of_photo(
                     self.editor, visit.photo, pixels, visit.path, wanted, visit.face.index, report
                 )
+            finer.protect(self.editor, visit.face.protected)
             visit.take_over(finer)
         except InputError as error:
             visit.wanted = visit.quality
@@ -379,7 +404,7 @@ class Callbacks:
             return gr.skip()
         values, locked = self._split(inputs)
         targets = visit.targets(self.editor, values)
-        return self._draw(visit, view, targets, locked) | self._corrected(values, targets)
+        return self._draw(visit, view, targets, locked) | self._corrected(visit, values, targets)
 
     @polite
     def settle(self, visit: Visit | None, view: str, *inputs):
@@ -388,8 +413,9 @@ class Callbacks:
             return {self.layout.stage: self._staged(visit, view)}
         return self.edit(visit, view, *inputs)
 
-    def _corrected(self, values: Sequence[float | None], targets: Mapping[str, float]) -> dict:
-        """The sliders whose typed values are none, or none of theirs."""
+    def _corrected(self, visit: Visit, values: Sequence[float | None], targets: Mapping[str, float]) -> dict:
+        """The sliders whose typed values are none, or none of theirs; and once more those that were corrected
+        last, as that can have come after what has moved them since."""
         typed = dict(zip(targets, values, strict=True))
         rows = self.editor.attributes
         beyond = [n for n, v in typed.items() if v is not None and not rows[n].low <= v <= rows[n].high]
@@ -399,7 +425,8 @@ class Callbacks:
                 for n in beyond
             )
             self.say(f"This is as far as it goes: {', '.join(ranges)}.")
-        return {self.layout.sliders[n]: targets[n] for n, value in typed.items() if value != targets[n]}
+        before, visit.corrected = visit.corrected, {n for n, v in typed.items() if v != targets[n]}
+        return {self.layout.sliders[n]: targets[n] for n in before | visit.corrected}
 
     @polite
     def lock(self, visit: Visit | None, view: str, *inputs):
@@ -408,6 +435,18 @@ class Callbacks:
         values, locked = self._split(inputs)
         held = {slider: gr.update(interactive=n not in locked) for n, slider in self.layout.sliders.items()}
         return held | self._draw(visit, view, visit.targets(self.editor, values), locked)
+
+    @polite
+    def protect(self, visit: Visit | None, painted: str | None, view: str, *inputs):
+        """Let what has been painted stay as the photo has it."""
+        if visit is None:
+            return {self.layout.kept: LOST}
+        name, _, text = str(painted or "").partition(" ")
+        if name != visit.name or visit.face is None:  # somebody else is on the page by now
+            return gr.skip()
+        visit.protect(self.editor, brush.from_text(text))
+        values, locked = self._split(inputs)
+        return self._draw(visit, view, visit.targets(self.editor, values), locked)
 
     @polite
     def reset(self, names: Sequence[str], visit: Visit | None, *locks) -> dict:
@@ -440,14 +479,19 @@ class Callbacks:
 
     @polite
     def read(self, visit: Visit | None):
-        """What the picture on the page reads: a mark on each slider, and a line below the picture."""
+        """What the picture on the page reads: a mark on each slider, and a line below the picture, which
+        says of a photo how much like it the picture is, too."""
         if visit is None or visit.picture is None:
             return gr.skip()
         rows, asked = self.editor.attributes, visit.moved(visit.values)
         if not asked:
             return gr.update(said="", marks={})
-        values = self.editor.measure(visit.picture)
-        said = summary(values, visit.start, asked, rows, self.text)
+        picture = visit.picture
+        values = self.editor.measure(picture)
+        like = ""
+        if visit.face is not None:
+            like = likeness(self.editor.distance(picture, visit.before), self.text)
+        said = summary(values, visit.start, asked, rows, self.text, like)
         return gr.update(said=said, marks=marks(values, rows))
 
     @polite
@@ -715,6 +759,9 @@ class Callbacks:
             before, after = visit.on_screen(self.editor, after)
         if visit.pinned is not None:
             before = visit.pinned if view == PORTRAIT else visit.on_screen(self.editor, visit.pinned)[1]
+        protected = {}
+        if visit.face is not None and view == PORTRAIT:
+            protected = {"visit": visit.name, "mask": brush.to_text(visit.face.protected)}
         boxes = visit.photo.boxes() if view != PORTRAIT else []
         edited = [*visit.left, *([visit.face.index] if visit.moved(visit.values) and boxes else [])]
         return gr.update(
@@ -722,6 +769,7 @@ class Callbacks:
             after=data_url(after),
             tag=self.text("Before" if visit.pinned is None else "Pinned edit"),
             turn=time.monotonic_ns() % 2**50,
+            protected=protected,
             faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
         )
 

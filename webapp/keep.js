@@ -1,6 +1,6 @@
 // What the browser keeps of this tab's visit, so that a page which comes back, after a reload, a lost connection or in
-// another language, goes on with it: the server's record of it with the tab, photo and downloads in a database, for a
-// day.
+// another language, goes on with it: the server's record of it with the tab, photo, downloads and several photos in a
+// database, for a day.
 window.keeping = (() => {
   const DAY = 24 * 3600 * 1000;
   const put = (key, value) => { try { sessionStorage.setItem(key, value); } catch { /* not allowed here */ } };
@@ -90,16 +90,25 @@ window.keeping = (() => {
       met = false;
       location.reload();
     },
-    // Keeps what was downloaded, and gives all of it that has been kept in this tab.
-    keepFile: (file) => carefully(async () => {
-      const key = `file-${Date.now()}-${Math.random()}`;
-      await ask("readwrite", (photos) => photos.put({ file, when: Date.now() }, key));
-      put("files", JSON.stringify([...JSON.parse(get("files") || "[]"), key]));
-    }),
-    files: () => carefully(async () => {
-      const found = JSON.parse(get("files") || "[]").map((key) => ask("readonly", (photos) => photos.get(key)));
-      return (await Promise.all(found)).filter(Boolean).map(({ file }) => file);
-    }),
+    // Further things of this tab, in lists: what was downloaded, several photos. Each has a file, and maybe more; `keep`
+    // gives the key under which it can be kept anew.
+    list: (name) => {
+      const keys = () => JSON.parse(get(name) || "[]");
+      return {
+        keep: (thing, key = `${name}-${Date.now()}-${Math.random()}`) => carefully(async () => {
+          if (!keys().includes(key)) put(name, JSON.stringify([...keys(), key]));
+          await ask("readwrite", (photos) => photos.put({ ...thing, key, when: Date.now() }, key));
+        }) && key,
+        all: async () => {
+          const found = keys().map((key) => carefully(() => ask("readonly", (photos) => photos.get(key))));
+          return (await Promise.all(found)).filter(Boolean);
+        },
+        clear: () => {
+          keys().forEach(forget);
+          put(name, "[]");
+        },
+      };
+    },
     // What was kept: the record, the photo uploaded again, and where the sliders stood.
     recall: async () => {
       await carefully(forgetOld);

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from dystyle.attributes import Attribute
 from dystyle.errors import InputError
+from webapp import brush
 from webapp.readings import times
 from webapp.visit import LONGEST_HISTORY, MOST_PEOPLE, Recipe, Step, Visit, on_slider
 
@@ -27,19 +28,22 @@ class KeptPerson:
         history: all edits, attribute -> target value, from the unedited face on.
         position: which of them is on the page.
         locked: names of the locked attributes.
+        protected: what of the portrait stays the photo's, as `brush.to_text` writes it.
     """
 
     recipe: Recipe
     history: tuple[dict[str, float], ...]
     position: int
     locked: tuple[str, ...]
+    protected: str = ""
 
     @classmethod
     def of(cls, visit: Visit) -> "KeptPerson":
         """What is to be kept of a visit's face."""
         edits = tuple(visit.moved(step.values) for step in visit.history)
         recipe = replace(visit.recipe(visit.values), quality=visit.wanted)
-        return cls(recipe, edits, visit.position, visit.locked)
+        protected = brush.to_text(visit.face and visit.face.protected)
+        return cls(recipe, edits, visit.position, visit.locked, protected)
 
     def put_on(self, visit: Visit, attributes: Mapping[str, Attribute]) -> None:
         """Give a visit's face its history back; the small pictures are still to be drawn."""
@@ -55,6 +59,8 @@ class KeptPerson:
     def to_object(self) -> dict:
         """For JSON."""
         more = {"history": self.history, "position": self.position, "locked": self.locked}
+        if self.protected:
+            more["protected"] = self.protected
         return self.recipe.to_object() | more
 
     @classmethod
@@ -67,10 +73,11 @@ class KeptPerson:
         recipe = Recipe.from_json(json.dumps({key: read.get(key) for key in WHOM if key in read}))
         history = tuple({str(n): float(v) for n, v in edits.items()} for edits in read["history"])
         position, locked = int(read["position"]), tuple(map(str, read["locked"]))
+        brush.from_text(protected := str(read.get("protected", "")))
         finite = all(math.isfinite(value) for edits in history for value in edits.values())
         if not (finite and 0 <= position < len(history) <= LONGEST_HISTORY):
             raise ValueError
-        return cls(recipe, history, position, locked)
+        return cls(recipe, history, position, locked, protected)
 
 
 WHOM = ("dystyle", "seed", "photo", "face", "quality", "edits")

@@ -138,6 +138,19 @@ PRESETS = (
 )
 
 
+# What the examples are opened with, by their file in `examples`: an astronaut (NASA, public domain), and
+# random people, called by their number, at truncation 0.8.
+EXAMPLES = {
+    "person-251": Preset("25 years on", add={"age": 25}),
+    "person-224": Preset("Smiling", to={"smile": 1}),
+    "person-265": Preset("In glasses", to={"eyeglasses": 1}),
+    "person-309": Preset("Eyes shut", to={"eyes_closed": 1}),
+    "astronaut": Preset("Solemn", to={"smile": 0, "mouth_open": 0}),
+    "person-312": Preset("Bearded", to={"beard": 1}),
+    "person-227": Preset("Turned", to={"yaw": 20}),
+    "person-225": Preset("Grown up", add={"age": 20}),
+}
+
 STRENGTHS = (25, 50, 75, 100)  # of presets, in percent: of the way that they go
 # Presets of the visitor's own; `presets.js` fills it.
 OWN_PRESETS = """<span class="own-list" data-remove="{{Remove}}"></span>
@@ -221,11 +234,13 @@ class Layout:
             elem_classes="segments",
         )
         self.examples = gr.Examples(
-            [[str(path)] for path in sorted((HERE / "examples").glob("*.jpg"))],
+            [[str(HERE / "examples" / f"{name}.jpg")] for name in EXAMPLES],
             self.photo,
             label=text("Or try one of these"),
             elem_id="examples",
         )
+        edits = "".join(f"<li>{text(preset.label)}</li>" for preset in EXAMPLES.values())
+        gr.HTML(f"<ol>{edits}</ol>", visible="hidden", elem_id="example-edits")  # `page.js` says them
         with gr.Row(elem_id="someone"):
             self.random = gr.Button(text("Random person"), elem_id="random", min_width=0, scale=3)
             self.seed = gr.Number(

@@ -38,6 +38,14 @@
       event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
     }
   });
+  // A number that is emptied is the one before: Gradio would show the lowest, until the server says otherwise.
+  const NUMBER = "#attributes input[type=number]";
+  document.addEventListener("focusin", ({ target }) => { if (target.matches?.(NUMBER)) target.dataset.before = target.value; });
+  document.addEventListener("blur", ({ target }) => {
+    if (!target.matches?.(NUMBER) || target.value) return;
+    target.value = target.dataset.before;
+    target.dispatchEvent(new InputEvent("input", { bubbles: true }));
+  }, true);
   const sheet = document.querySelector("#shortcuts");
   const next = () => {
     const faces = [...document.querySelectorAll("#faces button.thumbnail-item")];
@@ -52,7 +60,7 @@
     }
     if (event.target.matches?.("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
     const command = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
-    const meant = command && key === "z" ? press(event.shiftKey ? "#redo" : "#undo") : !command && !event.altKey && keys[key];
+    const meant = command && key === "z" ? press(event.shiftKey ? "#redo" : ".stage.painting + .brush-tools .brush-back, #undo") : !command && !event.altKey && keys[key];
     if (!meant) return;
     event.preventDefault();
     meant();
@@ -122,6 +130,21 @@
     take(files);
   }, true);
 
+  // The second photo of the mixture comes back when its tab is opened after a reload.
+  const second = window.keeping.list("second"), SECOND = "#mix-controls input[type=file]";
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches(SECOND) || !event.target.files.length) return;
+    second.clear();
+    second.keep({ file: event.target.files[0] });
+  }, true);
+  document.addEventListener("click", (event) => { if (event.target.closest?.("#other-random")) second.clear(); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.closest?.("#other")) second.clear(); });
+  document.querySelector("#tab-mix-button").addEventListener("click", async () => {
+    const [kept] = await second.all();
+    while (kept && !document.querySelector(SECOND)) await new Promise(requestAnimationFrame);
+    if (kept) put(document.querySelector(SECOND), kept.file);
+  }, { once: true });
+
   // Without a camera its cover would stay over the photo's box.
   const devices = navigator.mediaDevices, camera = devices?.getUserMedia.bind(devices);
   if (camera) devices.getUserMedia = (asked) => camera(asked).catch((error) => {
@@ -132,6 +155,7 @@
 
   document.querySelector("#results .results-all").addEventListener("click", () => window.results.all());
   window.results.restore();
+  window.several.restore();
   window.presets.start();
 
   // There is nothing to edit before somebody is met; see `stage.js`. Until then the sliders stand nowhere, and would
@@ -151,8 +175,12 @@
       if (reset) reset.title = "↺ " + label;
       if (lock) lock.title = lock.textContent.trim();
     }
-    document.querySelectorAll(".gallery-item:not([aria-label])").forEach((example, i) => {
-      example.setAttribute("aria-label", document.querySelector("#photo label")?.textContent.trim() + " " + (i + 1));
+    const upload = document.querySelector("#photo button.upload-container"), said = upload?.innerText.trim();
+    if (said && upload.ariaLabel !== said) upload.ariaLabel = said;
+    document.querySelectorAll("#examples .gallery-item").forEach((example, i) => {
+      if (example.dataset.edit) return;
+      example.dataset.edit = document.querySelectorAll("#example-edits li")[i].textContent;
+      example.ariaLabel = `${document.querySelector("#photo label")?.textContent.trim()} ${i + 1}: ${example.dataset.edit}`;
     });
   };
   name();

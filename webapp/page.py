@@ -113,6 +113,7 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
         **opening,
     }
     opened.append(layout.photo.input(trigger_mode="multiple", **photo))
+    photo["fn"] = callbacks.open_example
     opened.append(layout.examples.load_input_event.then(trigger_mode="multiple", **photo))
     saved = [layout.visit, layout.saved_face]
     layout.saved_face.upload(callbacks.open_face, saved, preprocess=False, **opening)
@@ -158,6 +159,8 @@ def _add_page(demo: Studio, editor: "FaceEditor", comparer: Comparer, text: Lang
     ends = [slider.release for slider in sliders] + [layout.view.input]
     gr.on(ends, callbacks.edit, edits, moved, **newest)
     layout.sketch.click(callbacks.settle, edits, moved, **newest)
+    painted = [layout.visit, layout.stage, layout.view, *inputs]
+    layout.stage.input(callbacks.protect, painted, shown, **newest)
     gr.on([lock.input for lock in locks], callbacks.lock, edits, moved, **newest)
     # Buttons move the sliders at once, without waiting for a drawing, and what is drawn then is always where
     # the sliders stand: one pressed right after another finds them where that has put them.

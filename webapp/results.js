@@ -50,7 +50,7 @@ window.results = (() => {
     return new File([blob], name, { type: blob.type });
   };
 
-  const files = [];  // with their checksums
+  const files = [], kept = window.keeping.list("files");  // with their checksums
   const draw = () => {
     const strip = document.querySelector("#results .results");
     strip.querySelector(".results-files").replaceChildren(...files.map(({ file, url }) => {
@@ -62,10 +62,10 @@ window.results = (() => {
     strip.hidden = !files.length;
     strip.querySelector(".results-all").hidden = files.length < 2;
   };
-  const add = async (given, keep = async () => {}) => {
+  const add = async (given, keep = () => {}) => {
     const sum = await checksum(given);
     if (files.some(({ file, ...known }) => known.sum === sum && file.size === given.size)) return;
-    await keep(given);
+    keep(given);
     const name = apart(files.map(({ file }) => file.name), given.name), { type } = given;
     files.push({ sum, file: new File([given], name, { type }), url: URL.createObjectURL(given) });
     draw();
@@ -77,7 +77,7 @@ window.results = (() => {
     download: async (url, name) => {
       const file = await fetched(url, name);
       save(file);
-      add(file, window.keeping.keepFile);
+      add(file, (given) => kept.keep({ file: given }));
     },
     // Opens the saved face that lies at an address, as if the visitor had chosen it.
     open: async (url, name) => {
@@ -90,7 +90,7 @@ window.results = (() => {
     all: async () => save(new File([await zip(files.map(({ file }) => file))], "dystyle.zip")),
     // What was in the strip before the page went away.
     restore: async () => {
-      for (const file of await window.keeping.files() ?? []) await add(file);
+      for (const { file } of await kept.all()) await add(file);
     },
   };
 })();

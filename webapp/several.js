@@ -2,7 +2,8 @@
 // what became of them, stay in the browser.
 window.several = (() => {
   const MOST = 100;
-  const photos = [];  // file; then said: why it could not be edited; or result, small: its picture, and edit: what was done
+  // Of each: file; then said: why it could not be edited; or result, small: its picture, and edit: what was done.
+  const photos = [], list = window.keeping.list("several");
   let at = -1, edit = null, kept = null;  // the photo in work, and what they are all given
 
   const panel = () => document.querySelector("#several .several");
@@ -41,11 +42,14 @@ window.several = (() => {
     draw();
     if (at >= 0) press();
   };
+  const keep = (photo) => { photo.key = list.keep(photo, photo.key); };
   const tell = (sentence) => { part("said").textContent = sentence; };
 
   return {
     add: (files) => {
-      photos.push(...[...files].slice(0, MOST - photos.length).map((file) => ({ file })));
+      const added = [...files].slice(0, MOST - photos.length).map((file) => ({ file }));
+      added.forEach(keep);
+      photos.push(...added);
       draw();
       tell(files.length && photos.length === MOST ? panel().dataset.most : "");
       panel().scrollIntoView({ block: "nearest" });
@@ -62,6 +66,7 @@ window.several = (() => {
     },
     clear: () => {
       photos.length = 0;
+      list.clear();
       window.several.stop();
       tell("");
     },
@@ -103,7 +108,14 @@ window.several = (() => {
       } else {
         photo.said ??= said || panel().dataset.broken;
       }
+      if (!photos.includes(photo)) return;
+      keep(photo);
       if (photos[at] === photo) go_on(); else draw();
+    },
+    // What was in the list before the page went away; "Edit them all" goes on with it.
+    restore: async () => {
+      photos.push(...await list.all());
+      draw();
     },
   };
 })();

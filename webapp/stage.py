@@ -11,24 +11,43 @@ from PIL import Image
 from webapp.language import Language
 
 HERE = Path(__file__).parent
+SCRIPTS = ("stage.js", "zoom.js", "brush.js")
 TEMPLATE = """
 <figure class="stage">
   <img class="stage-after" alt="{{The edited picture}}">
   <img class="stage-before" alt="{{The picture before editing}}">
   <div class="stage-faces" role="group" aria-label="{{Choose a face}}"></div>
+  <canvas class="stage-mask" width="256" height="256" tabindex="0" role="application"
+    aria-label="{{Paint what no edit may touch; arrow keys move the brush, space paints, shift draws}}">
+  </canvas>
+  <span class="stage-pen" aria-hidden="true"></span>
   <span class="stage-line" aria-hidden="true"></span>
   <span class="stage-tag left">{{Before}}</span><span class="stage-tag right">{{After}}</span>
   <input class="stage-split" type="range" min="0" max="100" value="50" step="0.1"
     aria-label="{{Divider between before and after, in percent}}">
   <div class="stage-tools">
-    <button class="stage-zoom" type="button" aria-pressed="false" aria-label="{{Full size}}"
+    <button class="stage-zoom" type="button" aria-pressed="false" aria-label="1:1, {{Full size}}"
       title="{{Full size; also by wheel, two fingers or a double click}}">1:1</button>
-    <button class="stage-compare" type="button" aria-pressed="false">
+    <button class="stage-brush" type="button" aria-pressed="false"
+      title="{{Paint what no edit may touch: a hat, a hand}}">
+      <svg viewBox="0 0 24 24" aria-hidden="true"><path
+        d="M20 4 10 14M8.5 13.5c-3 0-2 4-5 5 3 1.5 7.5 1 7.5-2.5a2.5 2.5 0 0 0-2.5-2.5z"/></svg>
+      <span>{{Protect}}</span>
+    </button>
+    <button class="stage-compare" type="button" aria-pressed="false" title="{{Before and after}}">
       <svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 3v18M9 8l-4 4 4 4M15 8l4 4-4 4"/></svg>
-      {{Before and after}}
+      <span>{{Before and after}}</span>
     </button>
   </div>
 </figure>
+<div class="brush-tools" role="group" aria-label="{{Protect}}" hidden>
+  <button class="brush-erase" type="button" aria-pressed="false">{{Erase}}</button>
+  <input class="brush-size" type="range" min="2" max="30" value="9"
+    aria-label="{{Brush size}}" title="{{Brush size}}">
+  <button class="brush-back" type="button" disabled>↶ {{Undo}}</button>
+  <button class="brush-clear" type="button" disabled>{{Clear}}</button>
+  <button class="brush-done" type="button">{{Done}}</button>
+</div>
 """
 
 
@@ -40,12 +59,14 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
     and `edited`; a click on a box is a click on the component, with the person's index. An update may carry
     any, the others stay. A new `turn` shows the pictures in place of a sketch, also where they are the same.
     The visitor's own are how closely it is looked at, and that `before` is all there is to see while the
-    picture is held; see `zoom.js`.
+    picture is held; see `zoom.js`. Where there is something to be `protected`, with a `visit`'s name and its
+    `mask`, the visitor may paint: what becomes of it is an input of the component, as its value, with the
+    visit's name before it; see `brush.js`.
 
     Pictures travel inside the page's own messages, so a visitor's face is never written to the server's disk
     for display.
     """
-    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("stage.js", "zoom.js"))
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return gr.HTML(
         html_template=text.fill(TEMPLATE),
         js_on_load=script,
@@ -55,6 +76,7 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
         tag=tag,
         faces={},
         turn=0,
+        protected={},
         elem_id=elem_id,
     )
 

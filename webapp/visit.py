@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,11 +159,13 @@ class Visit:
         drawn: the inputs of the full-size picture on the page, if it is one; mixed: that of the "Mix" tab.
         history, position: the edits so far, and which of them is on the page.
         locked: the attributes that are held where they are.
+        corrected: those whose sliders the last answer has put right.
         picture: of the edit, uint8 (1024, 1024, 3), once it has been drawn in full.
         left: the photo's other people who are edited, by their number, as they were left with their picture.
         pinned: a portrait, uint8 (1024, 1024, 3), to compare others with instead of `before`.
         waiting: an edit of a photo that came by a link before the photo.
         seconds: what the last inversion, edit and rendering took, by name.
+        name: tells this visit from others.
     """
 
     code: np.ndarray
@@ -179,12 +182,14 @@ class Visit:
     history: list[Step] = field(default_factory=list, repr=False)
     position: int = -1
     locked: tuple[str, ...] = ()
+    corrected: set[str] = field(default_factory=set)
     left: "dict[int, Visit]" = field(default_factory=dict, repr=False)
     picture: np.ndarray | None = field(default=None, repr=False)
     _others: np.ndarray | None = field(default=None, repr=False)  # the photo at the page's size with them
     pinned: np.ndarray | None = field(default=None, repr=False)
     waiting: Recipe | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @classmethod
     def of_photo(
@@ -237,6 +242,15 @@ class Visit:
         started: what was edited meanwhile holds for the new face, too."""
         self.code, self.before, self.unedited = finer.code, finer.before, finer.unedited
         self.face, self.seconds = finer.face, finer.seconds
+        self.drawn = self.mixed = self.picture = None
+
+    def protect(self, editor: "FaceEditor", mask: np.ndarray | None) -> None:
+        """Let a part of the portrait stay the photo's own in every edit, see `InvertedFace.protect`."""
+        if mask is None and self.face.protected is None:
+            return
+        self.face = self.face.protect(mask)
+        if self.face.residual is None:  # then the unedited picture is a drawn one
+            self.unedited = editor.synthesize(self.code, size=FULL, face=self.face)
         self.drawn = self.mixed = self.picture = None
 
     def leave(self, editor: "FaceEditor") -> "dict[int, Visit]":

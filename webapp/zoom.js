@@ -48,10 +48,10 @@ stage.addEventListener("wheel", (event) => {
 }, { passive: false });
 
 // One finger, or the mouse, moves a picture that is looked at closely, and shows the original where it rests, unless
-// it has the divider to move; two fingers zoom.
+// it has the divider to move or paints; two fingers zoom.
 const fingers = new Map();
 let resting, moved = false, reach = 1;
-const divided = () => stage.classList.contains("comparing");
+const busy = () => stage.matches(".comparing, .painting");
 const hold = (on) => {
   clearTimeout(resting);
   stage.classList.toggle("holding", on);
@@ -66,13 +66,13 @@ stage.addEventListener("pointerdown", (event) => {
   hold(false);
   moved = fingers.size > 1;
   if (fingers.size === 2) reach = between()[0] / zoom;
-  if (fingers.size === 1 && !divided()) resting = setTimeout(() => hold(moved = true), 250);
+  if (fingers.size === 1 && !busy()) resting = setTimeout(() => hold(moved = true), 250);
 });
 addEventListener("pointermove", (event) => {
   const before = fingers.get(event.pointerId);
   if (!before) return;
   const now = share(event), [dx, dy] = [now[0] - before[0], now[1] - before[1]];
-  if (fingers.size === 1 && !divided()) {
+  if (fingers.size === 1 && !busy()) {
     if (!stage.hasPointerCapture(event.pointerId) && Math.hypot(dx, dy) * stage.clientWidth < 5) return;
     if (zoom > 1 || !stage.classList.contains("holding")) hold(false);
     moved = true;

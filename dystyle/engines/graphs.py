@@ -12,6 +12,7 @@ The only module of this package that imports torch: it is needed to run the refe
 | `encoder`, `encoder:NAME_OR_PATH` | portraits (b, 256, 256, 3) uint8 | codes (b, 18, 512) float32 |
 | `reader` | portraits (b, 256, 256, 3) uint8 | values (b, len(ATTRIBUTES)) float32 |
 | `identity` | portraits (b, 256, 256, 3) uint8 | unit embeddings (b, 1024) float32 |
+| `recognition` | portraits (b, 256, 256, 3) uint8 | a judge's descriptors (b, 128) float32 |
 | `detector` | (b, 3, 256, 256) float32 in [-1, 1] | scores (b, 896), boxes (b, 896, 16) |
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
@@ -53,6 +54,7 @@ from dystyle.generators.mobile_stylegan import SIZES
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.networks import load_network
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
+from dystyle.metrics.independent_judges import Recognition
 from dystyle.translators.network import load_network as load_translator
 from dystyle.translators.structure import Structure
 from dystyle.weights import load, load_header, resolve
@@ -214,6 +216,17 @@ class Embedding(nn.Module):
         return self.identity(to_float(portraits))
 
 
+class Recognising(nn.Module):
+    """Portraits to descriptors of a network that has taught nothing here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recognition = Recognition()
+
+    def forward(self, portraits: Tensor) -> Tensor:
+        return self.recognition(portraits.permute(0, 3, 1, 2).float())[0]
+
+
 class Graph(NamedTuple):
     """A graph: what makes its module, the shape (without the batch) and type of its input, and those of
     further inputs by name."""
@@ -232,6 +245,7 @@ GRAPHS: dict[str, Graph] = {
     "encoder": Graph(Encoding, (256, 256, 3), torch.uint8),
     "reader": Graph(Measuring, (256, 256, 3), torch.uint8),
     "identity": Graph(Embedding, (256, 256, 3), torch.uint8),
+    "recognition": Graph(Recognising, (256, 256, 3), torch.uint8),
     "detector": Graph(lambda: load_network("blazeface"), (3, 256, 256), torch.float32),
     "mesh": Graph(lambda: load_network("facemesh"), (3, 192, 192), torch.float32),
     "residual": Graph(

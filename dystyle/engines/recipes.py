@@ -41,6 +41,9 @@ TRACED = {
         | {"reader.": "knowledge/calibration"},
     ),
     "identity": Traced(("dystyle.knowledge.readings",), {"identity.network.": "knowledge/faceres"}),
+    "recognition": Traced(
+        ("dystyle.metrics.independent_judges",), {"recognition.network.": "judges/face_recognition"}
+    ),
     "detector": Traced(("dystyle.knowledge.networks",), {"": "knowledge/blazeface"}),
     "mesh": Traced(("dystyle.knowledge.networks",), {"": "knowledge/facemesh"}),
     "residual": Traced(("dystyle.encoders.features",), {"encoder.": "features"}),

@@ -8,7 +8,7 @@ read by logistic regressions on them, fitted to hand labels by `dystyle.training
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
@@ -33,6 +33,20 @@ MALE, HAPPY = 1, 1
 AGES = torch.tensor([0.25, *range(1, 81)])
 
 
+class Recognition(nn.Module):
+    """dlib's face recognition on FFHQ-aligned faces (b, 3, s, s) in 0..255: descriptors (b, 128), which are
+    less than 0.6 apart for one person, and feature maps (b, 32, 35, 35) and (b, 64, 17, 17).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = load_network("face_recognition", "judges")
+
+    def forward(self, x: Tensor, geometry: tuple[float, float] = RECOGNITION_CROP) -> tuple[Tensor, ...]:
+        # In this order, as OpenVINO would put colours' means that follow a crop into its product, wrongly.
+        return self.network(_views(_normalise(x), 150, (geometry,)))
+
+
 class Judges:
     """Attribute values and identity descriptors of FFHQ-aligned faces by the independent networks.
 
@@ -45,12 +59,12 @@ class Judges:
     """
 
     def __init__(self, calibrated: bool = True) -> None:
-        self.landmarks, self.expression, self.recognition, self.mesh, self.age, self.gender = (
+        self.recognition = Recognition()
+        self.landmarks, self.expression, self.mesh, self.age, self.gender = (
             load_network(name, "judges")
             for name in (
                 "face_landmark_68",
                 "face_expression",
-                "face_recognition",
                 "facemesh_attention",
                 "dlib_age",
                 "dlib_gender",
@@ -125,7 +139,7 @@ class Judges:
     @torch.no_grad()
     def _recognise(self, x: Tensor, geometry: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
         """Descriptors (b, 128) and the two feature maps of one crop."""
-        return self.recognition(_normalise(_views(x, 150, (geometry,))))
+        return self.recognition(x, geometry)
 
     def _lip_gap(self, x: Tensor) -> Tensor:
         """Distance of the inner lips over that from the nose's root to the chin, (b,)."""

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from dystyle.attributes import ATTRIBUTES, Attribute, validate_configuration
+from dystyle.compositing import composite
 from dystyle.editors import METHODS
 from dystyle.errors import InputError
 from dystyle.faces import InvertedFace, fingerprint
@@ -86,6 +87,11 @@ class FakeEditor:
         flat = image[::64, ::64].astype(float).ravel()
         return flat / np.linalg.norm(flat)
 
+    def distance(self, image, other) -> float:
+        """By their colours."""
+        one, two = (x.reshape(-1, 3).mean(0) / 255 for x in (image, other))
+        return float(np.linalg.norm(one - two)) * 10
+
     def attention(self, code, configuration) -> np.ndarray:
         n = len(configuration)
         return np.full((11, n, n), 1 / n, np.float32)
@@ -119,7 +125,10 @@ class FakeEditor:
         ellipse(x, y + 36, 26, 3 + 14 * value["smile"], (170, 60, 70), 10, 170, 4)
         ellipse(x, y + 42, 18, 14 * value["mouth_open"], (120, 30, 40))
         image[: 8 * len(noise or {})] = 0  # a bar, the larger, the more layers lack their noise
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+        if face is not None and face.protected is not None:
+            image = composite(image, face.portrait, 1 - face.protected)
+        return image
 
     def measure(self, image) -> dict[str, float]:
         self.calls.append(("measure", image.shape))

@@ -61,7 +61,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=binary, args=CHROMIUM_OPTIONS)
         page = meet(browser, config.url)
-        press(page, ".gallery-item", edits=0)
+        page.set_input_files("#photo input[type=file]", ROOT / "webapp" / "examples" / "astronaut.jpg")
         page.locator("#view").wait_for()
         press(page, "#preset-0", edits=1)
         press(page, "#preset-5", edits=2)

@@ -151,3 +151,18 @@ def test_all_sliders_are_reached_beside_the_picture(cartoon, visit):
     expect(slider(page, "yaw")).to_be_hidden()  # as it was left
     group.press("Enter")
     expect(slider(page, "yaw")).to_be_visible()
+
+
+def test_where_the_window_is_small_nothing_wraps_or_lies_upon_another(cartoon, visit, tmp_path):
+    page = visit(cartoon[0], viewport={"width": 1280, "height": 800})
+    page.set_input_files("#photo input[type=file]", photo_of_faces(tmp_path, (300, 200, 300)))
+    expect_edits(page, "Your photo")
+    for code in ("en", "es", "zh"):
+        if code != "en":
+            page.locator(f"#languages [lang={code}]").click()
+            expect(page.locator("html")).to_have_attribute("lang", code)
+        expect(page.locator("#view")).to_be_visible()
+        boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("undo", "kind", "download")}
+        assert len({box["y"] for box in boxes.values()}) == 1, code
+        view, tools = (page.locator(name).bounding_box() for name in ("#view", "#stage .stage-tools"))
+        assert view["x"] + view["width"] < tools["x"], code

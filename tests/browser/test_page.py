@@ -327,6 +327,36 @@ def open_mixture(page: Page) -> None:
     expect(page.locator("#mix-stage .stage.ready")).to_be_visible()
 
 
+def test_a_preset_counts_although_a_typed_number_is_still_being_corrected(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    page = visit(url)
+    synthesize, drawing, free = editor.synthesize, threading.Event(), threading.Event()
+
+    def slow(*args, **more):
+        drawing.set()
+        free.wait(30)
+        return synthesize(*args, **more)
+
+    number = page.locator("#attribute-age input[type=number]")
+    monkeypatch.setattr(editor, "synthesize", slow)
+    for typed, start, older in (("3", 32, 15), ("", 32, 25)):
+        free.clear()
+        drawing.clear()
+        number.fill(typed)
+        number.press("Enter")
+        if typed:
+            wait_until(page, drawing.is_set)
+        page.get_by_role("button", name="10 years older").click()
+        expect(number).to_have_value(str(older))
+        free.set()
+        expect_edits(page, f"Age {start} → {older}")
+        expect(number).to_have_value(str(older))
+        page.get_by_role("button", name="Look right").click()
+        expect_edits(page, "Turn -4 → 25")
+        expect_edits(page, f"Age {start} → {older}")
+        expect(number).to_have_value(str(older))
+
+
 def test_faces_are_mixed_truncated_and_stripped_of_noise(cartoon, visit):
     url, editor = cartoon
     page = visit(url)
@@ -381,6 +411,20 @@ def test_a_face_is_mixed_with_that_of_a_second_photo(cartoon, visit, tmp_path):
     _, contents = download(page, "#mix-download")
     assert np.array_equal(decoded(contents), expected)
     assert b"mixed with the face of another photo from row 8 on" in contents
+
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    open_mixture(page)
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    expect(after).to_have_attribute("src", data_url(expected))
+    page.locator("#other-random").click()
+    expect(names.last).to_contain_text("Random person")
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    open_mixture(page)
+    expect(names).to_have_text(["Random person 12", f"Random person {SECOND_SEED}"])
+    page.set_input_files("#mix-controls input[type=file]", path)
+    expect(names.last).to_have_text("Your second photo")
 
     (tmp_path / "notes.jpg").write_text("Dear diary")
     page.set_input_files("#mix-controls input[type=file]", tmp_path / "notes.jpg")
@@ -646,6 +690,10 @@ def test_phone_layout_fits_its_screen(cartoon, visit, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for button in page.locator("#toolbar button").all():
         assert button.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), button.inner_text()
+    small = page.evaluate("""() => [...document.querySelectorAll("#tabs *")]
+      .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+      .filter((e) => parseFloat(getComputedStyle(e).fontSize) < 12).map((e) => e.textContent)""")
+    assert not small
     slider(page, "gender").scroll_into_view_if_needed()
     expect(page.locator(".stage")).to_be_in_viewport(ratio=0.9)  # the face stays in sight of the sliders
 
@@ -693,6 +741,7 @@ def test_a_visitor_who_reads_spanish_is_spoken_to_in_spanish(cartoon, visit):
     expect(page).to_have_url(re.compile("/es$"))
     expect(page.locator("html")).to_have_attribute("lang", "es")
     page.get_by_role("button", name="10 años más").click()
+    expect(page.get_by_role("button", name="Suelta aquí una foto")).to_be_visible()  # as it is to be seen
     expect_edits(page, "Persona al azar 12 Edad 32 → 42")
     found = Axe().run(page).response["violations"]
     assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
@@ -772,7 +821,7 @@ def test_endpoints_for_programs(cartoon, tmp_path):
     assert names.keys() == {f"/{name}" for name in own}
 
 
-def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, visit, monkeypatch):
+def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, visit, tmp_path, monkeypatch):
     url, editor = cartoon
     page = visit(url)
     measure = FakeEditor.measure
@@ -792,3 +841,10 @@ def test_the_page_says_what_the_picture_reads_beside_what_was_asked(cartoon, vis
     page.locator("#reset-all").click()
     expect(page.locator("#readout")).to_have_text("")
     expect(page.locator(".attribute.read")).to_have_count(0)
+    page.set_input_files("#photo input[type=file]", photo_of_faces(tmp_path, (300, 200, 300)))
+    expect_edits(page, "Your photo")
+    monkeypatch.setattr(FakeEditor, "distance", lambda self, image, other: 0.437)
+    read["pitch"] = -9.0
+    slider(page, "yaw").press("End")
+    expect(page.locator("#readout")).to_contain_text("Likeness to your photo: fair · Also changed: Tilt")
+    expect(page.locator("#readout span")).to_have_attribute("title", re.compile("^0.44 by dlib's face recog"))

@@ -112,9 +112,23 @@ def test_several_photos_get_the_edit_of_the_page(cartoon, visit, tmp_path):
             picture = decoded(archive.read(f"{i}-face_age-80.png"))
             assert (picture == edited(editor, paths[i], {"age": 80, "yaw": -4})).all()
 
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    expect_edits(page, f"Random person {FIRST_SEED} Age 32 → 80")
+    expect(page.locator(".several-count")).to_have_text("5 / 5")
+    expect(rows.nth(0).locator("img")).to_be_visible()
+    expect(rows.nth(1)).to_contain_text("No face was found in this picture")
+    assert download(page, ".several-zip")[1] == contents
+    found = [call for call in editor.calls if call[0] == "invert"]
     drop(page, paths[3:])  # two more, and what is done stays done
     expect(page.locator(".several-count")).to_have_text("7 / 7")
+    now = [call for call in editor.calls if call[0] == "invert"]
+    assert len(now) == len(found) + 3  # the faceless one is tried again
     page.locator(".several-clear").click()
+    expect(page.locator(".several")).to_be_hidden()
+    page.reload()
+    page.locator("#stage .stage.ready").wait_for()
+    expect(page.locator(".results")).to_be_hidden()  # the browser has said what it kept
     expect(page.locator(".several")).to_be_hidden()
 
 

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import choose
+from tests.browser.conftest import ROOT, choose
 from tests.browser.test_page import PHONE, expect_edits, expect_picture, photo_of_faces, slider
 from webapp.callbacks import FIRST_SEED
+from webapp.layout import EXAMPLES
 
 HAND_OVER = """([kind, where, name, type, bytes]) => {
   const data = new DataTransfer(), file = new File([new Uint8Array(bytes)], name, { type });
@@ -247,3 +248,22 @@ def test_a_photo_its_edits_and_its_views_move_nothing_else(cartoon, visit, tmp_p
     choose(page, "In the photo")
     expect(page.locator(".stage-faces button")).to_have_count(2)
     assert places() == first
+
+
+def test_an_example_is_opened_with_its_edit_by_one_click(cartoon, visit, monkeypatch):
+    url, editor = cartoon
+    face = editor._face(3, 0, 0, 400, 400)
+    monkeypatch.setattr(editor, "detect", lambda photo: [face])  # who sees nobody on a photograph
+    page = visit(url)
+    examples = page.locator("#examples .gallery-item")
+    expect(examples).to_have_count(len(EXAMPLES))
+    assert {file.stem for file in (ROOT / "webapp" / "examples").glob("*.jpg")} == EXAMPLES.keys()
+    page.get_by_label(re.compile("25 years on")).click()
+    expect_edits(page, "Your photo Age 32 → 57")
+    expect_picture(page, editor.synthesize(editor.edit(face.code, {"age": 57})))
+    page.locator("#undo").click()
+    expect_edits(page, "Move a slider")
+    page.get_by_label(re.compile("Turned")).click()
+    expect_edits(page, "Your photo Turn -4 → 20")
+    page.get_by_label(re.compile("Bearded")).click()  # of which this editor knows nothing
+    expect_edits(page, "Your photo Move a slider")
