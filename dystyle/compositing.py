@@ -129,7 +129,9 @@ def _nearby(x: np.ndarray) -> np.ndarray:
 
 
 def _broad(x: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(x, (0, 0), COMPLEXION)
+    """What is broad in maps (256, 256, ...), computed at a quarter of their size."""
+    small = cv2.resize(x, (COARSE // 4, COARSE // 4), interpolation=cv2.INTER_AREA)
+    return cv2.resize(cv2.GaussianBlur(small, (0, 0), COMPLEXION / 4), (COARSE, COARSE))
 
 
 def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -122,8 +122,9 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
         known = {"codes": codes, "features": features, "renders": faces.astype(np.float32)}
         return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
     if name == "carrier":
-        others = {"before": features, "after": features[::-1].copy(), "ground": nowhere, "faces": nowhere}
-        return {"input": 0.3 * others["after"], **others}
+        before, after = features.astype(np.float16), features[::-1].copy()
+        others = {"before": before, "after": after, "ground": nowhere, "faces": nowhere}
+        return {"input": (0.3 * after).astype(np.float16), **others}
     if name == "ground":
         return {"input": features, "faces": nowhere}
     if name in ("detector", "mesh"):

@@ -449,24 +449,20 @@ class FaceEditor:
         features = self._features(code, weights)
         if face is None or face.residual is None:
             return self._decode(size, features, code, weights)
-        own = face.residual[None].astype(np.float32)
         if np.array_equal(code, face.code):
             if weights:
-                return self._decode(size, features + own, code, weights)
-            render = self._unedited(size, features + own, face)
+                return self._decode(size, features + face.residual, code, weights)
+            render = self._unedited(size, face)
             return detailed(render, face.portrait, render)
-        if "features" not in face.kept:
-            face.kept["features"] = self._features(face.code)[0].astype(np.float16)
-        before = face.kept["features"][None].astype(np.float32)
         after = self._features(code) if weights else features
-        known = {"before": before, "after": after, **self._ground(before, own, places.face, face)}
-        carried, touched, (flow,), ground = self.backend.run("carrier", own, None, **known)
+        known = {"before": self._before(face)[None], "after": after, **self._ground(places.face, face)}
+        carried, touched, (flow,), ground = self.backend.run("carrier", face.residual[None], None, **known)
         if places.gives_way:
             carried *= 1 - np.float32(places.gives_way) * known["faces"]
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
-        render = self._unedited(size, before + own, face)
+        render = self._unedited(size, face)
         stays = (known["ground"] * ground)[0, 0]
         flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
@@ -493,15 +489,23 @@ class FaceEditor:
             edited = complexion(edited, own, skin * (1 - cv2.resize(ground[0, 0], skin.shape)))
         return composite(edited, own, changed)
 
-    def _unedited(self, size: int, features: np.ndarray, face: InvertedFace) -> np.ndarray:
+    def _before(self, face: InvertedFace) -> np.ndarray:
+        """The features of a face's code, (512, 64, 64) float16."""
+        if "features" not in face.kept:
+            face.kept["features"] = self._features(face.code)[0].astype(np.float16)
+        return face.kept["features"]
+
+    def _restored(self, face: InvertedFace) -> np.ndarray:
+        """The features of a face's code with their residual, (1, 512, 64, 64) float32."""
+        return np.add(self._before(face), face.residual, dtype=np.float32)[None]
+
+    def _unedited(self, size: int, face: InvertedFace) -> np.ndarray:
         """What the generator makes of a face's features with their residual, uint8 (size, size, 3)."""
         if size not in face.kept:
-            face.kept[size] = self._decode(size, features, face.code)
+            face.kept[size] = self._decode(size, self._restored(face), face.code)
         return face.kept[size]
 
-    def _ground(
-        self, before: np.ndarray, own: np.ndarray, known: np.ndarray | None, face: InvertedFace
-    ) -> dict[str, np.ndarray]:
+    def _ground(self, known: np.ndarray | None, face: InvertedFace) -> dict[str, np.ndarray]:
         """What the carrier has to know of a photo: its "ground" and the "faces" on it, (1, 1, 64, 64) float32
         each from 0 to 1, by its features and residual and where its face is `known` to be."""
         shape = (1, 1, SIZE, SIZE)
@@ -509,7 +513,7 @@ class FaceEditor:
             return {"ground": np.zeros(shape, np.float32), "faces": np.ones(shape, np.float32)}
         faces = cv2.resize(known, (SIZE, SIZE)).clip(0, 1)[None, None]
         if "ground" not in face.kept:
-            ((ground,),) = self.backend.run("ground", before + own, None, faces=faces)[0]
+            ((ground,),) = self.backend.run("ground", self._restored(face), None, faces=faces)[0]
             face.kept["ground"] = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
         return {"ground": face.kept["ground"][None, None], "faces": faces}
 
@@ -692,8 +696,8 @@ class FaceEditor:
         if self._descent:  # what only photos go through
             residual, _ = self._restore(picture, code)
             before, nowhere = self._features(code), np.zeros((1, 1, SIZE, SIZE), np.float32)
-            known = {"before": before, "after": self._features(edited), "ground": nowhere, "faces": nowhere}
-            self.backend.run("carrier", residual[None].astype(np.float32), None, **known)
+            known = {"after": self._features(edited), "ground": nowhere, "faces": nowhere}
+            self.backend.run("carrier", residual[None], None, before=before.astype(np.float16), **known)
             self.backend.run("ground", before, None, faces=nowhere)
 
 

@@ -17,9 +17,9 @@ The only module of this package that imports torch: it is needed to run the refe
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
-| `carrier` | residuals (b, 512, 64, 64), features `before` and `after` an edit, likewise; `ground` before \
-it and `faces`, (b, 1, 64, 64) | residuals after; which places the edit touches, (b, 1, 64, 64); the flow, \
-(b, 2, 32, 32); the ground after, (b, 1, 64, 64) |
+| `carrier` | residuals (b, 512, 64, 64) and features `before` an edit, float16, and `after` it, float32; \
+`ground` before it and `faces`, (b, 1, 64, 64) float32 | residuals after; which places the edit touches, \
+(b, 1, 64, 64); the flow, (b, 2, 32, 32); the ground after, (b, 1, 64, 64); float32 |
 | `ground` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, (b, 1, 64, 64) |
 | `translator:NAME_OR_PATH` | portraits (b, size, size, 3) uint8, `source` and `target` (b, n) float32 \
 in -0.5..0.5, their attributes and those asked for | portraits (b, size, size, 3) uint8 |
@@ -165,6 +165,7 @@ class Carrying(nn.Module):
     def forward(
         self, residuals: Tensor, before: Tensor, after: Tensor, ground: Tensor, faces: Tensor
     ) -> tuple[Tensor, ...]:
+        residuals, before = residuals.float(), before.float()  # as faces keep them
         carried, touched, flow = self.carrier.carry(residuals, before, after)
         now = self.parser.ground(after, warp(faces, flow))
         return fill(carried, before + residuals - after, ground, now), touched, flow, now
@@ -228,13 +229,14 @@ class Recognising(nn.Module):
 
 
 class Graph(NamedTuple):
-    """A graph: what makes its module, the shape (without the batch) and type of its input, and those of
-    further inputs by name."""
+    """A graph: what makes its module, the shape (without the batch) and type of its input, the shapes of
+    further inputs by name, and which of these are float16 and not float32."""
 
     load: Callable[..., nn.Module]
     shape: tuple[int, ...]
     dtype: torch.dtype
     others: Mapping[str, tuple[int, ...]] = {}
+    halves: frozenset[str] = frozenset()
 
 
 CODES, FEATURES, PLACES = (18, 512), (CHANNELS, SIZE, SIZE), (1, SIZE, SIZE)
@@ -257,8 +259,9 @@ GRAPHS: dict[str, Graph] = {
     "carrier": Graph(
         Carrying,
         FEATURES,
-        torch.float32,
+        torch.float16,
         {"before": FEATURES, "after": FEATURES, "ground": PLACES, "faces": PLACES},
+        frozenset({"before"}),
     ),
     "ground": Graph(Grounding, FEATURES, torch.float32, {"faces": PLACES}),
 }
@@ -330,7 +333,8 @@ def _write(
     """Write a graph's module as ONNX; the last of its inputs are weights of these names."""
     made = graph(name)
     examples = [torch.zeros((2, *made.shape), dtype=made.dtype)]
-    examples += [torch.zeros((2, *shape)) for shape in made.others.values()]
+    kinds = {key: torch.float16 if key in made.halves else torch.float32 for key in made.others}
+    examples += [torch.zeros((2, *shape), dtype=kinds[key]) for key, shape in made.others.items()]
     inputs = ["input", *made.others]
     if isinstance(network, _Open):
         state = network.network.state_dict()
