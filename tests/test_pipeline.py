@@ -58,7 +58,7 @@ def test_onnx_pictures_equal_torch_pictures(editor, reference, size):
 @pytest.mark.parametrize("name", GRAPHS)
 def test_engines_take_any_batch(name, editor):
     """Batches of 1 and 3 against PyTorch: as many outputs as inputs, each the one of its own input."""
-    _, shape, dtype, more = GRAPHS[name]
+    _, shape, dtype, more, halves = GRAPHS[name]
     rng = np.random.default_rng(0)
     x = rng.normal(0, 0.3, (3, *shape)).astype(np.float32)
     if name.startswith("generator"):
@@ -66,6 +66,9 @@ def test_engines_take_any_batch(name, editor):
     elif dtype == torch.uint8:
         x = rng.integers(0, 256, (3, *shape), dtype=np.uint8)
     others = {key: rng.normal(0, 0.1, (3, *size)).astype(np.float32) for key, size in more.items()}
+    if dtype == torch.float16:
+        x = x.astype(np.float16)
+    others |= {key: others[key].astype(np.float16) for key in halves}
     for key in {"codes", "edited"} & others.keys():
         others[key] = np.stack([editor.sample(seed + len(key)) for seed in range(3)])
     backend = OnnxBackend()
