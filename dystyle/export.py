@@ -41,6 +41,7 @@ LIMITS = {
     "encoder": 2e-3,
     "reader": 5e-2,
     "identity": 1e-3,
+    "recognition": 1e-3,
     "detector": 5e-2,
     "mesh": 5e-2,
     "residual": 5e-2,

@@ -19,12 +19,12 @@ from dystyle.editors import open_method
 from dystyle.engines import hardware, onnx_backend, openvino_backend, tensorrt
 from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.generator_graph import ADJUSTABLE, default_generator_graph
-from dystyle.engines.graphs import TorchBackend, module
+from dystyle.engines.graphs import GRAPHS, TorchBackend, module
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.evaluation import latency, neighbours, speed
 from dystyle.evaluation.speed import EngineSpeedConfig
-from dystyle.export import LIMITS, compare_pictures, describe, expand, open_backend, parity
+from dystyle.export import LIMITS, compare_pictures, describe, example, expand, open_backend, parity
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,19 @@ def test_pictures_before_rounding_equal_torch(name, codes):
     wrong = pictures.copy()
     wrong[0, 3, 5, 1] += 3e-3
     assert not parity(name, [wrong], [expected], LIMITS["generator"])["passed"]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_verifying_knows_every_engine(name, codes):
+    """Its limit, and inputs of the types and shapes that it takes."""
+    faces, features = np.zeros((2, 256, 256, 3), np.uint8), np.zeros((2, 512, 64, 64), np.float32)
+    feeds, made = example(name, faces, codes, features), GRAPHS[name]
+    assert LIMITS[name.split("_")[0]] > 0
+    kinds = {"input": made.dtype} | {
+        key: torch.float16 if key in made.halves else torch.float32 for key in made.others
+    }
+    assert {key: torch.from_numpy(x).dtype for key, x in feeds.items()} == kinds
+    assert {key: x.shape[1:] for key, x in feeds.items()} == {"input": made.shape, **made.others}
 
 
 def test_features_and_their_decoder_are_the_whole_generator(codes):
