@@ -496,8 +496,9 @@ class FaceEditor:
         return face.kept["features"]
 
     def _restored(self, face: InvertedFace) -> np.ndarray:
-        """The features of a face's code with their residual, (1, 512, 64, 64) float32."""
-        return np.add(self._before(face), face.residual, dtype=np.float32)[None]
+        """The features of a face's code with their residual, if there is one, (1, 512, 64, 64) float32."""
+        residual = 0 if face.residual is None else face.residual
+        return np.add(self._before(face), residual, dtype=np.float32)[None]
 
     def _unedited(self, size: int, face: InvertedFace) -> np.ndarray:
         """What the generator makes of a face's features with their residual, uint8 (size, size, 3)."""
