@@ -29,7 +29,7 @@ def with_xmp(data: bytes, kind: str, xmp: bytes) -> bytes | None:
         if kind == "webp":
             return _webp(data, xmp)
         return _avif(data, xmp) if kind == "avif" else None
-    except (IndexError, ValueError, struct.error):
+    except (LookupError, ValueError, StopIteration, struct.error):
         return None
 
 

@@ -21,6 +21,7 @@ from dystyle.originals import Original
 from dystyle.pictures import FORMATS, SAVED, load_image
 from dystyle.pipeline import InvertedFace
 from dystyle.provenance import Credit
+from dystyle.untouched import with_xmp
 
 ASTRONAUT = data.astronaut()[:128, 100:260]
 FACE = (slice(30, 90), slice(40, 100))
@@ -326,6 +327,16 @@ def test_a_file_without_a_change_is_not_compressed_again(kind, options):
     after = Image.open(io.BytesIO(written))
     assert np.array_equal(load_image(written), photo.rgb) and abs(len(written) - len(blob)) < 4000
     assert b"age = 60" in after.info["xmp"] and after.info.get("icc_profile") == options.get("icc_profile")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
+def test_files_of_another_form_are_left_to_be_encoded(kind):
+    """Cut short anywhere, or with names of parts that nobody knows, a file is no traceback."""
+    blob = encoded(Image.fromarray(ASTRONAUT), kind, quality=60)
+    for end in range(0, 600, 7):
+        assert isinstance(with_xmp(blob[:end], kind, XMP), bytes | None)
+    for name in (b"meta", b"iinf", b"pitm", b"iloc", b"mdat", b"VP8 "):
+        assert isinstance(with_xmp(blob.replace(name, b"free"), kind, XMP), bytes | None)
 
 
 def test_a_photo_that_only_its_xmp_turns_comes_back_upright():
