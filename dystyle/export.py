@@ -124,7 +124,13 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
         return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
     if name == "carrier":
         before, after = features.astype(np.float16), features[::-1].copy()
-        others = {"before": before, "after": after, "ground": nowhere, "faces": nowhere}
+        others = {
+            "before": before,
+            "after": after,
+            "ground": nowhere,
+            "faces": nowhere,
+            "still": nowhere[:, :, :1, :1],
+        }
         return {"input": (0.3 * after).astype(np.float16), **others}
     if name == "ground":
         return {"input": features, "faces": nowhere}

@@ -455,15 +455,15 @@ class FaceEditor:
             render = self._unedited(size, face)
             return detailed(render, face.portrait, render)
         after = self._features(code) if weights else features
-        known = {"before": self._before(face)[None], "after": after, **self._ground(places.face, face)}
+        known = {"before": self._before(face)[None], "after": after, **self._ground(places, face)}
         carried, touched, (flow,), ground = self.backend.run("carrier", face.residual[None], None, **known)
         if places.gives_way:
-            carried *= 1 - np.float32(places.gives_way) * known["faces"]
+            carried *= 1 - np.float32(places.gives_way) * known["faces"] * (1 - places.still * ground)
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
         render = self._unedited(size, face)
-        stays = (known["ground"] * ground)[0, 0]
+        stays = (np.maximum(known["ground"], places.still) * ground)[0, 0]
         flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
@@ -506,17 +506,21 @@ class FaceEditor:
             face.kept[size] = self._decode(size, self._restored(face), face.code)
         return face.kept[size]
 
-    def _ground(self, known: np.ndarray | None, face: InvertedFace) -> dict[str, np.ndarray]:
+    def _ground(self, places: "Places", face: InvertedFace) -> dict[str, np.ndarray]:
         """What the carrier has to know of a photo: its "ground" and the "faces" on it, (1, 1, 64, 64) float32
-        each from 0 to 1, by its features and residual and where its face is `known` to be."""
-        shape = (1, 1, SIZE, SIZE)
-        if known is None:  # then all may be a face
-            return {"ground": np.zeros(shape, np.float32), "faces": np.ones(shape, np.float32)}
-        faces = cv2.resize(known, (SIZE, SIZE)).clip(0, 1)[None, None]
+        each from 0 to 1, by its features and residual and where its face is known to be, and whether it is
+        "still", (1, 1, 1, 1)."""
+        still, shape = np.full((1, 1, 1, 1), places.still, np.float32), (1, 1, SIZE, SIZE)
+        if places.face is None:  # then all may be a face
+            nowhere = np.zeros(shape, np.float32)
+            return {"ground": nowhere, "faces": nowhere + 1, "still": still}
+        faces = cv2.resize(places.face, (SIZE, SIZE)).clip(0, 1)[None, None]
         if "ground" not in face.kept:
-            ((ground,),) = self.backend.run("ground", self._restored(face), None, faces=faces)[0]
-            face.kept["ground"] = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
-        return {"ground": face.kept["ground"][None, None], "faces": faces}
+            ((face.kept["ground"],),) = self.backend.run("ground", self._restored(face), None, faces=faces)[0]
+        ground = face.kept["ground"]
+        if not places.still:
+            ground = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
+        return {"ground": ground[None, None], "faces": faces, "still": still}
 
     def _held_back(self, code: EditedCode, face: InvertedFace) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, although its residual holds them back.
@@ -698,6 +702,7 @@ class FaceEditor:
             residual, _ = self._restore(picture, code)
             before, nowhere = self._features(code), np.zeros((1, 1, SIZE, SIZE), np.float32)
             known = {"after": self._features(edited), "ground": nowhere, "faces": nowhere}
+            known["still"] = nowhere[:, :, :1, :1]
             self.backend.run("carrier", residual[None], None, before=before.astype(np.float16), **known)
             self.backend.run("ground", before, None, faces=nowhere)
 
@@ -711,6 +716,8 @@ class Places(NamedTuple):
         face: all of it; None: not known.
         turned: where the head moves and does nothing else; None if it changes everywhere.
         gives_way: share of what is carried of the face that gives way.
+        still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
+            hair alone.
     """
 
     edited: np.ndarray | None = None
@@ -718,6 +725,7 @@ class Places(NamedTuple):
     face: np.ndarray | None = None
     turned: np.ndarray | None = None
     gives_way: float = 0.0
+    still: bool = False
 
     @classmethod
     def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
@@ -748,6 +756,7 @@ class Places(NamedTuple):
             left,
             soft([range(len(points))], *SKIN),
             1 - business if moves else None,
+            still=not any(row.rigid or not row.region and "face" in row.leaves for row in rows),
         )
 
 

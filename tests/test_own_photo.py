@@ -429,6 +429,22 @@ def test_clothes_and_background_stay_the_photos(editor, face, edit):
     assert same[300:700, 300:700].mean() < 0.6  # and the face is edited
 
 
+@pytest.mark.parametrize("edit", [{"age": 10}, {"gender": 1.0}, {"eyeglasses": 1.0, "beard": 1.0}])
+def test_outlines_stay_unless_the_head_moves(editor, face, edit, monkeypatch):
+    """Beside her hair and cheeks the wall is the photo's, however her head would shrink or grow."""
+    wall = cv2.erode((face.portrait[:700].min(2) > 150).astype(np.uint8), np.ones((9, 9))) > 0
+    wall[:, 250:750] = False  # skin is as bright
+    aged = editor.edit(face.code, edit)
+
+    def changed() -> float:
+        picture = editor.synthesize(aged, face=dataclasses.replace(face))
+        return float((difference(picture, face.portrait)[:700][wall] > 4).mean())
+
+    kept, of = changed(), Places.of
+    monkeypatch.setattr(Places, "of", classmethod(lambda cls, *given: of(*given)._replace(still=False)))
+    assert kept < 0.025 and kept < changed() / 2
+
+
 def test_what_a_turned_head_uncovers_looks_like_what_is_beside_it(editor, face, monkeypatch):
     """Grey ground appears where her hair was."""
     turned = editor.edit(face.code, {"yaw": 30})

@@ -22,9 +22,10 @@ CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 -
 FADE, FAINT, CLEAR = 0.59, 0.12, 0.395
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
-FADED, MOVED = (0.13, 0.49), (0.01, 0.03)
+FADED, MOVED = (0.04, 0.2), (0.01, 0.03)
 # Of what is near, in sides of the picture, the standard deviation; px of the blocks that are averaged first.
 NEAR, BLOCK = 0.08, 4
+WIDER = 1  # places of the features beyond an outline that stay as they are with it
 
 
 class FlowNetwork(nn.Module):
@@ -149,6 +150,12 @@ def fill(carried: Tensor, wanted: Tensor, before: Tensor, after: Tensor) -> Tens
     known = before * after
     nearby = _spread(wanted * known) / (_spread(known) + 1e-3)
     return carried + after * (nearby + before * (wanted - nearby) - carried)
+
+
+def widened(places: Tensor) -> Tensor:
+    """Maps (b, 1, h, w) from 0 to 1, `WIDER` places wider and soft at their edges."""
+    grown = F.max_pool2d(places, 2 * WIDER + 1, 1, WIDER)
+    return F.avg_pool2d(grown, 3, 1, 1, count_include_pad=False)
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ The only module of this package that imports torch: it is needed to run the refe
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
 | `carrier` | residuals (b, 512, 64, 64) and features `before` an edit, float16, and `after` it, float32; \
-`ground` before it and `faces`, (b, 1, 64, 64) float32 | residuals after; which places the edit touches, \
+`ground` before it and `faces`, (b, 1, 64, 64) float32; \
+`still`, (b, 1, 1, 1): 1 where outlines stay | residuals after; which places the edit touches, \
 (b, 1, 64, 64); the flow, (b, 2, 32, 32); the ground after, (b, 1, 64, 64); float32 |
 | `ground` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, (b, 1, 64, 64) |
 | `translator:NAME_OR_PATH` | portraits (b, size, size, 3) uint8, `source` and `target` (b, n) float32 \
@@ -45,7 +46,7 @@ from torch import Tensor, nn
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders import CHANNELS, PHOTO, RENDER, SIZE
-from dystyle.encoders.carrier import Carrier, fill, warp
+from dystyle.encoders.carrier import Carrier, fill, warp, widened
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.encoders.parser import FeatureParser
@@ -156,18 +157,24 @@ class Grounding(nn.Module):
 
 
 class Carrying(nn.Module):
-    """Residuals through an edit, by the bundled carrier and parser."""
+    """Residuals through an edit, by the bundled carrier and parser.
+
+    Where it is `still`, 1 and not 0, what is ground before or after the edit stays the photo's, edges
+    included, and so heads keep their outlines.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.carrier, self.parser = Carrier.load("carrier"), FeatureParser.load("parser")
 
     def forward(
-        self, residuals: Tensor, before: Tensor, after: Tensor, ground: Tensor, faces: Tensor
+        self, residuals: Tensor, before: Tensor, after: Tensor, ground: Tensor, faces: Tensor, still: Tensor
     ) -> tuple[Tensor, ...]:
         residuals, before = residuals.float(), before.float()  # as faces keep them
         carried, touched, flow = self.carrier.carry(residuals, before, after)
         now = self.parser.ground(after, warp(faces, flow))
+        now = now + still * (widened(torch.maximum(ground, now)) - now)
+        ground = torch.maximum(ground, still)
         return fill(carried, before + residuals - after, ground, now), touched, flow, now
 
 
@@ -260,7 +267,7 @@ GRAPHS: dict[str, Graph] = {
         Carrying,
         FEATURES,
         torch.float16,
-        {"before": FEATURES, "after": FEATURES, "ground": PLACES, "faces": PLACES},
+        {"before": FEATURES, "after": FEATURES, "ground": PLACES, "faces": PLACES, "still": (1, 1, 1)},
         frozenset({"before"}),
     ),
     "ground": Graph(Grounding, FEATURES, torch.float32, {"faces": PLACES}),
