@@ -119,6 +119,20 @@ def test_the_picture_follows_a_dragged_slider_and_is_full_size_after_it(cartoon,
     expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"yaw": yaw})))
 
 
+def test_a_slider_dragged_to_where_it_has_been_before_is_followed_again(cartoon, visit):
+    url, editor = cartoon
+    page, code = visit(url), editor.sample(FIRST_SEED)
+    drag = "(slider) => { slider.value = 80; slider.dispatchEvent(new Event('input', { bubbles: true })); }"
+    slider(page, "age").evaluate(drag)
+    expect_width(page, 256)
+    slider(page, "age").dispatch_event("pointerup")
+    expect_edits(page, "Age 32 → 80")
+    page.locator("#attribute-age .reset").click()
+    expect_picture(page, editor.synthesize(code))
+    slider(page, "age").evaluate(drag)  # its sketch is the one before, bit for bit
+    expect_picture(page, editor.synthesize(editor.edit(code, {"age": 80})))
+
+
 def test_typed_number_counts_from_enter_on(cartoon, visit):
     page = visit(cartoon[0])
     number = page.locator("#attribute-age input[type=number]")
