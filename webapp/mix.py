@@ -80,7 +80,8 @@ class MixCallbacks:
         return random.randrange(PEOPLE)
 
     def open_second(self, photo: dict | None, request: gr.Request, progress=PROGRESS):
-        """Find the largest face of a photo: from then on it is the second one."""
+        """Find the largest face of a photo: from then on it is the second one. A photo that is refused is taken
+        from its button."""
         with self.page.politely("Opening a second photo"):
             if photo is None:
                 return gr.skip()
@@ -88,7 +89,7 @@ class MixCallbacks:
                 report(0.0, "Finding the face")
                 face = self.editor.invert(pixels, index=0, progress=report)
             layout = self.layout
-            return {layout.second: Second(face.code), layout.other: None, layout.second_photo: None}
+            return {layout.second: Second(face.code), layout.other: None}
         return {self.layout.second_photo: None}
 
     def switch(self, layers: Sequence[str]) -> list[str]:

@@ -444,6 +444,11 @@ def test_a_face_is_mixed_with_that_of_a_second_photo(cartoon, visit, tmp_path):
     page.set_input_files("#mix-controls input[type=file]", tmp_path / "notes.jpg")
     expect(page.locator(".toast-body")).to_contain_text("is not a picture")
     expect(names).to_have_text(["Random person 12", "Your second photo"])
+    page.reload()  # the good one is still what the browser keeps
+    page.locator("#stage .stage.ready").wait_for()
+    open_mixture(page)
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    expect(after).to_have_attribute("src", data_url(expected))
     page.locator("#mix-edit").click()  # and the mixture is edited like any face
     expect_edits(page, "A saved face Move a slider")
     picture = page.locator("#stage .stage-after")
@@ -561,7 +566,7 @@ def test_inversion_can_be_cancelled(cartoon, visit, tmp_path, monkeypatch):
 
     def endless(photo, refine="fast", index=0, progress=None):
         while True:
-            progress(0.5, "Refining at 128 px")
+            progress(0.5, "Refining the face")
             threading.Event().wait(0.02)
 
     monkeypatch.setattr(editor, "invert", endless)
