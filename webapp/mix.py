@@ -80,8 +80,8 @@ class MixCallbacks:
         return random.randrange(PEOPLE)
 
     def open_second(self, photo: dict | None, request: gr.Request, progress=PROGRESS):
-        """Find the largest face of a photo: from then on it is the second one. A photo that is refused is taken
-        from its button."""
+        """Find the largest face of a photo: from then on it is the second one. Its button lets go of a photo
+        that is refused."""
         with self.page.politely("Opening a second photo"):
             if photo is None:
                 return gr.skip()
