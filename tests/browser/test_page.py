@@ -151,7 +151,7 @@ def test_a_share_is_shown_in_percent(cartoon, visit):
     number.press("Enter")
     expect_edits(page, "Smile 40 % → 55 %")
     expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"smile": 0.55})))
-    expect(page.locator("#readout")).to_contain_text(re.compile(r"The picture reads: Smile \d+ %"))
+    expect(page.locator("#readout")).to_contain_text(re.compile(r"The picture reads: Smile \d+\s%"))
     expect(page.locator("#attribute-smile .reset")).to_have_text("↺ 40 %")
     number.fill("180")
     number.press("Enter")
