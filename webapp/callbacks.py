@@ -33,7 +33,7 @@ from webapp.files import SCRATCH
 from webapp.keeping import Kept, KeptPerson, noted_values
 from webapp.layout import EXAMPLES, PORTRAIT, Layout, Preset
 from webapp.readings import likeness, marks, said, summary
-from webapp.stage import data_url
+from webapp.stage import data_url, new_turn
 from webapp.visit import PREVIEW, Photo, Recipe, Visit, at_work, saved_face
 
 if TYPE_CHECKING:
@@ -393,7 +393,7 @@ class Callbacks:
         configuration = visit.configuration(visit.targets(self.editor, values), locked)
         portrait = visit.portrait(self.editor, configuration, PREVIEW)
         after = portrait if view == PORTRAIT else visit.on_screen(self.editor, portrait)[1]
-        return gr.update(after=data_url(after))
+        return gr.update(after=data_url(after), turn=new_turn())
 
     @polite
     def edit(self, visit: Visit | None, view: str, *inputs):
@@ -768,7 +768,7 @@ class Callbacks:
             before=data_url(before),
             after=data_url(after),
             tag=self.text("Before" if visit.pinned is None else "Pinned edit"),
-            turn=time.monotonic_ns() % 2**50,
+            turn=new_turn(),
             protected=protected,
             faces={"boxes": boxes, "shown": visit.face.index, "edited": edited} if len(boxes) > 1 else {},
         )

@@ -44,7 +44,7 @@ def attention_picture(
             f'fill-opacity="{0.08 + 0.92 * share:.3f}"><title>{hint}: {share:.0%}</title></rect>'
         )
         if words:
-            write(x + w / 2, y + h / 2 + 4, words, "on" if share > 0.5 else "off", "middle")
+            write(x + w / 2, y + h / 2 + 4, words, "on" if share > 0.9 else "off", "middle")
 
     # Who takes how much from whom, averaged over the layers.
     write(0, 16, html.escape(text("What each expert takes from each, on average")), "title")
@@ -74,9 +74,10 @@ def attention_picture(
     write(WIDE, y, html.escape(text("fine: texture, colour")), "hint", "end")
     said = html.escape(text("Attention between the active experts"))
     return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{said}">'
         f'<svg class="attention" viewBox="0 0 {WIDE} {y + 8:g}" role="img" aria-label="{said}">'
         + "".join(parts)
-        + "</svg>"
+        + "</svg></div>"
     )
 
 

@@ -469,7 +469,7 @@ class Layout:
                             text("Compare"), variant="primary", min_width=0, elem_id="compare-start"
                         )
                         self.stop = gr.Button(text("Cancel"), min_width=0, elem_id="compare-cancel")
-            self.compare_progress = gr.HTML(elem_id="compare-progress")
+                        self.compare_progress = gr.HTML(elem_id="compare-progress")
             self.results = gr.HTML(elem_id="compare-results")
 
     def _attributes(self) -> None:

@@ -2,7 +2,6 @@
 
 import html
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +13,7 @@ from dystyle.errors import InputError
 from dystyle.faces import ENDING, InvertedFace, fingerprint
 from dystyle.provenance import Credit
 from webapp.callbacks import PEOPLE, PROGRESS, Callbacks, known, thumbnail
-from webapp.stage import data_url
+from webapp.stage import data_url, new_turn
 from webapp.visit import FULL, PREVIEW, Visit, at_work
 
 
@@ -58,7 +57,7 @@ class MixCallbacks:
             visit.mixed = inputs
             return {
                 self.layout.mix_stage: gr.update(
-                    before=data_url(before), after=data_url(after), turn=time.monotonic_ns() % 2**50
+                    before=data_url(before), after=data_url(after), turn=new_turn()
                 ),
                 self.layout.mixed_faces: f'<div class="parents">{shown}</div>',
             }
@@ -72,7 +71,8 @@ class MixCallbacks:
                 return gr.skip()
             visit.mixed = None
             mixed = self._mixed(visit, inputs)[2]
-            return gr.update(after=data_url(self._picture(visit, mixed, inputs, PREVIEW)))
+            picture = self._picture(visit, mixed, inputs, PREVIEW)
+            return gr.update(after=data_url(picture), turn=new_turn())
         return gr.skip()
 
     def another(self) -> int:
@@ -80,7 +80,8 @@ class MixCallbacks:
         return random.randrange(PEOPLE)
 
     def open_second(self, photo: dict | None, request: gr.Request, progress=PROGRESS):
-        """Find the largest face of a photo: from then on it is the second one."""
+        """Find the largest face of a photo: from then on it is the second one. Its button lets go of a photo
+        that is refused."""
         with self.page.politely("Opening a second photo"):
             if photo is None:
                 return gr.skip()
@@ -88,7 +89,7 @@ class MixCallbacks:
                 report(0.0, "Finding the face")
                 face = self.editor.invert(pixels, index=0, progress=report)
             layout = self.layout
-            return {layout.second: Second(face.code), layout.other: None, layout.second_photo: None}
+            return {layout.second: Second(face.code), layout.other: None}
         return {self.layout.second_photo: None}
 
     def switch(self, layers: Sequence[str]) -> list[str]:

@@ -130,13 +130,20 @@
     take(files);
   }, true);
 
-  // The second photo of the mixture comes back when its tab is opened after a reload.
+  // The second photo of the mixture comes back when its tab is opened after a reload; one that was refused leaves the
+  // one before.
   const second = window.keeping.list("second"), SECOND = "#mix-controls input[type=file]";
+  let given;
   document.addEventListener("change", (event) => {
-    if (!event.target.matches(SECOND) || !event.target.files.length) return;
-    second.clear();
-    second.keep({ file: event.target.files[0] });
+    if (event.target.matches(SECOND) && event.target.files.length) [given] = event.target.files;
   }, true);
+  window.mixing = {
+    keep: (taken) => {
+      if (!taken) return;
+      second.clear();
+      second.keep({ file: given });
+    },
+  };
   document.addEventListener("click", (event) => { if (event.target.closest?.("#other-random")) second.clear(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.closest?.("#other")) second.clear(); });
   document.querySelector("#tab-mix-button").addEventListener("click", async () => {

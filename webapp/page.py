@@ -30,6 +30,7 @@ SAVE_FILM = """() => {
   const film = document.querySelector("#film [data-name]");
   window.results.download(film.src, film.dataset.name);
 }"""
+KEEP_SECOND = "(photo) => { window.mixing.keep(Boolean(photo)); }"
 OPEN_FACE = "(file) => { if (file) window.results.open(file.url, file.orig_name); }"
 # The edit of a link, and what was kept of an earlier visit. A link can be anything: what is too long or does
 # not decode is handed over for the server to refuse. It counts once: a reload brings back what became of it.
@@ -250,7 +251,7 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
     ends += [layout.other.submit, layout.noise.input]
     gr.on([layout.mixing.select, *ends], **drawing)
     layout.other_random.click(callbacks.another, None, layout.other, **at_once).then(**drawing)
-    layout.second_photo.upload(
+    opened = layout.second_photo.upload(
         callbacks.open_second,
         layout.second_photo,
         [layout.second, layout.other, layout.second_photo],
@@ -259,7 +260,9 @@ def _wire_mixing(layout: Layout, callbacks: MixCallbacks, inputs: list) -> None:
         show_progress_on=layout.mixed_faces,
         concurrency_id=OPEN,
         api_visibility="private",
-    ).then(**drawing)
+    )
+    opened.then(**drawing)
+    opened.then(None, layout.second_photo, js=KEEP_SECOND, api_visibility="private")
     layout.noise_switch.click(callbacks.switch, layout.noise, layout.noise, **at_once).then(**drawing)
     save = [layout.visit, layout.mix_kind, layout.mark, *mix]
     saving = quietly | {"concurrency_id": "save"}

@@ -18,8 +18,8 @@ def times(row: Attribute) -> int:
 
 
 def said(value: float, row: Attribute) -> str:
-    """A target as the page says it."""
-    return f"{100 * value:.0f} %" if times(row) == 100 else f"{value:g}"
+    """A target as the page says it; the sign stays beside its number."""
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%" if times(row) == 100 else f"{value:g}"
 
 
 def reading(value: float, row: Attribute) -> str:

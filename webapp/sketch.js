@@ -1,6 +1,6 @@
 // Runs once for a sketch: hands it to its stage, and asks for the picture as long as none has followed.
 let due;
-watch("after", () => {
+watch(["after", "turn"], () => {
   const stage = document.querySelector("#[[stage]] .stage");
   stage.dispatchEvent(new CustomEvent("sketch-after", { detail: props.after }));
   const settle = () => {

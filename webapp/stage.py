@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -82,14 +83,22 @@ def build_stage(elem_id: str, text: Language, tag: str = "") -> gr.HTML:
 
 
 def build_sketch(elem_id: str, stage: gr.HTML) -> gr.HTML:
-    """What a stage shows while a slider moves, a data URL as `after`, until its next picture.
+    """What a stage shows while a slider moves, a data URL as `after`, until its next picture. A new `turn`
+    shows it also where it is the sketch before, which a picture has followed since.
 
     It goes another way than the stage's pictures, as of two quick updates of one component Gradio keeps the
     second one only. A sketch that no picture follows is a click on this component: its slider's release was
     lost, or the sketch was drawn after what the release had asked for.
     """
     script = (HERE / "sketch.js").read_text(encoding="utf-8").replace("[[stage]]", stage.elem_id)
-    return gr.HTML(html_template="<i></i>", js_on_load=script, after="", visible="hidden", elem_id=elem_id)
+    return gr.HTML(
+        html_template="<i></i>", js_on_load=script, after="", turn=0, visible="hidden", elem_id=elem_id
+    )
+
+
+def new_turn() -> int:
+    """A number that the one before was not."""
+    return time.monotonic_ns() % 2**50
 
 
 def data_url(image: np.ndarray) -> str:

@@ -201,7 +201,7 @@ class Refinement:
 
             return image, backward
 
-        yield from self._optimise([x], config.lr, render, config.schedule, "Refining at {} px")
+        yield from self._optimise([x], config.lr, render, config.schedule, "Refining the face")
         return x.detach() * generator.std_w + generator.mean_w
 
     def _refine_detail(self, code: Tensor) -> Generator[Step, None, Tensor]:
@@ -294,7 +294,7 @@ class Refinement:
                 difference, gradient = self._judge(image, goal, texture, step % READ_EVERY == 0)
                 backward(gradient)
                 adam.step(lr * max(0.15, 1 - (self.done - start) / work))
-                yield self._step(size, message.format(size))
+                yield self._step(size, message)
                 best, stale = (difference, 0) if difference < (1 - CLOSER) * best else (best, stale + 1)
                 if stale == PATIENCE:
                     break

@@ -410,7 +410,7 @@ class Slow:
             self.running.append(refine)
             try:
                 while not self.free.wait(0.02):
-                    progress(0.4, "Refining at 128 px")
+                    progress(0.4, "Refining the face")
             finally:
                 self.running.remove(refine)
             return invert(photo, refine, index, progress)
@@ -425,7 +425,7 @@ def test_edits_made_while_a_face_is_refined_are_carried_over(cartoon, visit, tmp
     choose(page, "Balanced")
     page.set_input_files("#photo input[type=file]", path)
     expect_edits(page, "Your photo")  # at once, and finer later
-    expect(page.locator("#progress")).to_contain_text("Refining at 128 px")
+    expect(page.locator("#progress")).to_contain_text("Refining the face")
     slider(page, "age").press("End")
     expect_edits(page, "→ 80")
     slider(page, "smile").press("Home")

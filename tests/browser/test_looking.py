@@ -164,5 +164,7 @@ def test_where_the_window_is_small_nothing_wraps_or_lies_upon_another(cartoon, v
         expect(page.locator("#view")).to_be_visible()
         boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("undo", "kind", "download")}
         assert len({box["y"] for box in boxes.values()}) == 1, code
-        view, tools = (page.locator(name).bounding_box() for name in ("#view", "#stage .stage-tools"))
-        assert view["x"] + view["width"] < tools["x"], code
+        places = ("#view", "#stage .stage", "#undo", "#stage .stage-tools")
+        view, stage, undo, tools = (page.locator(name).bounding_box() for name in places)
+        assert stage["y"] + stage["height"] < view["y"] < view["y"] + view["height"] < undo["y"], code
+        assert tools["x"] > stage["x"] and tools["height"] < 40, code

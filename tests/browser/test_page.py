@@ -119,6 +119,20 @@ def test_the_picture_follows_a_dragged_slider_and_is_full_size_after_it(cartoon,
     expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"yaw": yaw})))
 
 
+def test_a_slider_dragged_to_where_it_has_been_before_is_followed_again(cartoon, visit):
+    url, editor = cartoon
+    page, code = visit(url), editor.sample(FIRST_SEED)
+    drag = "(slider) => { slider.value = 80; slider.dispatchEvent(new Event('input', { bubbles: true })); }"
+    slider(page, "age").evaluate(drag)
+    expect_width(page, 256)
+    slider(page, "age").dispatch_event("pointerup")
+    expect_edits(page, "Age 32 → 80")
+    page.locator("#attribute-age .reset").click()
+    expect_picture(page, editor.synthesize(code))
+    slider(page, "age").evaluate(drag)  # its sketch is the one before, bit for bit
+    expect_picture(page, editor.synthesize(editor.edit(code, {"age": 80})))
+
+
 def test_typed_number_counts_from_enter_on(cartoon, visit):
     page = visit(cartoon[0])
     number = page.locator("#attribute-age input[type=number]")
@@ -137,7 +151,7 @@ def test_a_share_is_shown_in_percent(cartoon, visit):
     number.press("Enter")
     expect_edits(page, "Smile 40 % → 55 %")
     expect_picture(page, editor.synthesize(editor.edit(editor.sample(FIRST_SEED), {"smile": 0.55})))
-    expect(page.locator("#readout")).to_contain_text(re.compile(r"The picture reads: Smile \d+ %"))
+    expect(page.locator("#readout")).to_contain_text(re.compile(r"The picture reads: Smile \d+\s%"))
     expect(page.locator("#attribute-smile .reset")).to_have_text("↺ 40 %")
     number.fill("180")
     number.press("Enter")
@@ -430,6 +444,11 @@ def test_a_face_is_mixed_with_that_of_a_second_photo(cartoon, visit, tmp_path):
     page.set_input_files("#mix-controls input[type=file]", tmp_path / "notes.jpg")
     expect(page.locator(".toast-body")).to_contain_text("is not a picture")
     expect(names).to_have_text(["Random person 12", "Your second photo"])
+    page.reload()  # the good one is still what the browser keeps
+    page.locator("#stage .stage.ready").wait_for()
+    open_mixture(page)
+    expect(names).to_have_text(["Random person 12", "Your second photo"])
+    expect(after).to_have_attribute("src", data_url(expected))
     page.locator("#mix-edit").click()  # and the mixture is edited like any face
     expect_edits(page, "A saved face Move a slider")
     picture = page.locator("#stage .stage-after")
@@ -547,7 +566,7 @@ def test_inversion_can_be_cancelled(cartoon, visit, tmp_path, monkeypatch):
 
     def endless(photo, refine="fast", index=0, progress=None):
         while True:
-            progress(0.5, "Refining at 128 px")
+            progress(0.5, "Refining the face")
             threading.Event().wait(0.02)
 
     monkeypatch.setattr(editor, "invert", endless)

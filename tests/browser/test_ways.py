@@ -166,6 +166,7 @@ def test_shortcuts_and_their_sheet(cartoon, visit, tmp_path):
     expect(page.locator("#caption")).to_contain_text("Move a slider")
     page.keyboard.press("?")
     expect(page.locator("#shortcuts")).to_be_visible()
+    expect(page.locator("#shortcuts dd")).to_contain_text(["Undo", "Paint with the brush", "Shortcuts"])
     page.keyboard.press("Escape")
     expect(page.locator("#shortcuts")).to_be_hidden()
     page.locator("#help").click()
@@ -190,10 +191,10 @@ def test_fingers_scroll_over_sliders_and_move_them_by_their_thumbs(cartoon, visi
     page = visit(url, **PHONE)
     page.set_input_files("#photo input[type=file]", photo_of_faces(tmp_path, (300, 200, 300)))
     expect_edits(page, "Your photo")
-    expect(slider(page, "yaw")).to_be_in_viewport(ratio=1)
+    box, toolbar = slider(page, "yaw").bounding_box(), page.locator("#toolbar").bounding_box()
+    assert box["y"] + box["height"] <= toolbar["y"]  # in view, and nothing lies over it
     for button in ("#undo", "#download"):
         expect(page.locator(button)).to_be_in_viewport(ratio=1)
-    box = slider(page, "yaw").bounding_box()
     y = box["y"] + box["height"] / 2
     for share in (0.2, 0.45, 0.9):
         x = box["x"] + share * box["width"]
@@ -215,8 +216,15 @@ def test_on_a_phone_targets_are_large_enough_for_fingers(cartoon, visit, tmp_pat
     expect_edits(page, "Your photo")
     slider(page, "age").press("End")
     expect_edits(page, "→ 80")
-    targets = "button, a[href], .segments label, .lock input"
-    small = page.evaluate(
+    for tab, here in (("Edit", "#view"), ("Mix", "#mix-stage .stage.ready"), ("Compare", "#compared b")):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        expect(page.locator(here)).to_be_visible()
+        assert not small_targets(page), tab
+
+
+def small_targets(page: Page) -> list[str]:
+    targets = "button, a[href], .segments label, .lock input, label:has([type=checkbox])"
+    return page.evaluate(
         """(targets) => [...document.querySelectorAll(targets)]
       .filter((e) => e.checkVisibility() && !e.closest("footer, [aria-hidden=true]"))
       .map((e) => [e.id || e.className || e.textContent, e.getBoundingClientRect()])
@@ -224,7 +232,6 @@ def test_on_a_phone_targets_are_large_enough_for_fingers(cartoon, visit, tmp_pat
       .map(([what, box]) => `${what} ${box.width} x ${box.height}`)""",
         targets,
     )
-    assert not small
 
 
 def test_a_photo_its_edits_and_its_views_move_nothing_else(cartoon, visit, tmp_path):
