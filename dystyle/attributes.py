@@ -239,8 +239,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Age",
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
             photo_gain=1.7,
-            most_gain=(3.2, 2.4),
-            gives_way=(0.7, 0.0),
+            most_gain=(3.2, 2.3),
+            gives_way=(0.5, 0.0),
         ),
         Attribute(
             "gender",
