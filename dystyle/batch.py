@@ -285,7 +285,7 @@ def check_settings(config: BatchConfig, store: Store) -> None:
     Raises:
         InputError: they were not.
     """
-    beside = ("out", "people", "processes", "retry", "backend", "device")
+    beside = ("out", "people", "processes", "retry", "backend", "url", "device")
     wanted = json.dumps({key: x for key, x in asdict(config).items() if key not in beside}, indent=2)
     (found,) = store.read([SETTINGS]) or [b""]
     if not found:

@@ -44,6 +44,8 @@ class EditOptions:
             one that edits the picture itself: "stgan", "attgan", "stargan", or the path of one trained here.
         looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
         truncation: of random people; 1 is the full variety, 0 the mean face.
+        backend: what runs the networks: "auto", "onnx", "openvino", "torch", "tensorrt", or "serve".
+        url: of the server, for "serve", such as http://127.0.0.1:8000.
     """
 
     set: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class EditOptions:
     looks: int = 0
     truncation: float = 0.7
     backend: str = "auto"
+    url: str | None = None
     device: str = "cpu"
 
     def open(self) -> tuple[FaceEditor, dict[str, float]]:
@@ -66,7 +69,7 @@ class EditOptions:
         if self.looks and (self.method in FAMILIES or self.method.endswith(TRANSLATOR_FILE)):
             raise InputError("A translator does not look at its edit; leave --looks at 0.")
         editor = FaceEditor.from_pretrained(
-            self.device, self.backend, self.method, self.encoder, self.generator
+            self.device, self.backend, self.method, self.encoder, self.generator, self.url
         )
         return editor, validate_configuration(parse_configuration(self.set), editor.attributes)
 
