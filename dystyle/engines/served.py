@@ -16,7 +16,8 @@ from dystyle.engines.protocol import LENGTH, pack, unpack
 from dystyle.errors import InputError
 
 SECONDS = 120.0  # until an answer has to be there
-PAUSES = (0.1, 0.4, 1.6, 3.2)  # seconds before the next try, where a server is busy or restarts
+PAUSES = (0.1, 0.4, 1.6, 3.2)  # seconds before the next try, where a server is busy or parts of it restart
+AGAIN = (500, 502, 503, 504)  # answers after which there is a next try
 WEIGHT = "weights."  # how inputs that stand in for a generator's weights are called
 
 
@@ -93,7 +94,7 @@ class ServedBackend:
                     return answer.read(), answer.headers
             except urllib.error.HTTPError as error:
                 said = _sentence(error)
-                if error.code != 503 or pause is None:
+                if error.code not in AGAIN or pause is None:
                     raise InputError(f"The server at {self.url} says: {said}") from error
             except (OSError, http.client.HTTPException) as error:
                 if pause is None:

@@ -29,7 +29,7 @@ def main() -> None:
     ray.init(address=config.address, **own)
     serve.start(http_options={"host": config.host, "port": config.port})
     print(f"The API is going to stand at http://{config.host}:{config.port}/docs", flush=True)
-    serve.run(application(config), name=APP, route_prefix="/", blocking=True)
+    serve.run(application(config), name=APP, route_prefix="/", blocking=config.address is None)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from dystyle.engines.choice import choose_backend
 from dystyle.errors import InputError
+from dystyle.memory import share_freed_memory
 from dystyle.pipeline import FaceEditor
 from dystyle.serve.api import Busy, build_api
 
@@ -27,7 +28,8 @@ EDITING, INVERSION, RENDERING = "editing", "inversion", "rendering"
 RENDERS = ("generator", "features", "decoder", "carrier", "ground")  # how the names of its graphs begin
 SECONDS = 120.0  # until an engine has to have answered
 TRIES = 4
-HEALTH_SECONDS, SHUTDOWN_SECONDS = 10, 30
+REQUESTS = 32  # that a replica of the API answers at once: they mostly wait for engines
+HEALTH_SECONDS = 10
 # Of a core, what a replica reserves: one of each to a core, and editing takes next to nothing.
 RESERVED = {EDITING: 0.0, INVERSION: 0.5, RENDERING: 0.5}
 
@@ -41,7 +43,8 @@ class ServeConfig:
             url="http://127.0.0.1:8000")`.
         least, most: replicas of inversion, of editing and of rendering.
         threads: that each replica computes with.
-        batch: calls that run together at most.
+        batch: calls that run together at most. On a CPU 1 is best: of eight pictures each takes as long as
+            alone (docs/scale.md).
         wait: milliseconds for which the first of them waits for others.
         queue: calls that may wait for each deployment; who comes then is told so (503).
         backend: "auto", "onnx" or "openvino".
@@ -56,7 +59,7 @@ class ServeConfig:
     least: int = 1
     most: int = 1
     threads: int = 1
-    batch: int = 8
+    batch: int = 1
     wait: float = 2.0
     queue: int = 64
     backend: str = "auto"
@@ -205,7 +208,7 @@ class DeployedBackend:
         for _ in range(TRIES):
             try:
                 found = self.handles[part].run.remote(call).result(timeout_s=SECONDS)
-            except BackPressureError as error:
+            except (BackPressureError, TimeoutError) as error:
                 raise Busy from error
             except RayActorError:  # the replica is gone; another one will do
                 continue
@@ -221,6 +224,7 @@ def _targets(codes: np.ndarray, configuration: Mapping) -> dict[str, np.ndarray]
 
 def _ingress():
     """The API in a replica of its own, before the engines."""
+    share_freed_memory()  # dozens of threads hold pictures
     handles = {part: serve.get_deployment_handle(part, APP) for part in RESERVED}
     return build_api(FaceEditor.from_pretrained(backend=DeployedBackend(handles)))
 
@@ -233,12 +237,12 @@ def application(config: ServeConfig) -> serve.Application:
             "autoscaling_config": {
                 "min_replicas": config.least,
                 "max_replicas": config.most,
-                "target_ongoing_requests": max(1, config.batch // 2),
+                "target_ongoing_requests": ongoing / 2,
             },
             "max_ongoing_requests": ongoing,
             "max_queued_requests": config.queue,
             "health_check_period_s": HEALTH_SECONDS,
-            "graceful_shutdown_timeout_s": SHUTDOWN_SECONDS,
+            "graceful_shutdown_timeout_s": SECONDS,  # what it has begun, it ends
             "ray_actor_options": {
                 "num_cpus": cores,
                 "runtime_env": {"env_vars": {"DYSTYLE_CORES": str(config.threads)}},
@@ -251,5 +255,5 @@ def application(config: ServeConfig) -> serve.Application:
         )
         for part, cores in RESERVED.items()
     ]
-    ingress = serve.deployment(serve.ingress(_ingress)(), name="api", **options(4 * config.batch, 0.0))
+    ingress = serve.deployment(serve.ingress(_ingress)(), name="api", **options(REQUESTS, 0.0))
     return ingress.bind(*engines)
