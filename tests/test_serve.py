@@ -27,6 +27,8 @@ from dystyle.pictures import load_image
 from dystyle.serve.api import Busy, build_api
 from dystyle.weights import load
 from tests.browser.fake_editor import FakeEditor
+from webapp.progress import Progress
+from webapp.start import load_editor
 
 
 @contextmanager
@@ -115,6 +117,14 @@ def test_the_command_line_needs_nothing_but_the_address(url, editor, tmp_path, m
     with pytest.raises(SystemExit) as stop:
         edit.main()
     assert stop.value.code == 2 and "needs the server's url" in capsys.readouterr().err
+
+
+def test_a_page_is_told_of_the_server_by_the_environment(url, editor, monkeypatch):
+    monkeypatch.setenv("DYSTYLE_BACKEND", "serve")
+    monkeypatch.setenv("DYSTYLE_URL", url)
+    monkeypatch.delenv("DYSTYLE_ENCODER", raising=False)
+    monkeypatch.delenv("DYSTYLE_DEVICE", raising=False)
+    assert load_editor(Progress()).backend.url == url
 
 
 def test_operations_are_the_pages_and_give_what_it_gives():

@@ -47,11 +47,11 @@ def load_editor(progress: Progress) -> FaceEditor:
     progress.tell(FETCH, WEIGHTS["random_face"].arrived)
     resolve(DEFAULT)
     progress.tell(BUILD)
-    settings = {"backend": "auto", "encoder": "fast", "device": "auto"}
+    settings = {"backend": "auto", "encoder": "fast", "device": "auto", "url": None}
     chosen = {name: os.environ.get(f"DYSTYLE_{name.upper()}") or usual for name, usual in settings.items()}
     if zero_gpu.here():
         chosen["device"] = "cpu"
-    return FaceEditor.from_pretrained(**chosen, url=os.environ.get("DYSTYLE_URL") or None)
+    return FaceEditor.from_pretrained(**chosen)
 
 
 @contextmanager
