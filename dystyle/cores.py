@@ -5,6 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+CORES = "DYSTYLE_CORES"
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 # Files of a container's limits there: microseconds of computing time in every so many microseconds.
 _QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # control groups 2 and 1
@@ -12,7 +13,10 @@ _QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # c
 
 @cache
 def cores() -> int:
-    """How many threads can compute at once: the machine's cores, less those that this process may not use."""
+    """How many threads can compute at once: the machine's cores, less those that this process may not use.
+
+    `DYSTYLE_CORES` leaves some of them to others.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for files in _QUOTAS:
         try:
@@ -22,6 +26,8 @@ def cores() -> int:
             continue
         if quota > 0:
             allowed = min(allowed, math.ceil(quota / period))
+    if (asked := os.environ.get(CORES, "")).isdecimal():
+        allowed = min(allowed, int(asked))
     return max(1, allowed)
 
 

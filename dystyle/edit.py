@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from pathlib import Path, PurePath
+from typing import Annotated, TypeVar
 
 import numpy as np
 import tyro
@@ -26,14 +26,60 @@ from dystyle.pipeline import TRANSLATOR_FILE, FaceEditor
 from dystyle.provenance import Credit
 from dystyle.translators import FAMILIES
 
+P = TypeVar("P", bound=PurePath)
+
 
 @dataclass(frozen=True)
-class EditConfig:
+class EditOptions:
+    """How faces are edited, wherever they come from.
+
+    Attributes:
+        set: target values, for example `age=60 smile=1`; nothing gives the unedited reconstruction.
+        paste: write the whole photo with the edited face instead of the portrait; all else that the photo
+            carries is kept (transparency, colours, EXIF data, resolution).
+        refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
+        encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
+        generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
+        method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`); or
+            one that edits the picture itself: "stgan", "attgan", "stargan", or the path of one trained here.
+        looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
+        truncation: of random people; 1 is the full variety, 0 the mean face.
+        backend: what runs the networks: "auto", "onnx", "openvino", "torch", "tensorrt", or "serve".
+        url: of the server, for "serve", such as http://127.0.0.1:8000.
+    """
+
+    set: tuple[str, ...] = ()
+    paste: bool = False
+    refine: str = "fast"
+    encoder: str = "fast"
+    generator: str = DEFAULT
+    method: str = "dystyle"
+    looks: int = 0
+    truncation: float = 0.7
+    backend: str = "auto"
+    url: str | None = None
+    device: str = "cpu"
+
+    def open(self) -> tuple[FaceEditor, dict[str, float]]:
+        """The editor, and the target values.
+
+        Raises:
+            InputError: one of the options is not known, cannot be had here, or does not go with another.
+        """
+        if self.looks and (self.method in FAMILIES or self.method.endswith(TRANSLATOR_FILE)):
+            raise InputError("A translator does not look at its edit; leave --looks at 0.")
+        editor = FaceEditor.from_pretrained(
+            self.device, self.backend, self.method, self.encoder, self.generator, self.url
+        )
+        return editor, validate_configuration(parse_configuration(self.set), editor.attributes)
+
+
+@dataclass(frozen=True)
+class EditConfig(EditOptions):
     """Edit the face in a photo, in every photo of a folder, or of a random person.
 
     Attributes:
         photo: a picture, a folder of pictures, or a face's file that --save-face wrote.
-        set: target values, for example `age=60 smile=1`; nothing gives the unedited reconstruction.
         out: the picture to write (.png, .jpg, .webp, .avif, .tif), or a folder to write it to; for a folder,
             the folder to write to, PNGs, or with --paste files of the photos' names and formats. Without it
             out.png, or with --save-face no picture.
@@ -42,36 +88,17 @@ class EditConfig:
         recursive: take a folder's subfolders, too.
         overwrite: let a result take the place of a photo that it was made from.
         sample: a random person of this seed instead of a photo.
-        paste: write the whole photo with the edited face instead of the portrait; all else that the photo
-            carries is kept (transparency, colours, EXIF data, resolution).
         face: which face of the photo, 0 is the largest; with --paste also several ("2,5"), or "all".
-        refine: "fast", "balanced" or "precise": how carefully the person is reconstructed.
-        encoder: "fast", "e4e" (fetched from the Hugging Face hub), or the path of an encoder's checkpoint.
-        generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
-        method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`); or
-            one that edits the picture itself: "stgan", "attgan", "stargan", or the path of one trained here.
-        looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
-        truncation: for `--sample`; 1 is the full variety, 0 the mean face.
     """
 
     photo: Annotated[Path | None, tyro.conf.Positional] = None
-    set: tuple[str, ...] = ()
     out: Path | None = None
     save_face: Path | None = None
     keep_photo: bool = False
     recursive: bool = False
     overwrite: bool = False
     sample: int | None = None
-    paste: bool = False
     face: str = "0"
-    refine: str = "fast"
-    encoder: str = "fast"
-    generator: str = DEFAULT
-    method: str = "dystyle"
-    looks: int = 0
-    truncation: float = 0.7
-    backend: str = "auto"
-    device: str = "cpu"
 
 
 def parse_configuration(pairs: tuple[str, ...]) -> dict[str, float | str]:
@@ -114,15 +141,8 @@ def _jobs(config: EditConfig, to: Path) -> list[tuple[Path | None, Path]]:
             raise InputError(f"The folder '{config.photo}' holds no pictures ({', '.join(sorted(ENDINGS))}).")
         if left_out := [str(name) for name in names if not is_named_like_a_picture(name)]:
             print(f"Not pictures, left out: {', '.join(left_out)}", file=sys.stderr)
-        wanted = [
-            photo if config.paste and _is_saved(photo) else photo.with_suffix(".png") for photo in photos
-        ]
-        shared = Counter(wanted)
-        # Of two that would share a name, anna.jpg and anna.bmp, come anna.jpg.png and anna.bmp.png.
-        jobs = [
-            (config.photo / photo, to / (out if shared[out] == 1 else f"{photo}.png"))
-            for photo, out in zip(photos, wanted, strict=True)
-        ]
+        outs = result_names(photos, config.paste)
+        jobs = [(config.photo / photo, to / out) for photo, out in zip(photos, outs, strict=True)]
     originals = {photo.resolve() for photo, _ in jobs if photo}
     for _, out in jobs:
         if out.resolve() in originals and not config.overwrite:
@@ -134,7 +154,23 @@ def _jobs(config: EditConfig, to: Path) -> list[tuple[Path | None, Path]]:
     return jobs
 
 
-def _is_saved(photo: Path) -> bool:
+def result_names(photos: Sequence[P], paste: bool, ending: str = ".png") -> list[P]:
+    """What to call the results of these photos, a name each.
+
+    Of two that would share one, anna.jpg and anna.bmp, come anna.jpg.png and anna.bmp.png.
+
+    Args:
+        paste: whole photos, in their own formats where those are written; else all have the `ending`.
+    """
+    wanted = [photo if paste and _is_saved(photo) else photo.with_suffix(ending) for photo in photos]
+    shared = Counter(wanted)
+    return [
+        out if shared[out] == 1 else photo.with_name(f"{photo.name}{ending}")
+        for photo, out in zip(photos, wanted, strict=True)
+    ]
+
+
+def _is_saved(photo: PurePath) -> bool:
     """Whether a photo pasted into can be written in its own format."""
     return any(photo.suffix.lower() in entry.endings for entry in SAVED.values())
 
@@ -166,8 +202,6 @@ def run(config: EditConfig) -> list[str]:
         raise InputError("Give either a photo (or a folder of photos) or --sample SEED.")
     if config.paste and config.photo is None:
         raise InputError("--paste needs a photo to paste into.")
-    if config.looks and (config.method in FAMILIES or config.method.endswith(TRANSLATOR_FILE)):
-        raise InputError("A translator does not look at its edit; leave --looks at 0.")
     if config.keep_photo and config.save_face is None:
         raise InputError("--keep-photo needs --save-face, and the file to keep the photo in.")
     numbers = parse_faces(config.face)
@@ -179,10 +213,7 @@ def run(config: EditConfig) -> list[str]:
     jobs: Sequence[tuple[Path | None, Path | None]] = [(config.photo, None)]
     if config.out or config.save_face is None:
         jobs = _jobs(config, config.out or Path("out.png"))
-    editor = FaceEditor.from_pretrained(
-        config.device, config.backend, config.method, config.encoder, config.generator
-    )
-    target = validate_configuration(parse_configuration(config.set), editor.attributes)
+    editor, target = config.open()
     credit = Credit(target, photographed=config.photo is not None, model=editor.model)
     failures = []
     for photo, out in jobs:
@@ -251,18 +282,23 @@ def _edit_one(
     target: dict[str, float],
 ) -> np.ndarray:
     """A face edited, as a portrait or in its photo's pixels; without one, the random person."""
-    if editor.edits_pictures:
-        unedited = (
-            face.portrait if face else editor.synthesize(editor.sample(config.sample, config.truncation))
-        )
-        portrait = editor.edit_picture(unedited, target, len(unedited))
-        return editor.paste(portrait, face, picture) if config.paste else portrait
-    if face is None:
-        code = editor.sample(config.sample, config.truncation)
-        return editor.synthesize(editor.edit(code, target, looks=config.looks))
-    code = editor.edit(face.code, target, face=face, looks=config.looks)
-    portrait = editor.synthesize(code, face=face)
+    code = editor.sample(config.sample, config.truncation) if face is None else face.code
+    portrait = edited_portrait(editor, code, face, target, config.looks)
     return editor.paste(portrait, face, picture) if config.paste else portrait
+
+
+def edited_portrait(
+    editor: FaceEditor, code: np.ndarray, face: InvertedFace | None, target: dict[str, float], looks: int = 0
+) -> np.ndarray:
+    """A code (18, 512) edited, or by a translator its picture: the portrait, uint8 (s, s, 3) RGB.
+
+    Args:
+        face: whose code it is, if it is a photo's.
+    """
+    if editor.edits_pictures:
+        unedited = editor.synthesize(code) if face is None else face.portrait
+        return editor.edit_picture(unedited, target, len(unedited))
+    return editor.synthesize(editor.edit(code, target, face=face, looks=looks), face=face)
 
 
 def main() -> None:

@@ -28,8 +28,10 @@ from dystyle.engines.hardware import PICTURES, PRECISIONS, tensorrt_runtime
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
 from dystyle.engines.recipes import TRACED
+from dystyle.engines.repository import editor_name, write_ensemble, write_model
 from dystyle.errors import InputError, needed
 from dystyle.generators.facts import DEFAULT, GeneratorFacts
+from dystyle.pictures import check_writable
 from dystyle.pipeline import encoder_graph
 from dystyle.weights import cache_folder, load, resolve
 
@@ -66,6 +68,8 @@ class BuildConfig:
         editor: "dystyle", or the path of an editor trained here (.safetensors).
         verify: compare every engine with PyTorch and fail beyond the stated limits.
         report: a Markdown file for the comparison, editors by their number of attributes.
+        layout: put the models into a folder for an inference server, too: "triton DIR" is a model repository
+            with batching and ensembles, "kserve DIR" has the Open Inference Protocol's metadata instead.
     """
 
     configurations: tuple[str, ...] = ("singles",)
@@ -76,6 +80,7 @@ class BuildConfig:
     editor: str = "dystyle"
     verify: bool = False
     report: Path | None = None
+    layout: tuple[Literal["triton", "kserve"], Path] | None = None
 
 
 def expand(names: tuple[str, ...], wanted: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -239,6 +244,8 @@ def describe(file: Path) -> dict:
 def build(config: BuildConfig) -> bool:
     """Build, print one line an engine, write the manifest; whether all are within the limits."""
     backend = open_backend(config.backend, config.precision)
+    if config.layout:
+        check_writable(config.layout[1] / "model.onnx")
     if config.verify:
         with needed("torch", "--verify"):
             from dystyle.engines.graphs import TorchBackend
@@ -258,8 +265,10 @@ def build(config: BuildConfig) -> bool:
     if config.verify:
         print(f"{'engine':44} {'largest':>10} {'mean':>10} {'PSNR, dB':>8} {'limit':>9}")
 
-    def record(name: str, file: Path, row: dict | None) -> None:
+    def record(name: str, model: str, file: Path, row: dict | None) -> None:
         entries[name] = describe(file) | ({"parity": row} if row else {})
+        if config.layout:
+            write_model(*config.layout, model, file)
         print(line(name, row) if row else name, flush=True)
 
     for graph in graphs:
@@ -273,7 +282,7 @@ def build(config: BuildConfig) -> bool:
                 outputs, expected = ([picture] for picture in compare_pictures(backend, name, feeds))
             reduced = precision != "fp32" and graph.startswith(PICTURES)
             row = parity(name, outputs, expected, LIMITS[graph.split("_")[0]], reduced)
-        record(name, engine_file(name), row)
+        record(name, graph.split(":")[0], engine_file(name), row)
     entries["editor weights"] = describe(engine_file(editor))
     for names in expand(structure.names, config.configurations):
         rows = [ATTRIBUTES[name] for name in names]
@@ -281,7 +290,9 @@ def build(config: BuildConfig) -> bool:
         edited, row = backend.edit(codes, target, editor), None
         if config.verify:
             row = parity("editor", [edited], [reference.edit(codes, target, editor)], EDITOR_LIMIT)
-        record("editor:" + ",".join(names), configuration_file(names, editor), row)
+        record("editor:" + ",".join(names), editor_name(names), configuration_file(names, editor), row)
+        if config.layout and config.layout[0] == "triton":
+            write_ensemble(config.layout[1], names, generator.sizes[0])
     packages = ("onnx", "openvino", "torch", "numpy")
     installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     manifest = {

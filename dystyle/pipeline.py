@@ -40,7 +40,7 @@ from dystyle.weights import load, resolve
 if TYPE_CHECKING:
     from dystyle.encoders.refine import Step
 
-BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "auto")
+BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "serve", "auto")
 DEVICES = ("cpu", "cuda", "auto")
 TRANSLATOR_FILE = ".safetensors"
 # Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
@@ -98,10 +98,11 @@ class FaceEditor:
     def from_pretrained(
         cls,
         device: str = "cpu",
-        backend: str = "auto",
+        backend: str | Backend = "auto",
         method: str = "dystyle",
         encoder: str | os.PathLike[str] = "fast",
         generator: str | os.PathLike[str] = DEFAULT,
+        url: str | None = None,
     ) -> "FaceEditor":
         """An editor with the bundled weights.
 
@@ -110,7 +111,8 @@ class FaceEditor:
             backend: what runs the engines, which are built on first use: "auto", on a CPU what a short
                 measurement at the first start found fastest, on a GPU TensorRT if it is there, else what is
                 installed for it; "onnx" (ONNX Runtime), "openvino" (for CPUs), "tensorrt" (its package, else
-                the TensorRT-RTX plug-in), or "torch" (PyTorch, the reference).
+                the TensorRT-RTX plug-in), "torch" (PyTorch, the reference), or "serve" (those of a server at
+                `url`, where nothing is built here). Or whatever else runs them.
             method: the editing method, a key of `dystyle.editors.METHODS`: "dystyle", or one that it is
                 compared with. The others look at the picture while they edit, and take seconds. Or a
                 translator, which has `edit_picture` instead of `edit`: a key of
@@ -120,16 +122,25 @@ class FaceEditor:
             generator: "mobile_stylegan", "stylegan2_ffhq" (from the Hugging Face hub), or the path of a
                 StyleGAN2 in any format of `dystyle.generators.checkpoints`. The editor and the encoder fit
                 generators with the W space of StyleGAN2 FFHQ.
+            url: of a server with `python -m dystyle.serve`, or with the models that `python -m dystyle.export
+                --layout` writes, for `backend="serve"`: http://127.0.0.1:8000.
 
         Raises:
-            InputError: an unknown name, something that is not installed here, or a failed download.
+            InputError: an unknown name, something that is not installed here, a failed download, or a server
+                that does not answer.
         """
         _choose("device", device, DEVICES)
-        _choose("backend", backend, BACKENDS)
+        if isinstance(backend, str):
+            _choose("backend", backend, BACKENDS)
+        if url is not None and backend != "serve":
+            raise InputError("A url goes with backend='serve'; give that, or leave it out.")
         _check_method(method)
         graph, facts = encoder_graph(encoder), GeneratorFacts.load(generator)
-        device = auto_device(backend) if device == "auto" else device
-        runner = choose_backend(device, backend)
+        if isinstance(backend, str):
+            device = auto_device(backend) if device == "auto" else device
+            runner = choose_backend(device, backend, url)
+        else:
+            runner = backend
         # The steps were learnt for what the bundled encoder lacks on the default generator.
         descent = load_steps() if encoder == "fast" and generator == DEFAULT else ()
         return cls(runner, _open(method, runner), graph, facts, device, descent)

@@ -235,7 +235,9 @@ class Fuzz:
         (photos / path.name).write_bytes(blob)
         last = out / f"{path.stem}{path.suffix if path.suffix in ENDINGS else '.png'}"
         last.write_bytes(good)
-        config = edit.EditConfig(photos, ("age=60",), out, paste=True, face=self.rng.choice(("0", "all")))
+        config = edit.EditConfig(
+            photo=photos, set=("age=60",), out=out, paste=True, face=self.rng.choice(("0", "all"))
+        )
         self.attempt("command line", blob, lambda: edit.run(config))
         kept = (photos / "good.png").read_bytes() == good and (photos / path.name).read_bytes() == blob
         names = {file.name for file in out.iterdir()}

@@ -30,6 +30,14 @@ def test_a_containers_limit_counts(files, expected, monkeypatch, tmp_path):
     assert cores.cores.__wrapped__() == expected
 
 
+@pytest.mark.parametrize(("asked", "expected"), [("3", 3), ("99", 8), ("0", 1), ("some", 8)])
+def test_some_cores_can_be_left_to_others(asked, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(cores, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setenv("DYSTYLE_CORES", asked)
+    assert cores.cores.__wrapped__() == expected
+
+
 def test_waiting_threads_sleep_from_the_first_import_on():
     """OpenMP reads the environment when PyTorch loads it; what somebody has set there stays."""
     program = "import dystyle, os; print(os.environ['OMP_WAIT_POLICY'], os.getenv('OMP_NUM_THREADS'))"

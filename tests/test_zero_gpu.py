@@ -176,7 +176,13 @@ def started(monkeypatch):
         open_page()
         return asked
 
-    for name in ("DYSTYLE_BACKEND", "DYSTYLE_DEVICE", "DYSTYLE_ENCODER", "DYSTYLE_GPU_SECONDS"):
+    for name in (
+        "DYSTYLE_BACKEND",
+        "DYSTYLE_DEVICE",
+        "DYSTYLE_ENCODER",
+        "DYSTYLE_GPU_SECONDS",
+        "DYSTYLE_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     return start
 
@@ -201,4 +207,5 @@ def test_elsewhere_spaces_is_not_needed(flag, started, monkeypatch):
         monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     else:
         monkeypatch.setenv("SPACES_ZERO_GPU", flag)
-    assert started() == {"backend": "auto", "encoder": "fast", "device": "auto", "warm": True}
+    settings = {"backend": "auto", "encoder": "fast", "device": "auto", "url": None}
+    assert started() == settings | {"warm": True}

@@ -7,6 +7,7 @@ Environment variables, all optional:
     DYSTYLE_PHOTO_URLS=1                     fetch photos that are given as public addresses of the web
     DYSTYLE_ENCODER                          fast (without it), e4e, or the path of a checkpoint
     DYSTYLE_BACKEND                          what runs the engines: auto (without it), onnx, openvino, torch
+    DYSTYLE_URL                              with DYSTYLE_BACKEND=serve, the address of that server's engines
     DYSTYLE_DEVICE                           auto (without it: a GPU if there is one), cpu or cuda
     DYSTYLE_GPU_SECONDS                      what a refinement asks of ZeroGPU, see `webapp.zero_gpu`
     DYSTYLE_C2PA_CERTIFICATE, DYSTYLE_C2PA_KEY   sign what is saved, see `dystyle.provenance`
@@ -46,7 +47,7 @@ def load_editor(progress: Progress) -> FaceEditor:
     progress.tell(FETCH, WEIGHTS["random_face"].arrived)
     resolve(DEFAULT)
     progress.tell(BUILD)
-    settings = {"backend": "auto", "encoder": "fast", "device": "auto"}
+    settings = {"backend": "auto", "encoder": "fast", "device": "auto", "url": None}
     chosen = {name: os.environ.get(f"DYSTYLE_{name.upper()}") or usual for name, usual in settings.items()}
     if zero_gpu.here():
         chosen["device"] = "cpu"

@@ -13,6 +13,7 @@ from dystyle.cores import cores
 from dystyle.engines.hardware import has_gpu, runtimes, tensorrt_runtime
 from dystyle.engines.onnx_backend import OnnxBackend
 from dystyle.engines.openvino_backend import OpenVinoBackend
+from dystyle.engines.served import ServedBackend
 from dystyle.errors import InputError, needed
 from dystyle.generators.facts import GeneratorFacts
 from dystyle.weights import cache_folder, recall, remember
@@ -20,16 +21,19 @@ from dystyle.weights import cache_folder, recall, remember
 CPU_BACKENDS: dict[str, type[OnnxBackend]] = {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
 
 
-def choose_backend(device: str, backend: str) -> Backend:
+def choose_backend(device: str, backend: str, url: str | None = None) -> Backend:
     """What runs the networks.
 
     Args:
         device: "cpu" or "cuda".
-        backend: "onnx", "openvino", "torch", "tensorrt", or "auto" for the fastest.
+        backend: "onnx", "openvino", "torch", "tensorrt", "serve", or "auto" for the fastest here.
+        url: of the server, for "serve".
 
     Raises:
         InputError: it cannot be used here, or not on this device.
     """
+    if backend == "serve":
+        return ServedBackend(url)
     backend = auto_backend(device) if backend == "auto" else backend
     if backend == "torch":
         with needed("torch", "backend='torch'"):
@@ -50,6 +54,7 @@ def auto_device(backend: str) -> str:
     can = {
         "onnx": not runtimes()["cuda"],
         "openvino": False,
+        "serve": False,
         "torch": has_gpu(),
         "tensorrt": tensorrt_runtime() is not None,
     }

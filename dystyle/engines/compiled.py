@@ -79,20 +79,25 @@ class CompiledBackend(ABC):
         key = _digest(f"{name}, adjustable" if inputs else name, tuned)
         return self.tuned.get(key, open)({**feeds, **inputs})
 
-    def edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor") -> np.ndarray:
-        """See `Backend.edit`."""
+    def edit(
+        self, codes: np.ndarray, configuration: Mapping[str, float | np.ndarray], editor: str = "editor"
+    ) -> np.ndarray:
+        """See `Backend.edit`. A target may be an array (b,), with a value for each code."""
         return self._edit(codes, configuration, editor)[0]
 
     def attention(
-        self, codes: np.ndarray, configuration: dict[str, float], editor: str = "editor"
+        self, codes: np.ndarray, configuration: Mapping[str, float | np.ndarray], editor: str = "editor"
     ) -> np.ndarray:
-        """See `Backend.attention`."""
+        """See `Backend.attention`. Targets as in `edit`."""
         return self._edit(codes, configuration, editor)[1]
 
-    def _edit(self, codes: np.ndarray, configuration: dict[str, float], editor: str) -> list[np.ndarray]:
+    def _edit(
+        self, codes: np.ndarray, configuration: Mapping[str, float | np.ndarray], editor: str
+    ) -> list[np.ndarray]:
         key = f"{editor}:{','.join(configuration)}"
         run = self.editors.get(key, lambda: self.compile(key, configuration_model(configuration, editor)))
-        targets = np.tile(np.float32(list(configuration.values())), (len(codes), 1))
+        values = [np.broadcast_to(np.float32(value), len(codes)) for value in configuration.values()]
+        targets = np.stack(values, axis=1)
         return run({"codes": codes, "targets": targets})
 
 

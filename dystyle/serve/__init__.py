@@ -1,0 +1,1 @@
+"""A server for many: `python -m dystyle.serve`, on Ray Serve."""
