@@ -78,6 +78,7 @@ class Attribute:
         leaves: of `PARTS`, what it leaves as it is, but for moving it.
         hides: of these parts, what may lie behind it, and is not the photo's any more when it is taken away.
         rigid: whether it moves the head as a whole and changes nothing of it.
+        colours: whether it may change the complexion where it is, as stubble does.
         photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
             code holds the edit back.
         most_gain: of a number, downwards and upwards: the most of what is found for a face instead.
@@ -111,6 +112,7 @@ class Attribute:
     leaves: frozenset[str] = frozenset({"eyes"})
     hides: frozenset[str] = frozenset()
     rigid: bool = False
+    colours: bool = False
     photo_gain: float = 1.0
     most_gain: tuple[float, float] = (3.2, 3.2)
     gives_way: tuple[float, float] = (0.0, 0.0)
@@ -325,6 +327,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             companions=("beard",),
             group="Looks",
             region=UPPER_LIP,
+            colours=True,
             photo_gain=1.4,
         ),
         Attribute(
@@ -338,6 +341,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             benchmarked=False,
             group="Looks",
             region=JAW,
+            colours=True,
             photo_gain=1.4,
         ),
     )

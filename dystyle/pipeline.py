@@ -495,8 +495,8 @@ class FaceEditor:
         changed *= 1 - cv2.resize(stays, changed.shape)
         edited = detailed(edited, own, unedited)
         edited = corrected(edited, own, unedited, ground[0, 0], stays)
-        if places.face is not None and places.edited is None:
-            skin = move(places.face, flow).clip(0, 1)
+        if places.skin is not None:
+            skin = move(places.skin, flow).clip(0, 1)
             edited = complexion(edited, own, skin * (1 - cv2.resize(ground[0, 0], skin.shape)))
         return composite(edited, own, changed)
 
@@ -724,7 +724,7 @@ class Places(NamedTuple):
     Attributes:
         edited: where the edit has business; None: everywhere.
         left: what stays the photo's, but for moving: what each attribute leaves, or has no business in.
-        face: all of it; None: not known.
+        face: all of it; None: not known. skin: what of it keeps its complexion, likewise.
         turned: where the head moves and does nothing else; None if it changes everywhere.
         gives_way: share of what is carried of the face that gives way.
         still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
@@ -734,6 +734,7 @@ class Places(NamedTuple):
     edited: np.ndarray | None = None
     left: np.ndarray | None = None
     face: np.ndarray | None = None
+    skin: np.ndarray | None = None
     turned: np.ndarray | None = None
     gives_way: float = 0.0
     still: bool = False
@@ -753,19 +754,23 @@ class Places(NamedTuple):
         names = frozenset[str]().union(*(row.leaves for row in rows))
         parts = {part: soft(PARTS[part][0], *PARTS[part][1]) for part in names}
         nowhere = np.zeros((COARSE, COARSE), np.float32)
-        left, business = np.ones_like(nowhere), nowhere
+        left, business, coloured = np.ones_like(nowhere), nowhere, nowhere
         for row in rows:
             region = soft([row.region], *BUSINESS) if row.region else 1 - nowhere
             leaves = row.leaves - row.hides if targets[row.name] < 0.5 else row.leaves
             left = np.minimum(left, np.max([1 - region, *(parts[part] for part in leaves)], 0))
             if row.region:
                 business = np.maximum(business, region)
+            if row.colours:
+                coloured = np.maximum(coloured, region)
         local = all(row.region for row in rows)
         moves = not local and all(row.rigid or row.region for row in rows)
+        face_itself = soft([range(len(points))], *SKIN)
         return cls(
             business if local else None,
             left,
-            soft([range(len(points))], *SKIN),
+            face_itself,
+            face_itself * (1 - coloured),
             1 - business if moves else None,
             still=not any(row.rigid or not row.region and "face" in row.leaves for row in rows),
         )
