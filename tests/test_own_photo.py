@@ -445,6 +445,27 @@ def test_outlines_stay_unless_the_head_moves(editor, face, edit, monkeypatch):
     assert kept < 0.025 and kept < changed() / 2
 
 
+@pytest.mark.parametrize(("name", "point"), [("eyeglasses", 151), ("mouth_open", 200), ("beard", 200)])
+def test_what_is_edited_keeps_its_complexion_unless_that_is_what_changes(
+    editor, face, name, point, monkeypatch
+):
+    """Stubble has a colour, glasses and mouths change none beside them: between the brows, and on the chin."""
+    frame = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])
+    into = cv2.getPerspectiveTransform(face.quad, frame)
+    ((column, row),) = cv2.perspectiveTransform(face.landmarks[None, [point]], into)[0].round().astype(int)
+    edited = editor.edit(face.code, {name: 1.0})
+
+    def off() -> float:
+        picture = editor.synthesize(edited, face=face).astype(np.float32) - face.portrait
+        colour = picture[row - 20 : row + 20, column - 20 : column + 20].mean((0, 1))
+        return float(np.abs(colour - colour @ (0.299, 0.587, 0.114)).max())
+
+    kept = off()
+    monkeypatch.setattr(pipeline, "complexion", lambda edited, *_: edited)
+    lost = off()
+    assert kept == lost if ATTRIBUTES[name].colours else kept < 0.7 * lost
+
+
 def test_what_a_turned_head_uncovers_looks_like_what_is_beside_it(editor, face, monkeypatch):
     """Grey ground appears where her hair was."""
     turned = editor.edit(face.code, {"yaw": 30})
