@@ -449,7 +449,7 @@ def test_outlines_stay_unless_the_head_moves(editor, face, edit, monkeypatch):
 def test_what_is_edited_keeps_its_complexion_unless_that_is_what_changes(
     editor, face, name, point, monkeypatch
 ):
-    """Stubble has a colour, glasses and mouths change none beside them: between the brows, and on the chin."""
+    """Stubble has a colour; glasses change none between the brows, and mouths none on the chin."""
     frame = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])
     into = cv2.getPerspectiveTransform(face.quad, frame)
     ((column, row),) = cv2.perspectiveTransform(face.landmarks[None, [point]], into)[0].round().astype(int)
