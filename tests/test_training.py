@@ -23,7 +23,7 @@ from dystyle.errors import InputError
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.metrics.degradations import bend, degrade, jpeg, occlude
 from dystyle.metrics.drawing import sample_codes
-from dystyle.training.curriculum import WINDOW, Curriculum, sample_configuration
+from dystyle.training.curriculum import WINDOW, Curriculum, choose, sample_configuration
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.descent import DescentConfig, fit_descent
 from dystyle.training.editor import EditorConfig, EditorTrainer
@@ -92,6 +92,13 @@ def test_only_what_was_not_asked_for_is_preserved():
     assert preservation_loss(closed, opened, none) == 0  # who stops smiling closes the mouth
     assert preservation_loss(opened, closed, full) == preservation_loss(opened, closed, age) > 0
     assert 0 < preservation_loss(ajar, closed, age) < 0.01 * preservation_loss(opened, closed, age)
+
+
+def test_configurations_can_hold_one_of_what_is_new():
+    names = ("yaw", "blond", "gray", "smile", "age")
+    for _ in range(50):
+        chosen = choose(names, 3, one_of=("blond", "gray"))
+        assert chosen[0] in ("blond", "gray") and len(set(chosen)) == 3
 
 
 def test_taking_a_smile_away_asks_for_a_closed_mouth():
@@ -309,9 +316,9 @@ def test_curriculum_moves_on_when_the_loss_has_settled_or_time_is_up():
 def test_joint_edits_can_be_trained_alone(tmp_path, faces, monkeypatch):
     counts = []
 
-    def draw(names, count, current):
+    def draw(names, count, current, one_of):
         counts.append(count)
-        return sample_configuration(names, count, current)
+        return sample_configuration(names, count, current, one_of)
 
     monkeypatch.setattr("dystyle.training.editor.sample_configuration", draw)
     EditorTrainer(small(tmp_path, faces, least=2, hard=0.0), generator()).train_step()
@@ -381,16 +388,19 @@ def test_two_processes_train_one_editor(tmp_path, faces):
         EditorTrainer(small(tmp_path / "run", faces), generator()).run()
 
 
-def test_a_new_attribute_leaves_the_experts_there_were_as_they_are(tmp_path, faces):
+def test_a_new_attribute_leaves_the_edits_there_were_as_they_are(tmp_path, faces):
     first = EditorTrainer(small(tmp_path / "first", faces), generator()).run()
     more = small(
         tmp_path / "more", faces, attributes=("yaw", "smile", "beard"), start=str(first), only_new=True
     )
     before, after = DyStyle.load(str(first)), DyStyle.load(str(EditorTrainer(more, generator()).run()))
     assert after.names == ("yaw", "smile", "beard")
-    for name in before.names:
-        for old, new in zip(before.experts[name].parameters(), after.experts[name].parameters(), strict=True):
-            assert torch.equal(old, new)
-    assert not torch.equal(before.attention.query.weight, after.attention.query.weight)
+    codes, asked = torch.randn(2, 18, 512), {"yaw": torch.tensor([9.0, -20.0]), "smile": torch.ones(2)}
+    assert torch.equal(before(codes, asked), after(codes, asked))
+    untrained = EditorTrainer(replace(more, out=tmp_path / "untrained"), generator()).editor
+    beard = {"beard": torch.ones(2)}
+    assert not torch.allclose(after(codes, beard), untrained(codes, beard), atol=1e-3)
+    with pytest.raises(InputError, match="nothing is new"):
+        EditorTrainer(replace(more, out=tmp_path / "none", attributes=before.names), generator())
     with pytest.raises(InputError, match="give --rows 3 --hidden 8"):
         EditorTrainer(replace(more, out=tmp_path / "wrong", hidden=16), generator())

@@ -23,10 +23,18 @@ def draw_targets(name: str, batch: int) -> Tensor:
     return low + uniform * (high - low)
 
 
+def choose(names: tuple[str, ...], count: int, one_of: tuple[str, ...] = ()) -> list[str]:
+    """`count` random attributes, the first of them of `one_of`, if any."""
+    order = [names[i] for i in torch.randperm(len(names)).tolist()]
+    if one_of:
+        order = [name for name in order if name in one_of][:1] + order
+    return list(dict.fromkeys(order))[:count]
+
+
 def sample_configuration(
-    names: tuple[str, ...], count: int, current: Mapping[str, Tensor]
+    names: tuple[str, ...], count: int, current: Mapping[str, Tensor], one_of: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """A uniform random configuration of `count` attributes with uniform targets, (b,) each.
+    """A uniform random configuration of `count` attributes (see `choose`) with uniform targets, (b,) each.
 
     A few numeric ones stay where they are.
 
@@ -34,7 +42,7 @@ def sample_configuration(
         current: the faces' scores, (b,) by name.
     """
     configuration = {}
-    for name in [names[i] for i in torch.randperm(len(names))[:count].tolist()]:
+    for name in choose(names, count, one_of):
         row, batch = ATTRIBUTES[name], len(current[name])
         targets = configuration[name] = draw_targets(name, batch)
         if row.kind == "binary":

@@ -59,8 +59,8 @@ class EditorConfig:
         inverted: every n-th of these is what the encoder makes of the face's degraded picture, so that
             photos lie within the training; 0 for none.
         attributes: names of the experts.
-        start: weights to start from (a name or a path). only_new: the experts that they have stay as they
-            are; new ones and the fusion learn.
+        start: weights to start from (a name or a path). only_new: all that they have stays as it is, and so
+            do its edits, bit for bit; new experts learn, and every edit holds one of theirs.
         rows, hidden: structure of the editor, see `DyStyle`.
         compared: faces that show how previews read differently from full pictures, see `fit_correction`.
         guide_steps: steps of fitting the latent guide.
@@ -184,6 +184,7 @@ class EditorTrainer:
         self.size = 0  # of the pictures in training; `resize` sets it and what was read at it
         structure = (config.attributes, config.rows, config.hidden, generator.mean_w, generator.std_w)
         self.editor, self.average = (DyStyle(*structure).to(self.device) for _ in range(2))
+        self.new: tuple[str, ...] = ()  # attributes that alone learn; none if all do
         if config.start is not None:
             self._start_from(DyStyle.load(config.start))
         self.learning = [p for p in self.editor.parameters() if p.requires_grad]
@@ -210,8 +211,12 @@ class EditorTrainer:
             raise InputError(f"'{config.start}' has experts that were not asked for: {min(missing)}.")
         self.editor.load_state_dict(source.state_dict(), strict=False)
         if config.only_new:
-            for name in source.names:
-                self.editor.experts[name].requires_grad_(False)
+            self.new = tuple(name for name in self.editor.names if name not in source.names)
+            if not self.new:
+                raise InputError(f"'{config.start}' has experts for all of the attributes: nothing is new.")
+            self.editor.requires_grad_(False)
+            for name in self.new:
+                self.editor.experts[name].requires_grad_(True)
 
     def _cached(self, name: str, make) -> object:
         """Tensors that `make` computes, kept in the run's folder; one process makes them."""
@@ -373,7 +378,7 @@ class EditorTrainer:
             print("guide R2 on held-out faces:", {name: round(value, 2) for name, value in r2.items()})
         self._set_lr(WARM_UP_LR)
         weights = (config.preservation_weight, config.identity_weight, config.norm_weight)
-        warm = WarmUp(guide, tuple(self.full.scores), self.codes, self.full, *weights)
+        warm = WarmUp(guide, tuple(self.full.scores), self.codes, self.full, *weights, self.new)
         warm_up(warm, self.editor, config.warmup_steps, config.most, self._descend)
 
     def train_step(self) -> dict[str, float]:
@@ -406,7 +411,7 @@ class EditorTrainer:
         configurations, names = [], self.editor.names
         for part in torch.arange(len(before.embeddings)).chunk(self.config.groups):
             count = int(torch.randint(min(self.config.least, level), level + 1, ()))
-            configurations.append(sample_configuration(names, count, before[part].scores))
+            configurations.append(sample_configuration(names, count, before[part].scores, self.new))
         return configurations
 
     def _edit(self, codes: Tensor, configurations: list[dict[str, Tensor]]) -> Tensor:

@@ -28,6 +28,7 @@ class WarmUp:
         guide: normalised codes -> scores of the attributes `names`, then identity in few dimensions.
         codes: (n, 18, 512) to start from, and what is `seen` of them.
         preservation, identity, norm: weights, as in `EditorLoss`.
+        learning: attributes of which each edit holds one; any if there are none.
     """
 
     guide: LatentGuide
@@ -37,13 +38,14 @@ class WarmUp:
     preservation: float
     identity: float
     norm: float
+    learning: tuple[str, ...] = ()
 
     def loss(self, editor: DyStyle, most: int | None = None) -> Tensor:
         """The mean loss of a batch of edits of one attribute, or of up to `most` at once."""
         index = torch.randint(len(self.codes), (BATCH,))
         codes, before = self.codes[index], self.seen[index]
         count = 1 if most is None else int(torch.randint(1, most + 1, ()))
-        configuration = sample_configuration(editor.names, count, before.scores)
+        configuration = sample_configuration(editor.names, count, before.scores, self.learning)
         edited = editor(codes, configuration)
         normalised = (edited - editor.mean_w) / editor.std_w
         read = self.guide(normalised + NOISE * torch.randn_like(normalised))
