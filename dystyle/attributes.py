@@ -78,7 +78,7 @@ class Attribute:
         leaves: of `PARTS`, what it leaves as it is, but for moving it.
         hides: of these parts, what may lie behind it, and is not the photo's any more when it is taken away.
         rigid: whether it moves the head as a whole and changes nothing of it.
-        colours: whether it may change the complexion where it is, as stubble does.
+        colours: whether it may change the complexion where it is, as stubble does, and lids.
         photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
             code holds the edit back.
         most_gain: of a number, downwards and upwards: the most of what is found for a face instead.
@@ -241,7 +241,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Age",
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
             photo_gain=1.7,
-            most_gain=(3.2, 2.3),
+            most_gain=(3.2, 2.2),
             gives_way=(0.5, 0.0),
         ),
         Attribute(
@@ -291,6 +291,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Expression",
             region=EYES,
             leaves=frozenset({"mouth"}),
+            colours=True,
             photo_gain=1.4,
         ),
         Attribute(

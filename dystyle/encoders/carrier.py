@@ -22,7 +22,7 @@ CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 -
 FADE, FAINT, CLEAR = 0.59, 0.12, 0.395
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
-FADED, MOVED = (0.04, 0.2), (0.01, 0.03)
+FADED, MOVED = (0.08, 0.3), (0.01, 0.03)
 # Of what is near, in sides of the picture, the standard deviation; px of the blocks that are averaged first.
 NEAR, BLOCK = 0.08, 4
 WIDER = 1  # places of the features beyond an outline that stay as they are with it
