@@ -710,12 +710,14 @@ def test_phone_layout_fits_its_screen(cartoon, visit, scheme):
     for button in page.locator("#toolbar button:not(#undo, #redo)").all():
         assert button.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), button.inner_text()
     for button in page.locator("#undo, #redo").all():  # of which the sign is shown, and all of it
-        first = button.evaluate("""e => {
-          const text = document.createTreeWalker(e, NodeFilter.SHOW_TEXT).nextNode(), sign = new Range();
-          sign.setStart(text, text.data.search(/\\S/)), sign.setEnd(text, text.data.search(/\\S/) + 1);
+        whole = button.evaluate("""e => {
+          const walker = document.createTreeWalker(e, NodeFilter.SHOW_TEXT), sign = new Range();
+          while (!walker.nextNode().data.trim());
+          const text = walker.currentNode, start = text.data.search(/\\S/);
+          sign.setStart(text, start), sign.setEnd(text, start + 1);
           const [inner, outer] = [sign.getBoundingClientRect(), e.getBoundingClientRect()];
           return inner.width > 0 && outer.left < inner.left && inner.right < outer.right; }""")
-        assert first, button.inner_text()
+        assert whole, button.inner_text()
     small = page.evaluate("""() => [...document.querySelectorAll("#tabs *")]
       .filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
       .filter((e) => parseFloat(getComputedStyle(e).fontSize) < 12).map((e) => e.textContent)""")
