@@ -469,7 +469,7 @@ class FaceEditor:
         known = {"before": self._before(face)[None], "after": after, **self._ground(places, face)}
         carried, touched, (flow,), ground = self.backend.run("carrier", face.residual[None], None, **known)
         if places.gives_way:
-            carried *= 1 - np.float32(places.gives_way) * known["faces"] * (1 - places.still * ground)
+            carried *= 1 - np.float32(places.gives_way) * known["faces"]
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
             return edited
