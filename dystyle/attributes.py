@@ -38,6 +38,7 @@ LEFT_BROW = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55)
 RIGHT_BROW = (300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 NOSE = (168, 6, 195, 4, 2, 98, 327, 48, 278)
 BELOW_THE_BROWS = (70, 105, 107, 336, 334, 300, 116, 345, 123, 352, 172, 397, 148, 152, 377)
+EARS = (127, 234, 93, 132, 58, 356, 454, 323, 361, 288)  # the edges of the face beside them
 # Parts of a face that edits may leave alone: the hulls that make them, the margin around them, in sides of
 # the portrait, and how softly they end, in px of 256.
 PARTS: dict[str, tuple[tuple[tuple[int, ...], ...], tuple[float, float]]] = {
@@ -78,6 +79,7 @@ class Attribute:
         leaves: of `PARTS`, what it leaves as it is, but for moving it.
         hides: of these parts, what may lie behind it, and is not the photo's any more when it is taken away.
         rigid: whether it moves the head as a whole and changes nothing of it.
+        dyes: whether it is hair's colour and nothing else, so that a photo's own hair is dyed.
         colours: whether it may change the complexion where it is, as stubble does, and lids.
         photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
             code holds the edit back.
@@ -112,6 +114,7 @@ class Attribute:
     leaves: frozenset[str] = frozenset({"eyes"})
     hides: frozenset[str] = frozenset()
     rigid: bool = False
+    dyes: bool = False
     colours: bool = False
     photo_gain: float = 1.0
     most_gain: tuple[float, float] = (3.2, 3.2)
@@ -316,6 +319,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             "Black hair",
             group="Looks",
             leaves=frozenset(PARTS),
+            dyes=True,
             photo_gain=1.8,
         ),
         Attribute(

@@ -9,6 +9,7 @@ FINE = 0.75  # px of 256, standard deviation of the blur that fine structure doe
 # Differences, of 255, up to which fine structure stays as it is, and from which on none does; its strength up
 # to which it is faint, and from which on an edge of something; px of 256, deviation of the blur of both.
 REPLACED, FAINT, NEARBY = (8.0, 24.0), (9.0, 14.0), 2
+FOREIGN = (25.0, 50.0)  # of 255: by how much tints of different things differ at least, and for sure
 COMPLEXION = 10  # px of 256, standard deviation of the blur that leaves broad colours
 
 
@@ -58,11 +59,14 @@ def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndar
     """An edited picture, uint8 (s, s, 3), with the broad colours of another one, but its own lightness.
 
     Args:
-        own: uint8 (s, s, 3). skin: float32 (t, t) from 0 to 1, where.
+        own: uint8 (s, s, 3). skin: float32 (t, t) from 0 to 1, where. Where the pictures show different
+            things, they say nothing of colours, and none change.
     """
-    tint = _broad(_difference(own, edited))
+    tint = _difference(own, edited)
     tint -= cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY)[..., None]
-    tint *= cv2.resize(skin, tint.shape[:2])[..., None]
+    foreign = _ramp(np.abs(_nearby(tint)).max(2), *FOREIGN)
+    skin = (cv2.resize(skin, (COARSE, COARSE)) * (1 - foreign))[..., None]
+    tint = _broad(tint * skin) / (_broad(skin)[..., None] + 0.01) * skin
     return cv2.add(edited, cv2.resize(tint, edited.shape[:2]), dtype=cv2.CV_8U)
 
 

@@ -48,7 +48,8 @@ LIMITS = {
     "mesh": 5e-2,
     "residual": 5e-2,
     "carrier": 5e-2,
-    "ground": 1e-2,
+    "parts": 1e-2,
+    "person": 2e-2,
 }
 EDITOR_LIMIT = 1e-4
 SIDES = {"detector": 256, "mesh": 192}  # px of these networks' pictures
@@ -137,7 +138,7 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
             "still": nowhere[:, :, :1, :1],
         }
         return {"input": (0.3 * after).astype(np.float16), **others}
-    if name == "ground":
+    if name == "parts":
         return {"input": features, "faces": nowhere}
     if name in ("detector", "mesh"):
         side = SIDES[name]

@@ -77,9 +77,11 @@ class InvertedFace:
         photo: the photo's file, where it was saved with the face.
         landmarks: (468, 2) float32, the points of the face mesh in the photo, by which
             `FaceEditor.synthesize` finds where an edit has business; None: not known.
-        kept: what `FaceEditor.synthesize` keeps here: the code's "features", (512, 64, 64) float16,
-            the portrait's "ground", (64, 64) float32, where it is neither face nor hair, and, uint8
-            (size, size, 3), pictures of the code by size, "shown SIZE" with the photo's fine structure.
+        kept: what `FaceEditor.synthesize` keeps here, float32 where nothing else is said: the code's
+            "features", (512, 64, 64) float16; of the portrait, what is ground, things and hair by its
+            features ("parts", (3, 64, 64)), where it shows people and hair by its pixels ("person" and
+            "hair", (256, 256)), and the "colours" of its hair and of the code's; uint8 (size, size, 3),
+            pictures of the code by size, "shown SIZE" with the photo's fine structure.
         readings: of the portrait, by attribute.
         gains: how many times as far its edits go, by attribute and whether upward.
 

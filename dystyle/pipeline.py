@@ -4,21 +4,22 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from functools import cached_property, partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, covered, hull, paste
+from dystyle.alignment import Face, FaceAligner, covered, paste
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.compositing import COARSE, changes, complexion, composite, corrected, detailed, move
 from dystyle.covers import cover_of
+from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
@@ -32,6 +33,7 @@ from dystyle.errors import InputError
 from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
 from dystyle.pictures import load_image
+from dystyle.places import Moved, Places, ears_of, faces_of, region_of
 from dystyle.tone import tone_of, toned
 from dystyle.translators import FAMILIES
 from dystyle.translators.compiled import Translator
@@ -43,9 +45,6 @@ if TYPE_CHECKING:
 BACKENDS = ("onnx", "openvino", "torch", "tensorrt", "serve", "auto")
 DEVICES = ("cpu", "cuda", "auto")
 TRANSLATOR_FILE = ".safetensors"
-# Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
-# places end, in px of 256.
-BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 # Differences, of 255, from and up to which a picture counts as changed, and px by which it is blurred before
 # (see `changes`): of two renders of a face, which differ a little everywhere; of a head that only turns, with
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
@@ -55,6 +54,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 # How wide the edge of a face or its hair is, in px of the features: beside them no ground counts as what was
 # there before an edit.
 EDGE = 7
+OUTLINE = 7  # likewise, of a person, whose outline is known better
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), the least,
@@ -417,14 +417,21 @@ class FaceEditor:
             _choose("noise layer", layer, self.noise_layers)
             _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
+        dye: tuple[Colours, ...] = ()
         code, places = _check_code(code), Places()
         if face is not None and (known := edits_since(face.code, code)) is not None:
-            places = self._places(known.targets, face)
+            targets = known.targets
             if face.residual is not None:
-                code = self._held_back(known, face)
-        picture = self._picture(np.asarray(code), size, face, weights, places)
+                dyes, dye = self._dyes(known, face)
+                code = self._held_back(known, face, dyes)
+                targets = {name: target for name, target in targets.items() if name not in dyes}
+            places = self._places(targets, face)
+        picture, moved = self._picture(np.asarray(code), size, face, weights, places)
         if face is None:
             return picture
+        if dye:
+            hair = self._hair(face) if moved is None else moved.carry(self._hair(face))
+            picture = dyed(picture, hair, *dye)
         if face.tone is not None:
             picture = toned(picture, face.tone)
         if face.protected is not None:
@@ -452,27 +459,32 @@ class FaceEditor:
         size: int,
         face: InvertedFace | None,
         weights: Mapping[str, np.ndarray],
-        places: "Places",
-    ) -> np.ndarray:
-        """See `synthesize`; `weights` stand in for the generator's."""
+        places: Places,
+    ) -> tuple[np.ndarray, Moved | None]:
+        """See `synthesize`, and what of the photo has moved; `weights` stand in for the generator's."""
         if self._generator.file is not None:
-            return self.backend.run(self._generator.graph(size), code[None], weights)[0][0]
+            return self.backend.run(self._generator.graph(size), code[None], weights)[0][0], None
         features = self._features(code, weights)
         if face is None or face.residual is None:
-            return self._decode(size, features, code, weights)
+            return self._decode(size, features, code, weights), None
         if np.array_equal(code, face.code):
             if weights:
-                return self._decode(size, features + face.residual, code, weights)
+                return self._decode(size, features + face.residual, code, weights), None
             render = self._unedited(size, face)
-            return detailed(render, face.portrait, render)
+            return detailed(render, face.portrait, render), None
         after = self._features(code) if weights else features
         known = {"before": self._before(face)[None], "after": after, **self._ground(places, face)}
-        carried, touched, (flow,), ground = self.backend.run("carrier", face.residual[None], None, **known)
+        carrier = self.backend.run("carrier", face.residual[None], None, **known)
+        carried, touched, (flow,), ground, ((hair,),) = carrier
+        hair = cv2.resize(np.minimum(hair, 1 - ground[0, 0]), (COARSE, COARSE))
+        if places.face is not None:
+            hair *= 1 - move(places.face, flow).clip(0, 1)
         if places.gives_way:
             carried *= 1 - np.float32(places.gives_way) * known["faces"]
         edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
         if weights:
-            return edited
+            everywhere = np.ones((COARSE, COARSE), np.float32)
+            return edited, Moved(flow, everywhere, hair)
         render = self._unedited(size, face)
         stays = (np.maximum(known["ground"], places.still) * ground)[0, 0]
         flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
@@ -498,7 +510,49 @@ class FaceEditor:
         if places.skin is not None:
             skin = move(places.skin, flow).clip(0, 1)
             edited = complexion(edited, own, skin * (1 - cv2.resize(ground[0, 0], skin.shape)))
-        return composite(edited, own, changed)
+        return composite(edited, own, changed), Moved(flow, changed, hair)
+
+    def _dyes(self, code: EditedCode, face: InvertedFace) -> tuple[dict[str, float], tuple[Colours, ...]]:
+        """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of
+        either if there is no hair to be dyed."""
+        targets = {name: target for _, step in code.steps for name, target in step.items()}
+        dyes = {name: target for name, target in targets.items() if ATTRIBUTES[name].dyes}
+        if not dyes:
+            return {}, ()
+        if "colours" not in face.kept:
+            known = colours(face.portrait, self._hair(face)), self._hair_of(face.code)
+            face.kept["colours"] = np.array([x for x in known if x is not None], np.float32)
+        after = self._hair_of(self._of_codes.edit(face.code, dyes, self.measure))
+        if len(face.kept["colours"]) < 2 or after is None:
+            return {}, ()
+        own, before = (Colours(*x) for x in face.kept["colours"])
+        return dyes, (own, new_colours(own, before, after))
+
+    def _hair(self, face: InvertedFace) -> np.ndarray:
+        """Where a face's portrait shows hair, (256, 256) float32 from 0 to 1."""
+        if "hair" not in face.kept:
+            bare = region_of(face, PARTS["face"][0], *PARTS["face"][1])
+            face.kept["hair"] = find_hair(face.portrait, self._person(face), self._parts(face)[2], bare)
+        return face.kept["hair"]
+
+    def _parts(self, face: InvertedFace) -> np.ndarray:
+        """What of a face's portrait is ground, things and hair by its features, (3, 64, 64) float32."""
+        if "parts" not in face.kept:
+            found = self.backend.run("parts", self._restored(face), None, faces=faces_of(Places.of({}, face)))
+            face.kept["parts"] = np.concatenate(found, 1)[0]
+        return face.kept["parts"]
+
+    def _person(self, face: InvertedFace) -> np.ndarray:
+        """Where a face's portrait shows people, (256, 256) float32 from 0 to 1."""
+        if "person" not in face.kept:
+            (face.kept["person"],) = self.backend.run("person", _resize(face.portrait, COARSE)[None])[0]
+        return face.kept["person"]
+
+    def _hair_of(self, code: np.ndarray) -> Colours | None:
+        """The colours of the hair that the generator gives a code (18, 512); None if it gives none."""
+        features, nowhere = self._features(code), np.zeros((1, 1, SIZE, SIZE), np.float32)
+        _, _, ((hair,),) = self.backend.run("parts", features, None, faces=nowhere)
+        return colours(self._decode(self.sizes[-1], features, code), hair)
 
     def _before(self, face: InvertedFace) -> np.ndarray:
         """The features of a face's code, (512, 64, 64) float16."""
@@ -517,33 +571,41 @@ class FaceEditor:
             face.kept[size] = self._decode(size, self._restored(face), face.code)
         return face.kept[size]
 
-    def _ground(self, places: "Places", face: InvertedFace) -> dict[str, np.ndarray]:
+    def _ground(self, places: Places, face: InvertedFace) -> dict[str, np.ndarray]:
         """What the carrier has to know of a photo: its "ground" and the "faces" on it, (1, 1, 64, 64) float32
         each from 0 to 1, by its features and residual and where its face is known to be, and whether it is
         "still", (1, 1, 1, 1)."""
-        still, shape = np.full((1, 1, 1, 1), places.still, np.float32), (1, 1, SIZE, SIZE)
-        if places.face is None:  # then all may be a face
-            nowhere = np.zeros(shape, np.float32)
-            return {"ground": nowhere, "faces": nowhere + 1, "still": still}
-        faces = cv2.resize(places.face, (SIZE, SIZE)).clip(0, 1)[None, None]
-        if "ground" not in face.kept:
-            ((face.kept["ground"],),) = self.backend.run("ground", self._restored(face), None, faces=faces)[0]
-        ground = face.kept["ground"]
+        still, faces = np.full((1, 1, 1, 1), places.still, np.float32), faces_of(places)
+        if places.face is None:
+            return {"ground": 1 - faces, "faces": faces, "still": still}
+        ground = self._parts(face)[0]
         if not places.still:
-            ground = cv2.erode(ground, np.ones((EDGE, EDGE), np.uint8))
+            # The code may have smaller ears and less hair than the photo: these are no ground.
+            person = self._person(face)
+            head = np.maximum(self._hair(face), ears_of(face) * person)
+            ground = cv2.erode(ground * (_resize(head, SIZE) < 0.5), np.ones((EDGE, EDGE)))
+            beside = cv2.erode(_resize(1 - person, SIZE), np.ones((OUTLINE, OUTLINE)))
+            ground = np.maximum(ground, beside)
         return {"ground": ground[None, None], "faces": faces, "still": still}
 
-    def _held_back(self, code: EditedCode, face: InvertedFace) -> np.ndarray:
-        """The code (18, 512) that brings a face's edits through, although its residual holds them back.
+    def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
+        """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its
+        residual holds them back.
 
         The rows that decode features stay as they were, as the residual was found for those: with others all
         colours of the picture shift.
         """
-        farther = np.array(code)
-        share = 1.0 if len(code.targets) == 1 else AMONG
+        if without.keys() >= code.targets.keys():
+            return np.array(face.code)
+        edit, farther = partial(self._of_codes.edit, read=self.measure), np.array(code)
+        share = 1.0 if len(code.targets.keys() - without) == 1 else AMONG
         for before, targets in code.steps:
-            for name, target in targets.items():
-                part = np.asarray(self._of_codes.edit(before, {name: target}, self.measure) - before)
+            others = {name: target for name, target in targets.items() if name not in without}
+            if len(others) < len(targets):
+                undyed = edit(before, others) if others else before
+                farther += np.asarray(undyed) - np.asarray(edit(before, targets))
+            for name, target in others.items():
+                part = np.asarray(edit(before, {name: target}) - before)
                 farther += np.float32(share * self._push(name, target, face)) * part
         if code.steps:
             before, _ = code.steps[0]
@@ -567,7 +629,7 @@ class FaceEditor:
         larger = 1.0 if row.scale == "probability" else max(1.0, abs(target - start) / _usual_step(row))
         return (face.gains[name, up] - 1) / larger
 
-    def _places(self, targets: Mapping[str, float], face: InvertedFace) -> "Places":
+    def _places(self, targets: Mapping[str, float], face: InvertedFace) -> Places:
         starts = self._readings(face)
         shares = [_gives_way(ATTRIBUTES[name], starts[name], target) for name, target in targets.items()]
         return Places.of(targets, face)._replace(gives_way=max(shares, default=0.0))
@@ -590,7 +652,8 @@ class FaceEditor:
         part[EARLY:] = 0
         places = self._places({row.name: target}, face)
         for _ in range(GAIN_LOOKS):
-            picture = self._picture(face.code + np.float32(gain) * part, self.sizes[1], face, {}, places)
+            farther = face.code + np.float32(gain) * part
+            picture, _ = self._picture(farther, self.sizes[1], face, {}, places)
             share = (self.measure(picture)[row.name] - start) / wanted
             gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), LEAST_GAIN, row.most_gain[up]))
         return gain
@@ -715,65 +778,8 @@ class FaceEditor:
             known = {"after": self._features(edited), "ground": nowhere, "faces": nowhere}
             known["still"] = nowhere[:, :, :1, :1]
             self.backend.run("carrier", residual[None], None, before=before.astype(np.float16), **known)
-            self.backend.run("ground", before, None, faces=nowhere)
-
-
-class Places(NamedTuple):
-    """Where in a portrait what counts, (256, 256) float32 from 0 to 1 each, soft at their edges.
-
-    Attributes:
-        edited: where the edit has business; None: everywhere.
-        left: what stays the photo's, but for moving: what each attribute leaves, or has no business in.
-        face: all of it; None: not known. skin: what of it keeps its complexion, likewise.
-        turned: where the head moves and does nothing else; None if it changes everywhere.
-        gives_way: share of what is carried of the face that gives way.
-        still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
-            hair alone.
-    """
-
-    edited: np.ndarray | None = None
-    left: np.ndarray | None = None
-    face: np.ndarray | None = None
-    skin: np.ndarray | None = None
-    turned: np.ndarray | None = None
-    gives_way: float = 0.0
-    still: bool = False
-
-    @classmethod
-    def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
-        """Those of edits to these targets, of which nothing gives way."""
-        points, quad = face.landmarks, face.quad
-        if points is None:
-            return cls()
-
-        def soft(regions: Iterable[Sequence[int]], margin: float, softness: float) -> np.ndarray:
-            hulls = [hull(points[list(region)], quad, margin) for region in regions]
-            return cv2.GaussianBlur(np.max(hulls, 0).astype(np.float32), (0, 0), softness)
-
-        rows = [ATTRIBUTES[name] for name in targets]
-        names = frozenset[str]().union(*(row.leaves for row in rows))
-        parts = {part: soft(PARTS[part][0], *PARTS[part][1]) for part in names}
-        nowhere = np.zeros((COARSE, COARSE), np.float32)
-        left, business, coloured = np.ones_like(nowhere), nowhere, nowhere
-        for row in rows:
-            region = soft([row.region], *BUSINESS) if row.region else 1 - nowhere
-            leaves = row.leaves - row.hides if targets[row.name] < 0.5 else row.leaves
-            left = np.minimum(left, np.max([1 - region, *(parts[part] for part in leaves)], 0))
-            if row.region:
-                business = np.maximum(business, region)
-            if row.colours:
-                coloured = np.maximum(coloured, region)
-        local = all(row.region for row in rows)
-        moves = not local and all(row.rigid or row.region for row in rows)
-        face_itself = soft([range(len(points))], *SKIN)
-        return cls(
-            business if local else None,
-            left,
-            face_itself,
-            face_itself * (1 - coloured),
-            1 - business if moves else None,
-            still=not any(row.rigid or not row.region and "face" in row.leaves for row in rows),
-        )
+            self.backend.run("parts", before, None, faces=nowhere)
+            self.backend.run("person", _resize(picture, 256)[None])
 
 
 def _refine(

@@ -277,7 +277,17 @@ def _written(file: Path, text: str) -> Path:
 
 
 EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "parser", "dystyle", "linear")
-KNOWLEDGE = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "calibration", "probe")
+KNOWLEDGE = (
+    "blazeface",
+    "facemesh",
+    "iris",
+    "emotion",
+    "faceres",
+    "age_gender",
+    "calibration",
+    "probe",
+    "selfie",
+)
 JUDGES = (
     "face_landmark_68",
     "face_expression",

@@ -14,7 +14,7 @@ from dystyle.knowledge.graph import load_graph
 from dystyle.knowledge.networks import AGE_GENDER_MEAN, load_network
 from dystyle.weights import resolve
 
-NAMES = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender")
+NAMES = ("blazeface", "facemesh", "iris", "emotion", "faceres", "age_gender", "selfie")
 REFERENCE = np.load(Path(__file__).parent / "data" / "knowledge_reference.npz")
 
 
@@ -32,6 +32,11 @@ def outputs(network: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
+def tolerance(name: str) -> float:
+    """Selfie's steep sigmoid makes more of rounding errors."""
+    return 3e-5 if name == "selfie" else 5e-6
+
+
 def assert_close(actual, expected, tolerance: float) -> None:
     """The largest difference stays below `tolerance` times the largest expected value."""
     actual, expected = np.asarray(actual), np.asarray(expected)
@@ -43,8 +48,8 @@ def assert_close(actual, expected, tolerance: float) -> None:
 def test_agrees_with_the_published_network(name):
     for i, output in enumerate(outputs(load_network(name), pictures(name))):
         rows = output.flatten(1) if output.ndim > 1 else output[:, None]
-        step = 7 if (name, i) == ("blazeface", 1) else 1
-        assert_close(rows[:, ::step], REFERENCE[f"{name}.{i}"], tolerance=5e-6)
+        step = 7 if (name, i) in {("blazeface", 1), ("selfie", 0)} else 1
+        assert_close(rows[:, ::step], REFERENCE[f"{name}.{i}"], tolerance(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +58,7 @@ def test_each_picture_is_treated_alone(name):
     for both, first, second in zip(
         outputs(network, x), *(outputs(network, row[None]) for row in x), strict=True
     ):
-        assert_close(both, torch.cat([first, second]), tolerance=5e-6)
+        assert_close(both, torch.cat([first, second]), tolerance(name))
 
 
 @pytest.mark.parametrize("name", NAMES)

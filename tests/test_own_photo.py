@@ -10,13 +10,13 @@ import torch
 from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import hull, paste
 from dystyle.attributes import ATTRIBUTES, BELOW_THE_BROWS, EYES, LIPS, NOSE
-from dystyle.compositing import changes, composite, detailed, move
+from dystyle.compositing import changes, complexion, composite, detailed, move
 from dystyle.editors.base import EditedCode
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
 from dystyle.evaluation.photos import PhotosConfig, evaluate_photos, fine_structure
 from dystyle.faces import InvertedFace
-from dystyle.pipeline import Places
+from dystyle.places import Places
 from dystyle.tone import tone_of
 
 
@@ -466,6 +466,19 @@ def test_what_is_edited_keeps_its_complexion_unless_that_is_what_changes(
     assert kept == lost if ATTRIBUTES[name].colours else kept < 0.7 * lost
 
 
+def test_what_shows_another_thing_says_nothing_of_complexion():
+    """Beside a turned cheek, where the photo had one and now is a wall, no orange fringe appears."""
+    own, edited = (np.full((256, 256, 3), (200, 140, 110), np.uint8) for _ in range(2))
+    edited[:, :128] = (190, 140, 120)  # paler than she is
+    edited[:, 128:] = (60, 90, 150)  # the wall
+    skin = np.ones((256, 256), np.float32)
+    result = complexion(edited, own, skin).astype(int)
+    assert np.abs(result[:, 140:] - edited[:, 140:]).max() <= 1
+    tint = (own.astype(int) - edited)[0, 0]
+    wanted = tint - tint @ (0.299, 0.587, 0.114)
+    assert (result - edited)[:, 20:120].mean((0, 1)) == pytest.approx(wanted, abs=1.5)
+
+
 def test_what_a_turned_head_uncovers_looks_like_what_is_beside_it(editor, face, monkeypatch):
     """Grey ground appears where her hair was."""
     turned = editor.edit(face.code, {"yaw": 30})
@@ -477,6 +490,8 @@ def test_what_a_turned_head_uncovers_looks_like_what_is_beside_it(editor, face, 
 
     filled = shade()
     assert filled < 20
+    slightly = editor.synthesize(editor.edit(face.code, {"yaw": 20}), face=face)
+    assert (slightly[300:480, 920:].min(2) > 120).all()  # no edge of it is left
 
 
 def test_colours_are_the_photos_where_the_generator_errs_in_them(editor, face, monkeypatch):

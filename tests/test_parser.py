@@ -37,10 +37,14 @@ def test_faces_and_hair_are_no_ground_and_what_is_beside_them_is(editor):
         shares = FeatureParser.load("parser")(torch.from_numpy(features))[0].numpy()
         column = shares[:, :36, 32].argmax(0).tolist()  # from above down to the nose
         assert KINDS.index("hair") in column and column[-1] == KINDS.index("face")
-        ground = editor.backend.run("ground", features, None, faces=nowhere)[0][0, 0]
+        ground, things, hair = (
+            part[0, 0] for part in editor.backend.run("parts", features, None, faces=nowhere)
+        )
         assert ground[20:44, 22:42].max() < 0.05 and ground[2:8, [2, 61]].min() > 0.9
-        kept = editor.backend.run("ground", features, None, faces=nowhere + 1)[0]
-        assert not kept.any()  # what is known to be a face
+        assert (things <= ground).all() and (hair + ground).max() < 1.1
+        assert hair[:36, 32].max() > 0.9 > 0.1 > hair[30:44, 32].max()
+        kept = editor.backend.run("parts", features, None, faces=nowhere + 1)
+        assert not kept[0].any() and not kept[1].any()  # what is known to be a face
 
 
 def test_the_ground_is_the_photos_and_what_is_uncovered_is_like_the_ground_nearby():

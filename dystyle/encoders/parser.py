@@ -12,7 +12,7 @@ from dystyle.encoders import CHANNELS, KINDS
 from dystyle.encoders.stored import Stored
 
 SHARPNESS = 20.0  # of the softmax over the cosines with the clusters' centres
-GROUND = (0.2, 0.8)  # shares of a place that are ground, from which on it counts, and is nothing else
+COUNTS = (0.2, 0.8)  # shares of a place that are of a kind, from which on it counts, and is nothing else
 
 
 class FeatureParser(Stored, nn.Module):
@@ -47,10 +47,14 @@ class FeatureParser(Stored, nn.Module):
         cosines = F.conv2d(F.normalize(directions, dim=1), self.centres[:, :, None, None])
         return F.conv2d((SHARPNESS * cosines).softmax(1), self.members[:, :, None, None])
 
-    def ground(self, features: Tensor, faces: Tensor) -> Tensor:
-        """Where features (b, 512, h, w) show neither face nor hair: (b, 1, h, w) from 0 to 1, soft at its
-        edges; what is a face for sure, (b, 1, h, w) likewise, is none, whatever it looks like."""
-        low, high = GROUND
-        share = self(features)[:, KINDS.index("things") :].sum(1, keepdim=True)
-        ground = ((share - low) / (high - low)).clamp(0, 1) * (1 - faces)
-        return F.avg_pool2d(ground, 3, 1, 1, count_include_pad=False)
+    def parts(self, features: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where features (b, 512, h, w) show neither face nor hair, the ground, which of it are things, and
+        where hair is: (b, 1, h, w) each from 0 to 1, soft at their edges; what is a face for sure,
+        (b, 1, h, w) likewise, is no ground, whatever it looks like."""
+        low, high = COUNTS
+        _, hair, things, background = self(features).split(1, 1)
+        parts = torch.cat((things + background, things, hair), 1)
+        parts = ((parts - low) / (high - low)).clamp(0, 1)
+        parts = parts * (1 - torch.cat((faces, faces, torch.zeros_like(faces)), 1))
+        ground, things, hair = F.avg_pool2d(parts, 3, 1, 1, count_include_pad=False).split(1, 1)
+        return ground, things, hair

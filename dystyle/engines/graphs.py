@@ -20,8 +20,10 @@ and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lac
 | `carrier` | residuals (b, 512, 64, 64) and features `before` an edit, float16, and `after` it, float32; \
 `ground` before it and `faces`, (b, 1, 64, 64) float32; \
 `still`, (b, 1, 1, 1): 1 where outlines stay | residuals after; which places the edit touches, \
-(b, 1, 64, 64); the flow, (b, 2, 32, 32); the ground after, (b, 1, 64, 64); float32 |
-| `ground` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, (b, 1, 64, 64) |
+(b, 1, 64, 64); the flow, (b, 2, 32, 32); ground and hair after, (b, 1, 64, 64); float32 |
+| `person` | portraits (b, 256, 256, 3) uint8 | how much of a person, (b, 256, 256) float32 in 0..1 |
+| `parts` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, the things of it, \
+hair, (b, 1, 64, 64) each |
 | `translator:NAME_OR_PATH` | portraits (b, size, size, 3) uint8, `source` and `target` (b, n) float32 \
 in -0.5..0.5, their attributes and those asked for | portraits (b, size, size, 3) uint8 |
 
@@ -145,22 +147,23 @@ class Restoring(nn.Module):
         return self.encoder(to_float(portraits), to_float(renders), features, codes)
 
 
-class Grounding(nn.Module):
-    """Activations to what is neither face nor hair, by the bundled parser."""
+class Parsing(nn.Module):
+    """Activations to what is neither face nor hair, what of it are things, and hair, by the parser."""
 
     def __init__(self) -> None:
         super().__init__()
         self.parser = FeatureParser.load("parser")
 
-    def forward(self, features: Tensor, faces: Tensor) -> Tensor:
-        return self.parser.ground(features, faces)
+    def forward(self, features: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.parser.parts(features, faces)
 
 
 class Carrying(nn.Module):
     """Residuals through an edit, by the bundled carrier and parser.
 
     Where it is `still`, 1 and not 0, what is ground before or after the edit stays the photo's, edges
-    included, and so heads keep their outlines.
+    included, and so heads keep their outlines. Where a head moves, ground that it has not come to stays the
+    photo's.
     """
 
     def __init__(self) -> None:
@@ -172,10 +175,11 @@ class Carrying(nn.Module):
     ) -> tuple[Tensor, ...]:
         residuals, before = residuals.float(), before.float()  # as faces keep them
         carried, touched, flow = self.carrier.carry(residuals, before, after)
-        now = self.parser.ground(after, warp(faces, flow))
-        now = now + still * (widened(torch.maximum(ground, now)) - now)
+        now, _, hair = self.parser.parts(after, warp(faces, flow))
+        moved = torch.maximum(now, torch.minimum(ground, warp(ground, flow)))
+        now = moved + still * (widened(torch.maximum(ground, now)) - moved)
         ground = torch.maximum(ground, still)
-        return fill(carried, before + residuals - after, ground, now), touched, flow, now
+        return fill(carried, before + residuals - after, ground, now), touched, flow, now, hair
 
 
 class Encoding(nn.Module):
@@ -235,6 +239,17 @@ class Recognising(nn.Module):
         return self.recognition(portraits.permute(0, 3, 1, 2).float())[0]
 
 
+class Segmenting(nn.Module):
+    """Portraits to where they show a person."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = load_network("selfie")
+
+    def forward(self, portraits: Tensor) -> Tensor:
+        return self.network(portraits.permute(0, 3, 1, 2).float() / 255)[:, 0]
+
+
 class Graph(NamedTuple):
     """A graph: what makes its module, the shape (without the batch) and type of its input, the shapes of
     further inputs by name, and which of these are float16 and not float32."""
@@ -270,7 +285,8 @@ GRAPHS: dict[str, Graph] = {
         {"before": FEATURES, "after": FEATURES, "ground": PLACES, "faces": PLACES, "still": (1, 1, 1)},
         frozenset({"before"}),
     ),
-    "ground": Graph(Grounding, FEATURES, torch.float32, {"faces": PLACES}),
+    "person": Graph(Segmenting, (256, 256, 3), torch.uint8),
+    "parts": Graph(Parsing, FEATURES, torch.float32, {"faces": PLACES}),
 }
 
 

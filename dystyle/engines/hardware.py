@@ -10,7 +10,7 @@ import onnxruntime
 onnxruntime.disable_telemetry_events()  # what people do with their photos is nobody's business
 
 # How the names of those graphs begin that make pictures, in their precision. Readings and codes need 32 bits.
-PICTURES = ("generator", "features", "decoder", "residual", "carrier", "ground")
+PICTURES = ("generator", "features", "decoder", "residual", "carrier", "parts")
 # Precisions in which pictures can be rendered. int8 is none of them: with weights rounded to 8 bits a kernel
 # and activations to 8 bits a layer, the preview keeps 30 dB to the float32 one, where 45 are asked for.
 PRECISIONS = {

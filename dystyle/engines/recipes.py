@@ -46,11 +46,12 @@ TRACED = {
     ),
     "detector": Traced(("dystyle.knowledge.networks",), {"": "knowledge/blazeface"}),
     "mesh": Traced(("dystyle.knowledge.networks",), {"": "knowledge/facemesh"}),
+    "person": Traced(("dystyle.knowledge.networks",), {"network.": "knowledge/selfie"}),
     "residual": Traced(("dystyle.encoders.features",), {"encoder.": "features"}),
     "carrier": Traced(
         ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
     ),
-    "ground": Traced(("dystyle.encoders.parser",), {"parser.": "parser"}),
+    "parts": Traced(("dystyle.encoders.parser",), {"parser.": "parser"}),
 }
 # What reads weights, and so gives no graph its shape.
 _READING = ("dystyle.errors", "dystyle.torch_files", "dystyle.weights")

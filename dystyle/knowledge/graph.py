@@ -61,6 +61,10 @@ def _reshape(x: Tensor, shape: list[int]) -> Tensor:
     return x.reshape(x.shape[0], *shape)
 
 
+def _upsample(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "convolution": _convolution,
     "linear": F.linear,
@@ -68,7 +72,12 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "prelu": F.prelu,
     "relu": F.relu,
     "relu6": F.relu6,
+    "hard_swish": lambda x, sixth: x * F.relu6(x + 3) * sixth,
+    "sigmoid": torch.sigmoid,
     "add": torch.add,
+    "multiply": torch.mul,
+    "upsample": _upsample,
+    "double": lambda x, weight, bias: F.conv_transpose2d(x, weight, bias, stride=2),
     "max_pool": _max_pool,
     "average_pool": lambda x, kernel, stride: F.avg_pool2d(x, kernel, stride),
     "append_channels": _append_channels,

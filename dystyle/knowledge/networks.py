@@ -12,6 +12,7 @@ Inputs are float32 RGB (b, 3, side, side), outputs float32:
 - `faceres`: side 224, 0..255 -> identity embedding (b, 1024).
 - `age_gender`: side 112, (0..255 minus `AGE_GENDER_MEAN`) / 255 -> age in years (b,); logits (b, 2): male,
   female.
+- `selfie`: side 256, 0..1 -> how much of each place is a person, (b, 1, 256, 256) in 0..1.
 
 Origins and licences: the cards in `weights/knowledge`.
 """

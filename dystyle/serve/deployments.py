@@ -25,7 +25,7 @@ from dystyle.serve.api import Busy, build_api
 
 APP = "dystyle"
 EDITING, INVERSION, RENDERING = "editing", "inversion", "rendering"
-RENDERS = ("generator", "features", "decoder", "carrier", "ground")  # how the names of its graphs begin
+RENDERS = ("generator", "features", "decoder", "carrier", "parts")  # how the names of its graphs begin
 SECONDS = 120.0  # until an engine has to have answered
 TRIES = 4
 REQUESTS = 32  # that a replica of the API answers at once: they mostly wait for engines

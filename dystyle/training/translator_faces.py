@@ -16,7 +16,8 @@ from dystyle.compositing import changes, complexion, composite
 from dystyle.errors import InputError
 from dystyle.faces import InvertedFace
 from dystyle.pictures import load_image
-from dystyle.pipeline import RENDERED, FaceEditor, Places
+from dystyle.pipeline import RENDERED, FaceEditor
+from dystyle.places import Places
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.pairs import draw_edit, mesh
 from dystyle.training.photo import fill

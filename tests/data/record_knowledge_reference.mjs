@@ -14,6 +14,7 @@ const GRAPHS = {
   iris: [64, 3, ['Identity']],
   emotion: [64, 1, ['StatefulPartitionedCall/model_1/global_average_pooling2d_1/Mean']],
   faceres: [224, 3, ['global_pooling/Mean']],
+  selfie: [256, 3, ['activation_10']],
   'facemesh-attention': [192, 3, ['Identity_4']],
 };
 

