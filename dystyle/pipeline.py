@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property, partial
 from numbers import Integral, Real
@@ -151,6 +151,25 @@ class FaceEditor:
         other = copy.copy(self)
         other.method = _open(method, self.backend)
         other.attributes = {name: ATTRIBUTES[name] for name in other.method.names}
+        return other
+
+    def condition_on(self, names: Sequence[str]) -> "FaceEditor":
+        """The same editor, whose edits keep these attributes: InterFaceGAN's conditional manipulation.
+
+        Without it, they keep all others; what is not named then goes along, as it does among people.
+
+        Args:
+            names: attributes; none of them follows every direction as it was found.
+
+        Raises:
+            InputError: an unknown attribute, or a method that projects no directions.
+        """
+        unknown = [name for name in names if name not in self.attributes]
+        if unknown:
+            known = ", ".join(self.attributes)
+            raise InputError(f"There is no attribute '{str(unknown[0])[:40]}' to keep; choose from {known}.")
+        other = copy.copy(self)
+        other.method = self._of_codes.condition_on(tuple(names))
         return other
 
     def with_refiner(self, refiner: "Callable[..., Generator[Step, None, None]]") -> "FaceEditor":

@@ -2,7 +2,7 @@
 
 COMMAND is faces, previews, attributes, encoder, descent, inversion, editor, sequences, features, carrier,
 parser, judges, generator, a translator (stgan, attgan, stargan), or a method the editor is compared with:
-linear, directions, interfacegan, ganspace, stylespace or styleflow.
+directions, interfacegan, ganspace, stylespace or styleflow.
 """
 
 import json
@@ -22,8 +22,6 @@ import numpy as np
 import tyro
 from torch import distributed
 
-from dystyle.editors.interfacegan import PICTURE_ROWS
-from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
 from dystyle.generators.checkpoints import read_generator
 from dystyle.generators.facts import DEFAULT
@@ -44,7 +42,6 @@ from dystyle.training.inversion import InverterConfig, train_inversion
 from dystyle.training.judges import train_judges
 from dystyle.training.methods import (
     DirectionsConfig,
-    Faces,
     GanSpaceConfig,
     InterFaceGanConfig,
     StyleFlowConfig,
@@ -57,7 +54,6 @@ from dystyle.training.methods import (
 )
 from dystyle.training.parser import ParserConfig, fit_parser
 from dystyle.training.previews import PreviewConfig, train_previews
-from dystyle.training.resume import make_folder
 from dystyle.training.sequences import SequencesConfig, train_sequences
 from dystyle.training.translators import AttganConfig, StarganConfig, StganConfig, train_translator
 from dystyle.weights import resolve
@@ -91,20 +87,6 @@ class JudgesConfig:
     labels: Path = Path("data/labels")
     dataset: Path = Path("runs/labelled")
     out: Path = Path("weights/judges/calibration.safetensors")
-
-
-@dataclass(frozen=True)
-class LinearConfig:
-    """Fitting the directions of the linear baseline (InterFaceGAN).
-
-    Attributes:
-        faces: folder of rendered faces (`python -m dystyle.train faces`); count: how many of them to read.
-        out: file to write.
-    """
-
-    faces: Path = Path("runs/faces")
-    count: int = 3000
-    out: Path = Path("weights/linear.safetensors")
 
 
 def _generator(previews: bool = True, name: str = DEFAULT) -> MobileStyleGAN | StyleGAN2:
@@ -147,14 +129,6 @@ def _judges(config: JudgesConfig) -> dict[str, float]:
     return train_judges(config.labels, config.dataset, config.out, _generator(previews=False))
 
 
-def _linear(config: LinearConfig) -> dict[str, float]:
-    make_folder(config.out.parent)
-    codes, values = Faces(config.faces, config.count).read()
-    linear = LinearEditor.fit(codes[:, :PICTURE_ROWS].mean(1), values, _generator().std_w.numpy())
-    linear.save(config.out)
-    return dict(zip(linear.names, linear.slopes.tolist(), strict=True))
-
-
 def _editor(config: EditorConfig) -> str:
     return str(EditorTrainer(config, _generator(name=config.generator)).run())
 
@@ -173,7 +147,6 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "carrier": (CarrierConfig, lambda config: train_carrier(config, _on_device())),
     "parser": (ParserConfig, lambda config: fit_parser(config, _generator(previews=False))),
     "judges": (JudgesConfig, _judges),
-    "linear": (LinearConfig, _linear),
     "generator": (GeneratorConfig, lambda config: str(GeneratorTrainer(config).run())),
     "stgan": (StganConfig, train_translator),
     "attgan": (AttganConfig, train_translator),

@@ -276,7 +276,7 @@ def _written(file: Path, text: str) -> Path:
     return file
 
 
-EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "parser", "dystyle", "linear")
+EDITING = ("preview_heads", "encoder", "descent", "features", "carrier", "parser", "dystyle")
 KNOWLEDGE = (
     "blazeface",
     "facemesh",
@@ -297,7 +297,7 @@ JUDGES = (
     "dlib_gender",
     "calibration",
 )
-METHODS = ("z", "wplus", "mean", "logistic", "ganspace", "stylespace", "styleflow")
+METHODS = ("z", "w", "wplus", "mean", "logistic", "ganspace", "stylespace", "styleflow")
 
 WEIGHTS: dict[str, Source] = {
     "mobile_stylegan": Converted(

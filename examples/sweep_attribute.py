@@ -14,7 +14,7 @@ def main(attribute: str = "yaw", steps: int = 5, seed: int = 7) -> None:
     code, row = editor.sample(seed), editor.attributes[attribute]
     identity = editor.embed(editor.synthesize(code, 256))
     print(f"{'method':10} {'asked for':>10} {'reached':>10} {'identity':>10}")
-    for method in ("dystyle", "linear"):
+    for method in ("dystyle", "interfacegan"):
         other = editor.with_method(method)  # shares the engines
         for value in np.linspace(row.low, row.high, steps):
             picture = other.synthesize(other.edit(code, {attribute: float(value)}), 256)

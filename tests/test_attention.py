@@ -43,4 +43,4 @@ def test_nothing_edited_has_no_attention(editor):
 
 def test_methods_without_experts_have_no_attention(editor):
     with pytest.raises(InputError, match="Only DyStyle has experts"):
-        editor.with_method("linear").attention(editor.sample(1), {"age": 60, "smile": 1})
+        editor.with_method("interfacegan").attention(editor.sample(1), {"age": 60, "smile": 1})

@@ -70,14 +70,14 @@ def test_linear_editor_finds_planted_directions_and_moves_along_one_alone(tmp_pa
     fitted = LinearEditor.fit(codes, truth["measure"](codes), np.ones(512))
     for found, direction in zip(fitted.directions, truth["directions"], strict=True):
         assert found @ direction > 0.9
-    fitted.save(tmp_path / "linear.safetensors")
-    editor = LinearEditor.load(str(tmp_path / "linear.safetensors"))
+    fitted.save(tmp_path / "directions.safetensors")
+    editor = LinearEditor.load(str(tmp_path / "directions.safetensors"))
     assert editor.names == fitted.names
     assert abs(editor.projected("age") @ editor.directions[1]) < 1e-5
     alone = editor.only(("age",))  # no smile that would have to stay
     assert alone.names == ("age",) and alone.projected("age") @ editor.directions[0] > 1 - 1e-6
     assert alone.slopes[0] == editor.slopes[0]
-    with pytest.raises(InputError, match="no linear direction for 'yaw'"):
+    with pytest.raises(InputError, match="no direction for 'yaw'"):
         editor.only(("age", "yaw"))
 
     code = np.zeros((18, 512), np.float32)

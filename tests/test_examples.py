@@ -37,7 +37,7 @@ def test_a_photo_is_edited_in_its_place(tmp_path, astronaut, capsys):
 def test_an_attribute_is_swept_by_two_methods(capsys):
     run("sweep_attribute", attribute="yaw", steps=3, seed=5)
     title, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert title[0] == "method" and [line[0] for line in lines] == ["dystyle"] * 3 + ["linear"] * 3
+    assert title[0] == "method" and [line[0] for line in lines] == ["dystyle"] * 3 + ["interfacegan"] * 3
     for method in (lines[:3], lines[3:]):
         reached = [float(line[2]) for line in method]
         assert reached == sorted(reached) and reached[-1] - reached[0] > 20

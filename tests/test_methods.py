@@ -9,18 +9,20 @@ import torch
 from dystyle import FaceEditor
 from dystyle import editors as registry
 from dystyle.attributes import ATTRIBUTES
+from dystyle.edit import EditOptions
 from dystyle.editors import METHODS, Method
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.ganspace import Components, candidates, explained
 from dystyle.editors.interfacegan import Latents
-from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
+from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy
 from dystyle.editors.search import effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import affine_layers, by_examples, region_energy, styles
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
 from dystyle.evaluation.method_comparison import attribute_dependency
-from dystyle.evaluation.spaces import dci, separability, slerp
+from dystyle.evaluation.spaces import dci, path_lengths, separability, slerp
+from dystyle.metrics.people import People
 
 
 @pytest.mark.parametrize("normal", NORMALS)
@@ -57,6 +59,65 @@ def test_wide_directions_move_their_rows_only_and_projection_keeps_other_attribu
     change = move(np.array([3.0])) - code
     assert np.abs(change[16:]).max() == 0 and np.linalg.norm(change) == pytest.approx(3 * 4, rel=1e-3)
     assert abs(change[:16].ravel() @ directions[1]) < 4e-2  # float16 on disk
+
+
+def test_the_user_chooses_what_a_direction_keeps():
+    directions = np.linalg.qr(np.random.default_rng(0).standard_normal((512, 3)))[0].T
+    directions[0] = (directions[0] + directions[1] + directions[2]) / 3**0.5  # age leans to both others
+    names, code = ("age", "smile", "gender"), np.zeros((18, 512), np.float32)
+    editor = LinearEditor(names, np.float32(directions), np.ones(3), np.ones(512))
+
+    def along(editor: LinearEditor) -> np.ndarray:
+        change = editor.mover(code, ("age",), lambda code: {})(np.array([1.0]))[0]
+        return directions[1:] @ change
+
+    assert along(editor) == pytest.approx([0, 0], abs=1e-5)  # all others, unless something is said
+    smile, gender = along(editor.condition_on(["smile"]))
+    assert smile == pytest.approx(0, abs=1e-5) and gender > 0.5
+    assert along(editor.condition_on([])) == pytest.approx([3**-0.5] * 2, abs=1e-5)
+    with pytest.raises(InputError, match="only InterFaceGAN"):
+        LinearEditor(names, np.float32(directions), np.ones(3), np.ones(512), False).condition_on(["age"])
+
+
+def test_what_is_kept_is_asked_for_by_name(editor):
+    kept = editor.with_method("interfacegan").condition_on(["gender"])
+    assert kept.method.kept == ("gender",) and editor.with_method("interfacegan").method.kept != ("gender",)
+    with pytest.raises(InputError, match="no attribute 'hat'"):
+        editor.with_method("interfacegan").condition_on(["hat"])
+    with pytest.raises(InputError, match="DyStyle keeps what it keeps"):
+        editor.condition_on(["gender"])
+    opened, _ = EditOptions(method="interfacegan", condition_on=("age", "yaw"), backend="onnx").open()
+    assert opened.method.kept == ("age", "yaw")
+
+
+def test_a_boundary_is_judged_on_faces_it_has_not_seen():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 16))
+    ends, between = boundary_accuracy(x, x[:, 0], 0.1)
+    assert ends > 0.97 and 0.8 < between < ends
+    ends, between = boundary_accuracy(x, rng.standard_normal(4000), 0.1)  # nothing to be found
+    assert ends == pytest.approx(0.5, abs=0.1) and between == pytest.approx(0.5, abs=0.05)
+
+
+def test_people_are_read_once_and_where_reading_stopped(editor, tmp_path, monkeypatch):
+    latents, mean_w = Latents(), generator().mean_w.numpy()
+    people = People.read(editor.backend, latents.map, mean_w, 3, 5, tmp_path)
+    picture = editor.synthesize(np.repeat(people.w[1][None], 18, 0), 128)
+    assert people.values[1] == pytest.approx(list(editor.measure(picture).values()), abs=0.02)
+    assert np.ptp(people.mixed[0], 0).max() >= 0 and people.values.shape == people.mixed_values.shape
+    file = tmp_path / "w-5-3.npy"
+    known = np.load(file)
+    known[2] = np.nan
+    np.save(file, known)
+    asked = []
+    run = type(editor.backend).run
+    monkeypatch.setattr(
+        type(editor.backend),
+        "run",
+        lambda self, name, x, *a, **k: asked.append(len(x)) or run(self, name, x, *a, **k),
+    )
+    again = People.read(editor.backend, latents.map, mean_w, 3, 5, tmp_path)
+    assert asked == [1, 1] and again.values == pytest.approx(people.values, abs=1e-4)
 
 
 def test_planted_components_come_back_in_order_and_explain_their_attribute():
@@ -182,20 +243,52 @@ def test_flow_learns_a_conditional_density_and_edits_by_it(tmp_path):
         editor.sample(3, {})
 
 
-def test_disentanglement_separability_and_dependency_of_known_spaces():
+def test_disentanglement_and_separability_of_known_spaces():
+    """Attributes that are coordinates, the same ones in a rotated space, and ones that it does not know."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((1000, 8))
-    labels = x[:, :4] > 0
+    x = rng.standard_normal((3000, 8))
     rotated = x @ np.linalg.qr(rng.standard_normal((8, 8)))[0]
-    plain, mixed = dci(x, labels), dci(rotated, labels)
-    assert plain["disentanglement"] > 0.9 and plain["completeness"] > 0.9
-    assert mixed["disentanglement"] < plain["disentanglement"] - 0.2
-    assert plain["informativeness"] > 0.9
-    assert separability(x, labels) < separability(x, rng.random((1000, 4)) > 0.5)
-    a, b = rng.standard_normal((2, 512))
+    values = x[:, :4]
+    plain, mixed, blind = (
+        dci(a, b, 0.05) for a, b in ((x, values), (rotated, values), (x, rotated[::-1, :4]))
+    )
+    assert all(f["disentanglement"] > 0.9 and f["completeness"] > 0.9 for f in plain) and len(plain) == 5
+    assert max(f["disentanglement"] for f in mixed) < min(f["disentanglement"] for f in plain) - 0.2
+    assert max(f["completeness"] for f in mixed) < min(f["completeness"] for f in plain) - 0.2
+    assert min(f["informativeness"] for f in plain) > 0.97
+    assert np.mean([f["informativeness"] for f in blind]) == pytest.approx(0.5, abs=0.08)
+    # Many coordinates of which few count: the candidates hold those.
+    wide = np.concatenate((0.1 * rng.standard_normal((3000, 1500)), x), 1)
+    assert dci(wide, values[:, :2], 0.05, folds=2)[0]["disentanglement"] > 0.9
+    told, chance = separability(x, values), separability(x, rng.standard_normal((3000, 4)))
+    assert max(told) < 1.6 and min(chance) > 14  # 1 is best, 2 ** 4 is chance
+    noisy = values + 0.3 * rng.standard_normal(values.shape)  # what lies near the median is left out
+    assert max(separability(x, noisy)) < 2.5
+
+
+def test_path_lengths_of_a_known_space():
+    """W is z itself, and what is seen is W: paths are as long as the vectors between their ends."""
+    rng = np.random.default_rng(3)
+    ends = []
+    for _ in range(4):
+        ends.append(rng.standard_normal((2, 512), dtype=np.float32))
+        rng.uniform()
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.square(np.float64(a) - b).sum())
+
+    straight = path_lengths(lambda z: z, distance, "w", 4, 1e-2, seed=3)
+    assert straight == pytest.approx([distance(a, b) for a, b in ends], rel=1e-3)
+    round_ = path_lengths(lambda z: z, distance, "z", 4, 1e-2, seed=3)
+    angles = [np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in ends]
+    assert round_ == pytest.approx([512 * angle**2 for angle in angles], rel=1e-3)
+    a, b = np.random.default_rng(0).standard_normal((2, 512))
     middle = slerp(a, b, 0.5)
     assert np.linalg.norm(middle) == pytest.approx(512**0.5, rel=1e-5)
     assert middle @ a / np.linalg.norm(a) == pytest.approx(middle @ b / np.linalg.norm(b), rel=1e-4)
+
+
+def test_dependency_is_the_change_of_what_was_not_asked_for():
     before = [{"age": 20.0, "yaw": -10.0}, {"age": 60.0, "yaw": 10.0}]
     after = [{"age": 60.0, "yaw": 0.0}, {"age": 60.0, "yaw": 10.0}]
     assert attribute_dependency(before, after, [{"age": 60.0}] * 2) == pytest.approx(0.5)

@@ -129,7 +129,7 @@ def test_several_numbers_at_once_come_out_near_what_was_asked(editor, face):
 
 
 def test_methods_that_look_at_the_picture_are_taken_at_their_word(editor, face):
-    linear = editor.with_method("linear")
+    linear = editor.with_method("interfacegan")
     edited = linear.edit(face.code, {"yaw": editor.measure(face.portrait)["yaw"] + 12}, face=face)
     places = dataclasses.replace(face, landmarks=None)  # how it was while it was looked at
     assert np.array_equal(

@@ -65,7 +65,7 @@ def page(editor: Watched, photo: Path) -> None:
 
 
 def comparison(editor: Watched, photo: Path) -> None:
-    Comparer(editor).edit("linear", opened(editor, photo), EDIT, lambda *_: None)
+    Comparer(editor).edit("interfacegan", opened(editor, photo), EDIT, lambda *_: None)
 
 
 def api(editor: Watched, photo: Path) -> None:
@@ -110,7 +110,7 @@ def test_methods_look_at_what_is_shown(editor, astronaut):
             seen.update(read(code))
             return code
 
-    other = editor.with_method("linear")
+    other = editor.with_method("interfacegan")
     other.method = Looking()
     other.edit(face.code, EDIT, face=face)
     assert seen == editor.measure(editor.synthesize(face.code, face=face))

@@ -95,6 +95,6 @@ def test_looks_that_make_no_sense_are_refused(editor):
     for looks in (-1, 2, 0.5, True, "1", None):
         with pytest.raises(InputError, match="looks"):
             editor.edit(code, {"age": 60}, looks=looks)
-    other: FaceEditor = editor.with_method("linear")
+    other: FaceEditor = editor.with_method("interfacegan")
     with pytest.raises(InputError, match="looks at the picture by itself"):
         other.edit(code, {"age": 60}, looks=1)

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PORTRAIT, WHOLE = "portrait", "whole"  # the two views of a result
 IDLE_SECONDS = 3600  # a visit is forgotten this long after its last finished edit
 SECOND_SEED = 5  # the second face of a mixture, at first
-COMPARED = ("dystyle", "linear", "ganspace")  # the methods that are ticked at first
+COMPARED = ("dystyle", "interfacegan", "ganspace")  # the methods that are ticked at first
 # Clicks on the history's pictures, as Gradio's event.
 PICK = """element.addEventListener("click", (event) => {
   const step = event.target.closest("button");

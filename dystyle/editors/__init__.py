@@ -20,7 +20,7 @@ class Method:
 LINEAR = "dystyle.editors.linear:LinearEditor"
 METHODS: dict[str, Method] = {
     "dystyle": Method("dystyle.editors.compiled:CompiledEditor", "dystyle", "DyStyle"),
-    "linear": Method(LINEAR, "linear", "InterFaceGAN in W"),
+    "interfacegan": Method(LINEAR, "methods/w", "InterFaceGAN in W"),
     "interfacegan_z": Method("dystyle.editors.interfacegan:ZEditor", "methods/z", "InterFaceGAN in Z"),
     "interfacegan_wplus": Method(LINEAR, "methods/wplus", "InterFaceGAN in W+"),
     "mean_difference": Method(LINEAR, "methods/mean", "Mean differences"),

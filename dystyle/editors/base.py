@@ -1,7 +1,7 @@
 """What every editing method is: attribute names, and an edit of one code."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -104,6 +104,16 @@ class Editor(ABC):
             configuration: target values in the attributes' units, by name; at least one.
             read: code -> readings of its picture, for methods that look at what they do.
         """
+
+    def condition_on(self, names: Sequence[str]) -> "Editor":
+        """The same method, whose edits keep these of its attributes and let all others go along.
+
+        Shen et al. 2020 (InterFaceGAN), section 3.3.
+
+        Raises:
+            InputError: it does not project directions.
+        """
+        raise InputError(f"{self.title} keeps what it keeps; only InterFaceGAN conditions on attributes.")
 
     def attention(self, code: np.ndarray, configuration: Mapping[str, float]) -> np.ndarray:
         """What each active expert (second axis) takes from each (third): (rows, n, n); arguments as `edit`.

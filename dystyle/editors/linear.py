@@ -7,6 +7,7 @@ each direction everything that points along another attribute's is taken away. `
 regression on labelled codes.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,19 +31,39 @@ Normal = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Codes (n, d) and one attribute's levels (n,) -> direction (d,) of any length."""
 
 
-def extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the faces at either end, and which of them are at the upper end, (m,) bool."""
+def extremes(values: np.ndarray, share: float = EXTREME) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of this share of the faces at either end, and which of them are at the upper end, (m,) bool."""
     order = np.argsort(values, kind="stable")
-    count = max(2, int(len(order) * EXTREME))
+    count = max(2, int(len(order) * share))
     return np.concatenate((order[:count], order[-count:])), np.arange(2 * count) >= count
 
 
-def normal_svm(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The separating hyperplane's normal."""
+def normal_svm(x: np.ndarray, levels: np.ndarray, share: float = EXTREME) -> np.ndarray:
+    """The normal of the hyperplane that separates this share of the faces at either end."""
     from sklearn.svm import LinearSVC
 
-    ends, upper = extremes(levels)
-    return LinearSVC(C=SOFTNESS, dual=False).fit(x[ends], upper).coef_[0]
+    ends, upper = extremes(levels, share)
+    return LinearSVC(C=SOFTNESS, dual="auto").fit(x[ends], upper).coef_[0]
+
+
+def boundary_accuracy(x: np.ndarray, levels: np.ndarray, share: float = EXTREME) -> tuple[float, float]:
+    """How often such a hyperplane is right of faces that it has not seen: those at the ends, and all others.
+
+    As InterFaceGAN's table 1: seven tenths of the ends are learnt from, the rest are held out; all other
+    faces are above or below their median.
+
+    Args:
+        x: (n, d) codes in units of their deviation. levels: (n,) of an attribute.
+    """
+    from sklearn.svm import LinearSVC
+
+    ends, upper = extremes(levels, share)
+    shuffled = np.random.default_rng(0).permutation(len(ends))
+    learnt, held = np.split(shuffled, [len(ends) * 7 // 10])
+    model = LinearSVC(C=SOFTNESS, dual="auto").fit(x[ends[learnt]], upper[learnt])
+    others = np.setdiff1d(np.arange(len(x)), ends)
+    above = levels[others] > np.median(levels)
+    return model.score(x[ends[held]], upper[held]), model.score(x[others], above)
 
 
 def normal_mean(x: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -80,7 +101,10 @@ class LinearEditor(StrengthEditor):
     Args:
         directions: of unit length in codes divided by their deviation `std_w` (512,).
         slopes: change of the attribute's `level` per unit length along its own direction, (n,).
-        conditional: are directions projected away from those of all other attributes?
+        conditional: are directions projected away from those of other attributes?
+
+    Attributes:
+        kept: those others, all unless `condition_on` says otherwise.
     """
 
     farthest = FARTHEST
@@ -94,6 +118,7 @@ class LinearEditor(StrengthEditor):
         conditional: bool = True,
     ) -> None:
         self.names, self.directions, self.std_w = tuple(names), directions, std_w
+        self.kept = self.names
         self.unit = (directions.shape[1] / len(std_w)) ** 0.5
         self.slopes, self.conditional = slopes * self.unit, conditional
 
@@ -127,7 +152,7 @@ class LinearEditor(StrengthEditor):
         save(path, tensors, format="linear", names=" ".join(self.names), conditional=conditional)
 
     @classmethod
-    def load(cls, name_or_path: str = "linear") -> "LinearEditor":
+    def load(cls, name_or_path: str = "methods/w") -> "LinearEditor":
         """Read what `save` wrote.
 
         Raises:
@@ -135,7 +160,7 @@ class LinearEditor(StrengthEditor):
         """
         tensors, metadata = load(name_or_path)
         if metadata.get("format") != "linear":
-            raise InputError(f"'{name_or_path}' does not hold linear directions.")
+            raise InputError(f"'{name_or_path}' does not hold directions.")
         arrays = [np.float32(tensors[key]) for key in ("directions", "slopes", "std_w")]
         return cls(metadata["names"].split(), *arrays, conditional=metadata.get("conditional") != "no")
 
@@ -151,16 +176,23 @@ class LinearEditor(StrengthEditor):
         """
         if unknown := set(names) - set(self.names):
             raise InputError(
-                f"There is no linear direction for '{min(unknown)}'; run `python -m dystyle.train linear`."
+                f"There is no direction for '{min(unknown)}'; run `python -m dystyle.train interfacegan`."
             )
         index = [self.names.index(name) for name in names]
         slopes = self.slopes[index] / self.unit
         return LinearEditor(names, self.directions[index], slopes, self.std_w, self.conditional)
 
+    def condition_on(self, names: Sequence[str]) -> "LinearEditor":
+        if not self.conditional:
+            return super().condition_on(names)
+        other = copy.copy(self)
+        other.kept = tuple(names)
+        return other
+
     def projected(self, name: str) -> np.ndarray:
-        """The attribute's direction without what points along the others', of length 1, (d,)."""
+        """The attribute's direction without what points along those to be kept, of length 1, (d,)."""
         index = self.names.index(name)
-        others = np.delete(self.directions, index, 0)
+        others = self.directions[[self.names.index(kept) for kept in self.kept if kept != name]]
         basis = np.linalg.qr(others.T)[0]
         direction = self.directions[index] - basis @ (basis.T @ self.directions[index])
         return direction / np.linalg.norm(direction)

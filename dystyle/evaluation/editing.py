@@ -34,10 +34,10 @@ class EditingConfig:
         count: faces, of seeds `first_seed` on (training draws its codes elsewhere); truncation of theirs.
         joint: numbers of attributes edited at once, besides every single one; 0 stands for all.
         methods: compared with "dystyle", which edits jointly: "sum" adds up the same editor's single edits;
-            "sequential" makes them one after the other in random order; "linear" follows InterFaceGAN's
-            directions, each to its target by line search, one after the other; "linear_joint" searches for
-            all their strengths at once; "look" is the joint edit with a second look.
-        compared: faces on which they are compared; searched: numbers of attributes at which the linear ones
+            "sequential" makes them one after the other in random order; "interfacegan" follows its
+            directions, each to its target by line search, one after the other; "interfacegan_joint" searches
+            for all their strengths at once; "look" is the joint edit with a second look.
+        compared: faces on which they are compared; searched: numbers of attributes at which these
             are, too, which look at up to 16 pictures a search.
         inverted: further faces, degraded as photos are and put through the encoder, for the single edits
             and those of three; photos: pictures to invert, too.
@@ -49,7 +49,7 @@ class EditingConfig:
     first_seed: int = 10_000
     truncation: float = 0.7
     joint: tuple[int, ...] = (2, 3, 5, 0)
-    methods: tuple[str, ...] = ("sum", "sequential", "look", "linear", "linear_joint")
+    methods: tuple[str, ...] = ("sum", "sequential", "look", "interfacegan", "interfacegan_joint")
     compared: int = 96
     searched: tuple[int, ...] = (3, 5)
     inverted: int = 64
@@ -113,7 +113,7 @@ def _protocol(bench: Bench, config: EditingConfig, joint: tuple[int, ...], metho
                 METHODS[method](bench), edits[: config.compared], f"{size} at once, {method}"
             )
             for method in methods
-            if not method.startswith("linear") or size in config.searched
+            if not method.startswith("interfacegan") or size in config.searched
         }
         if others:
             seen = {"dystyle": after[: config.compared]} | others
@@ -144,7 +144,7 @@ def _one_by_one(edit: Method) -> Method:
     return method
 
 
-def _linear(bench: Bench) -> Method:
+def _interfacegan(bench: Bench) -> Method:
     """Directions that leave alone what is read, and do not care for anything else."""
     editor, directions = bench.editor, LinearEditor.load().only(bench.attributes)
     return partial(directions.edit, read=lambda code: editor.measure(editor.synthesize(code)))
@@ -154,6 +154,6 @@ METHODS: dict[str, Callable[[Bench], Method]] = {
     "sum": _sum,
     "sequential": lambda bench: _one_by_one(bench.editor.edit),
     "look": lambda bench: partial(bench.editor.edit, looks=1),
-    "linear": lambda bench: _one_by_one(_linear(bench)),
-    "linear_joint": _linear,
+    "interfacegan": lambda bench: _one_by_one(_interfacegan(bench)),
+    "interfacegan_joint": _interfacegan,
 }

@@ -78,7 +78,7 @@ def _compared_bounds(compared: dict) -> list[tuple[str, str, str]]:
         ("error", "1/1.2 or more", error, "sequential"),
         *(
             row
-            for method in ("linear", "linear_joint")
+            for method in ("interfacegan", "interfacegan_joint")
             for row in (
                 ("error", "half or less", error, method),
                 ("identity", "as much", identity, method),

@@ -27,10 +27,10 @@ judges it never met. Means with half of their 95 % confidence intervals.
   or back); flipped: edits after which any has
 - identity: cosine of faceres embeddings to the unedited face (strangers: 0.4 to 0.5); distance: of
   dlib's descriptors (one person: below 0.6); Frechet: of the embeddings of edited and unedited faces
-- sum: of this editor's single edits; sequential: they follow one another, in random order; linear:
-  InterFaceGAN's directions, each to its target by line search (up to 16 pictures), likewise one after the
-  other; linear_joint: their strengths are searched for all at once; look: dystyle with a second look at its
-  picture (`FaceEditor.edit(..., looks=1)`)
+- sum: of this editor's single edits; sequential: they follow one another, in random order;
+  interfacegan: its directions, each to its target by line search (up to 16 pictures), likewise one after the
+  other; interfacegan_joint: their strengths are searched for all at once; look: dystyle with a second look
+  at its picture (`FaceEditor.edit(..., looks=1)`)
 """
 BOUNDS_HEADING = """
 | asked of the editor | bound | random faces | inverted faces |

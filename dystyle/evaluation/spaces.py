@@ -1,42 +1,54 @@
 """The generator's spaces: how disentangled Z, W, W+ and S are, and what GANSpace's components do."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+import torch
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.feature_selection import f_classif
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.ganspace import ROWS, Components
 from dystyle.editors.interfacegan import Latents
 from dystyle.editors.search import level_changes
 from dystyle.editors.stylespace import styles
-from dystyle.engines.graphs import generator
+from dystyle.engines.graphs import Synthesis, generator
 from dystyle.evaluation.sheets import tile
-from dystyle.metrics.drawing import sample_codes
+from dystyle.metrics.comparison import mean_and_interval
+from dystyle.metrics.efficientnet import EfficientNetLite0
+from dystyle.metrics.people import SMALL, People
 from dystyle.pictures import save_picture
 from dystyle.pipeline import FaceEditor
 
-SPARSITY = 0.01  # C of the L1 classifiers whose coefficients are the importances
-PREVIEW = 256
+CANDIDATES = 512  # coordinates of a space that trees choose from, as many as Z and W have
+TREES, DEPTH = 100, 3
+PLANE = 1e-3  # C of the linear classifiers of the separability
+PREVIEW = 256  # px of pictures that are compared
 HEADING = """\
 # Spaces
 
 Made by `python -m dystyle.evaluate spaces --count {count} --paths {paths} --json
-docs/benchmarks/spaces.json`: {count} random people, those of W+ with mixed rows. Labels say whether an
-attribute's reading is above its median; classifiers learn from four fifths and are judged on the rest.
+docs/benchmarks/spaces.json`: {count} random people, and as many of W+ with mixed rows, read at {read} px.
+Means with half of their 95 % confidence intervals, over {folds} parts of the people that are held out in
+turn, or over the paths.
 
 - disentanglement, completeness: does a coordinate tell of one attribute only, and does one coordinate tell
-  all of it? (Eastwood & Williams 2018; 1 is best; by the coefficients of sparse classifiers.) They mean
-  little where the informativeness is near chance
-- informativeness: balanced accuracy of these classifiers, 0.5 is chance
-- separability: of StyleGAN, section 4.2, over all attributes; 1 is best, two to their number is chance
-- path_length: of StyleGAN, section 4.1, over {paths} pairs, with the identity network's distance: figures
-  compare Z with W, not with papers
+  all of it? (Eastwood & Williams 2018; 1 is best.) As in StyleSpace: importances in gradient boosted trees
+  that tell the {share:.0%} of people with the highest reading of an attribute from those with the lowest
+  ({trees} trees of depth {depth}, which choose from the {candidates} coordinates whose means differ most)
+- informativeness: balanced accuracy of these trees, 0.5 is chance
+- separability: of StyleGAN, section 4.2, over all attributes, of the half of {separated} people whose
+  readings are farther from the median; on people held out; 1 is best, two to their number is chance
+- path_length: of StyleGAN, section 4.1, over {paths} pairs at steps of {epsilon:g}, with the distance of
+  EfficientNet-Lite0's features, which nothing here was trained on; full paths. Papers use VGG: figures
+  compare Z with W, not with theirs
 """
 
 
@@ -45,14 +57,22 @@ class SpacesConfig:
     """Measures of the spaces on random people.
 
     Attributes:
-        count: people, of seeds `first_seed` on, rendered and read; the last fifth is held out.
-        paths: pairs of people for the path length; epsilon: step along the path, as in StyleGAN.
+        count: people, of seed `first_seed`, rendered and read.
+        extremes: share of them at either end of an attribute that trees learn to tell apart.
+        folds: parts that are held out in turn.
+        separated: people for the separability.
+        paths: pairs of people for the path length; epsilon: step along the path.
+        people: folder of their readings, see `dystyle.metrics.people`.
     """
 
-    count: int = 1500
+    count: int = 16_000
     first_seed: int = 60_000
-    paths: int = 200
-    epsilon: float = 1e-2
+    extremes: float = 0.02
+    folds: int = 5
+    separated: int = 4000
+    paths: int = 1000
+    epsilon: float = 1e-4
+    people: Path = Path("runs/people")
     backend: str = "onnx"
 
 
@@ -78,54 +98,75 @@ class ComponentsConfig:
     faces: int = 32
 
 
-def dci(x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Disentanglement, completeness, informativeness (Eastwood & Williams 2018) of codes x (n, d).
+def dci(x: np.ndarray, values: np.ndarray, extremes: float = 0.02, folds: int = 5) -> list[dict[str, float]]:
+    """Disentanglement, completeness, informativeness (Eastwood & Williams 2018) of codes x (n, d), by fold.
 
-    Importances are the absolute coefficients of sparse linear classifiers, one for each column of `labels`
-    (n, k) bool. Informativeness is their mean balanced accuracy on the held-out last fifth.
+    Importances are those of gradient boosted trees, one model for each column of `values` (n, k), that tell
+    the share `extremes` of codes with the highest values from those with the lowest; they may choose from the
+    `CANDIDATES` coordinates whose means differ most. Informativeness is the balanced accuracy on the fold.
     """
-    train = len(x) * 4 // 5
-    scaler = StandardScaler().fit(x[:train])
-    x = scaler.transform(x)
-    importance, accuracy = [], []
-    for y in labels.T:
-        model = LinearSVC(penalty="l1", dual=False, C=SPARSITY, class_weight="balanced", tol=1e-3)
-        model.fit(x[:train], y[:train])
-        importance.append(np.abs(model.coef_[0]))
-        accuracy.append(balanced_accuracy_score(y[train:], model.predict(x[train:])))
-    importance = np.stack(importance, 1)  # (d, k)
+    count = max(round(extremes * len(x)), folds)
+    importance = np.zeros((folds, x.shape[1], values.shape[1]))
+    accuracy = np.zeros((folds, values.shape[1]))
+    for column, value in enumerate(tqdm(values.T, desc="trees", mininterval=10)):
+        order = np.argsort(value, kind="stable")
+        ends, labels = x[np.r_[order[:count], order[-count:]]], np.repeat((0, 1), count)
+        parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(ends, labels)
+        for fold, (train, held) in enumerate(parts):
+            differ = f_classif(ends[train], labels[train])[0]
+            chosen = np.argsort(-np.nan_to_num(differ), kind="stable")[:CANDIDATES]
+            model = GradientBoostingClassifier(n_estimators=TREES, max_depth=DEPTH, random_state=0)
+            model.fit(ends[train][:, chosen], labels[train])
+            importance[fold, chosen, column] = model.feature_importances_
+            told = model.predict(ends[held][:, chosen])
+            accuracy[fold, column] = balanced_accuracy_score(labels[held], told)
+    return [
+        _scores(weights) | {"informativeness": float(right.mean())}
+        for weights, right in zip(importance, accuracy, strict=True)
+    ]
+
+
+def _scores(importance: np.ndarray) -> dict[str, float]:
+    """Disentanglement and completeness of importances (coordinates, attributes)."""
     used = importance[importance.sum(1) > 0]
-
-    def evenness(share: np.ndarray) -> np.ndarray:
-        """Entropy of each row, which sums to 1, with the number of its entries as base."""
-        logs = np.log(np.where(share > 0, share, 1)) / np.log(share.shape[1])
-        return -(share * logs).sum(1)
-
-    disentangled = 1 - evenness(used / used.sum(1, keepdims=True))
-    columns = importance[:, importance.sum(0) > 0].T
-    complete = 1 - evenness(columns / columns.sum(1, keepdims=True))
+    columns = used[:, used.sum(0) > 0].T
+    alone, whole = (1 - _evenness(x / x.sum(1, keepdims=True)) for x in (used, columns))
     return {
-        "disentanglement": float(np.average(disentangled, weights=used.sum(1))),
-        "completeness": float(complete.mean()),
-        "informativeness": float(np.mean(accuracy)),
+        "disentanglement": float(np.average(alone, weights=used.sum(1))),
+        "completeness": float(whole.mean()),
     }
 
 
-def separability(x: np.ndarray, labels: np.ndarray) -> float:
-    """Linear separability (StyleGAN, section 4.2): exp of the summed H(label | side of the hyperplane).
+def _evenness(share: np.ndarray) -> np.ndarray:
+    """Entropy of each row, which sums to 1, with the number of its entries as base."""
+    logs = np.log(np.where(share > 0, share, 1)) / np.log(share.shape[1])
+    return -(share * logs).sum(1)
 
-    1 is perfect. Labels (n, k) bool; the hyperplanes learn from the first four fifths, the entropies (in
-    nats) are of the rest.
+
+def separability(x: np.ndarray, values: np.ndarray, folds: int = 5) -> list[float]:
+    """Linear separability (StyleGAN, section 4.2) of codes x (n, d), by fold: exp of the summed entropies
+    H(label | side of a hyperplane), in nats; 1 is perfect.
+
+    Labels say whether values (n, k) are above their median. As there, the half of the codes that is less
+    certain, nearer to it, does not count; unlike there, hyperplanes are judged on codes held out.
     """
-    train = len(x) * 4 // 5
-    total = 0.0
-    for y in labels.T:
-        model = LogisticRegression(C=1e-3, max_iter=500, class_weight="balanced").fit(x[:train], y[:train])
-        side, truth = model.predict(x[train:]), y[train:]
-        joint = np.array([[np.mean((side == s) & (truth == t)) for t in (0, 1)] for s in (0, 1)])
-        given = joint / np.maximum(joint.sum(1, keepdims=True), 1e-12)
-        total -= (joint * np.log(np.where(given > 0, given, 1))).sum()
-    return float(np.exp(total))
+    total = np.zeros(folds)
+    for value in tqdm(values.T, desc="hyperplanes", mininterval=10):
+        distance = value - np.median(value)
+        certain = np.argsort(-np.abs(distance), kind="stable")[: len(x) // 2]
+        codes, labels = StandardScaler().fit_transform(x[certain]), distance[certain] > 0
+        parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(codes, labels)
+        for fold, (train, held) in enumerate(parts):
+            model = LinearSVC(C=PLANE, class_weight="balanced").fit(codes[train], labels[train])
+            total[fold] += _conditional_entropy(labels[held], model.predict(codes[held]))
+    return [float(x) for x in np.exp(total)]
+
+
+def _conditional_entropy(label: np.ndarray, given: np.ndarray) -> float:
+    """H(label | given) of two columns of truth values, in nats."""
+    joint = np.array([[np.mean((given == g) & (label == y)) for y in (0, 1)] for g in (0, 1)])
+    share = joint / np.maximum(joint.sum(1, keepdims=True), 1e-12)
+    return float(-(joint * np.log(np.where(share > 0, share, 1))).sum())
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
@@ -136,59 +177,83 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
     return np.float32(mixed * len(a) ** 0.5)
 
 
-def path_length(
-    latents: Latents, editor: FaceEditor, space: str, pairs: int, epsilon: float, seed: int = 0
-) -> float:
-    """Perceptual path length in "z" or "w" (StyleGAN, section 4.1): E d(G(t), G(t + eps)) / eps^2.
+def path_lengths(
+    map_z: Callable[[np.ndarray], np.ndarray],
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    space: str,
+    pairs: int,
+    epsilon: float,
+    seed: int = 0,
+) -> list[float]:
+    """Perceptual path lengths in "z" or "w" (StyleGAN, section 4.1), one a pair: d(t, t + eps) / eps^2 at a
+    random place t of the path.
 
-    d is the squared distance of identity embeddings, not VGG's: figures compare Z with W, not with papers.
+    Args:
+        map_z: z (n, 512) -> W (n, 512). distance: squared, of what two W codes (512,) show.
     """
     rng, lengths = np.random.default_rng(seed), []
-    for _ in tqdm(range(pairs), desc=f"paths in {space}", mininterval=10):
+    for _ in trange(pairs, desc=f"paths in {space}", mininterval=10):
         a, b = rng.standard_normal((2, 512), dtype=np.float32)
         t = rng.uniform(0, 1)
         if space == "z":
-            ends = latents.map(np.stack([slerp(a, b, t), slerp(a, b, t + epsilon)]))
+            first, second = map_z(np.stack([slerp(a, b, t), slerp(a, b, t + epsilon)]))
         else:
-            start, end = latents.map(np.stack([a, b]))
-            ends = np.stack([start + s * (end - start) for s in (t, t + epsilon)])
-        codes = np.repeat(np.float32(ends)[:, None], 18, 1)
-        x, y = (editor.embed(editor.synthesize(code, PREVIEW)) for code in codes)
-        lengths.append(np.square(x - y).sum() / epsilon**2)
-    return float(np.mean(lengths))
+            start, end = np.float64(map_z(np.stack([a, b])))
+            first, second = (start + s * (end - start) for s in (t, t + epsilon))
+        lengths.append(distance(np.float32(first), np.float32(second)) / epsilon**2)
+    return lengths
+
+
+def perceptual_distance() -> Callable[[np.ndarray, np.ndarray], float]:
+    """Of the pictures of two W codes (512,), before any rounding: steps of 1e-4 change less than a level."""
+    network, judge = Synthesis(PREVIEW), EfficientNetLite0()
+
+    @torch.no_grad()
+    def distance(first: np.ndarray, second: np.ndarray) -> float:
+        codes = torch.from_numpy(np.stack((first, second)))[:, None].repeat(1, 18, 1)
+        pictures = network.images(codes).clamp(-1, 1).permute(0, 2, 3, 1).numpy() * 127.5 + 127.5
+        return judge.distance(*pictures)
+
+    return distance
 
 
 def evaluate_spaces(config: SpacesConfig) -> dict:
     """DCI and linear separability of each space, and the path length in Z and W."""
     editor, latents = FaceEditor.from_pretrained(backend=config.backend), Latents()
-    rng = np.random.default_rng(config.first_seed)
-    z = rng.standard_normal((config.count, 512), dtype=np.float32)
-    w = latents.map(z)
-    codes = np.repeat(w[:, None], 18, 1)
-    # The rows of a W code are the same 18 times: only mixed codes show what W+ holds apart.
     mean_w = generator().mean_w.numpy()
-    mixed = sample_codes(rng, config.count, latents.map, mean_w, psi=(1.0, 1.0))
-    labels, mixed_labels = (_labels(editor, some) for some in (codes, mixed))
-    result = {"count": config.count, "paths": config.paths, "epsilon": config.epsilon, "spaces": {}}
+    people = People.read(editor.backend, latents.map, mean_w, config.count, config.first_seed, config.people)
+    codes = np.repeat(people.w[:, None], 18, 1)
+    # The rows of a W code are the same 18 times: only mixed codes show what W+ holds apart.
+    mixed = people.mixed[:, :ROWS].reshape(config.count, -1)
+    result = {
+        "count": config.count,
+        "paths": config.paths,
+        "epsilon": config.epsilon,
+        "folds": config.folds,
+        "share": config.extremes,
+        "separated": min(config.separated, config.count),
+        "read": SMALL,
+        "trees": TREES,
+        "depth": DEPTH,
+        "candidates": CANDIDATES,
+        "spaces": {},
+    }
     for name, x, y in (
-        ("Z", z, labels),
-        ("W", w, labels),
-        ("W+", mixed[:, :ROWS].reshape(len(mixed), -1), mixed_labels),
-        ("S", styles(generator(), codes), labels),
+        ("Z", people.z, people.values),
+        ("W", people.w, people.values),
+        ("W+", mixed, people.mixed_values),
+        ("S", styles(generator(), codes), people.values),
     ):
-        result["spaces"][name] = dci(x, y) | {"separability": separability(x, y)}
+        folds = dci(x, y, config.extremes, config.folds)
+        some = slice(config.separated)
+        lists = {key: [fold[key] for fold in folds] for key in folds[0]}
+        lists["separability"] = separability(x[some], y[some], config.folds)
+        result["spaces"][name] = {key: mean_and_interval(figures) for key, figures in lists.items()}
+    distance = perceptual_distance()
     for name in ("z", "w"):
-        length = path_length(latents, editor, name, config.paths, config.epsilon)
-        result["spaces"][name.upper()]["path_length"] = length
+        lengths = path_lengths(latents.map, distance, name, config.paths, config.epsilon)
+        result["spaces"][name.upper()]["path_length"] = mean_and_interval(lengths)
     return result
-
-
-def _labels(editor: FaceEditor, codes: np.ndarray) -> np.ndarray:
-    """Is each attribute's reading above its median? (n, k) bool."""
-    pictures = (editor.synthesize(code, PREVIEW) for code in codes)
-    read = [editor.measure(p) for p in tqdm(pictures, total=len(codes), desc="reading", mininterval=10)]
-    values = np.array([list(r.values()) for r in read])
-    return values > np.median(values, 0)
 
 
 def table(result: dict) -> str:
@@ -200,9 +265,14 @@ def table(result: dict) -> str:
         "|---" * (len(columns) + 1) + "|",
     ]
     for name, f in result["spaces"].items():
-        cells = [f"{f[column]:.3g}" if column in f else "" for column in columns]
+        cells = [_cell(f[column]) if column in f else "" for column in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(figure: dict[str, float]) -> str:
+    digits = 3 if figure["mean"] < 2 else 0
+    return f"{figure['mean']:.{digits}f} ± {figure['ci']:.{digits}f}"
 
 
 def show_components(config: ComponentsConfig) -> str:

@@ -33,7 +33,7 @@ class EfficientNetLite0:
 
     @torch.no_grad()
     def distance(self, a: np.ndarray, b: np.ndarray) -> float:
-        """How different two pictures (s, s, 3) uint8 RGB look: 0 for the same one.
+        """How different two pictures (s, s, 3) RGB, uint8 or float32 in 0..255, look: 0 for the same one.
 
         The squared distance of unit features, averaged over places and added over layers, as LPIPS (Zhang et
         al. 2018) without its learnt weights.

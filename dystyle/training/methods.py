@@ -4,6 +4,7 @@ import json
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components, save_ganspace
 from dystyle.editors.interfacegan import PICTURE_ROWS, Latents, ZEditor
-from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve
+from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy, normal_svm
 from dystyle.editors.search import Read, effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import (
@@ -30,6 +31,7 @@ from dystyle.editors.stylespace import (
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
 from dystyle.metrics.labels import read_label_codes, read_labels
+from dystyle.metrics.people import People
 from dystyle.pipeline import FaceEditor
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder, whole
@@ -97,17 +99,19 @@ class DirectionsConfig:
 
 @dataclass(frozen=True)
 class InterFaceGanConfig:
-    """InterFaceGAN in Z and W+ (that in W is `linear`): hyperplanes of support vector machines.
+    """InterFaceGAN in Z, W and W+: hyperplanes of support vector machines.
 
     Attributes:
-        inverted: how many faces to find the z of.
-        steps: of the optimisation that finds it.
-        out: folder to write `z.safetensors` and `wplus.safetensors` to.
+        count: people, of this seed. people: folder of their readings, see `dystyle.metrics.people`.
+        share: of them at either end of an attribute, which a hyperplane separates; the paper's is 10,000 of
+            500,000.
+        out: folder to write `z.safetensors`, `w.safetensors` and `wplus.safetensors` to.
     """
 
-    faces: Faces = field(default_factory=Faces)
-    inverted: int = 3000
-    steps: int = 120
+    count: int = 16_000
+    seed: int = 60_000
+    people: Path = Path("runs/people")
+    share: float = 0.02
     out: Path = Path("weights/methods")
 
 
@@ -181,16 +185,40 @@ def fit_directions(config: DirectionsConfig, generator: MobileStyleGAN) -> dict:
 
 
 def fit_interfacegan(config: InterFaceGanConfig, generator: MobileStyleGAN) -> dict:
-    """Write both editors; returns how well z explains the codes: mean squared error in deviations."""
+    """Write the three editors.
+
+    Returns:
+        by space, the accuracy of each boundary on people held out at the ends, and on all in between, and the
+        cosines of the directions.
+    """
     make_folder(config.out)
-    codes, values = config.faces.read()
-    std = generator.std_w.numpy()
-    LinearEditor.fit(codes[:, :PICTURE_ROWS], values, std).save(config.out / "wplus.safetensors")
-    some, latents = codes[: config.inverted, :PICTURE_ROWS].mean(1), Latents()
-    z = latents.invert(some, config.steps)
-    editor = ZEditor.fit(z, {name: value[: len(z)] for name, value in values.items()}, np.ones(512))
-    editor.save(config.out / "z.safetensors")
-    return {"unexplained": float(np.square((latents.map(z) - some) / std).mean())}
+    latents, backend = Latents(), FaceEditor.from_pretrained(backend="auto").backend
+    mean_w, std_w = generator.mean_w.numpy(), generator.std_w.numpy()
+    people = People.read(backend, latents.map, mean_w, config.count, config.seed, config.people)
+    normal, report = partial(normal_svm, share=config.share), {}
+    for name, editor, codes, values, std in (
+        ("z", ZEditor, people.z, people.values, np.ones(512)),
+        ("w", LinearEditor, people.w, people.values, std_w),
+        ("wplus", LinearEditor, people.mixed[:, :PICTURE_ROWS], people.mixed_values, std_w),
+    ):
+        fitted = editor.fit(codes, dict(zip(ATTRIBUTES, values.T, strict=True)), std, normal)
+        fitted.save(config.out / f"{name}.safetensors")
+        report[name] = boundaries(codes, values, std, config.share) | {
+            "cosines": np.round(fitted.directions @ fitted.directions.T, 2).tolist()
+        }
+    return report
+
+
+def boundaries(codes: np.ndarray, values: np.ndarray, std: np.ndarray, share: float) -> dict[str, list]:
+    """Accuracies of `boundary_accuracy` in the attributes' order: of the "ends", and of those "between".
+
+    Args:
+        codes: (n, ..., 512). values: (n, attributes). std: (512,), deviations of codes.
+    """
+    x = (codes / std).reshape(len(codes), -1)
+    levels = [row.value_to_level(value) for row, value in zip(ATTRIBUTES.values(), values.T, strict=True)]
+    ends, between = zip(*(boundary_accuracy(x, level, share) for level in levels), strict=True)
+    return {"ends": np.round(ends, 3).tolist(), "between": np.round(between, 3).tolist()}
 
 
 def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:

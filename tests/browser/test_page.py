@@ -478,10 +478,12 @@ def test_methods_are_compared_on_the_edit_of_the_page(cartoon, visit):
     page.locator("#compare-start").click()
     cards = page.locator(".compared li")
     expect(cards.locator("img")).to_have_count(4)
-    expect(cards.locator("h3")).to_have_text(["Unedited", "DyStyle", METHODS["linear"].title, "StyleSpace"])
+    expect(cards.locator("h3")).to_have_text(
+        ["Unedited", "DyStyle", METHODS["interfacegan"].title, "StyleSpace"]
+    )
     code = editor.sample(FIRST_SEED)
     codes = [code]
-    for name in ("dystyle", "linear", "stylespace"):
+    for name in ("dystyle", "interfacegan", "stylespace"):
         codes.append(editor.with_method(name).edit(code, {"yaw": 40}, lambda *a: None))
     for card, edited in zip(cards.all(), codes, strict=True):
         picture = cv2.resize(editor.synthesize(edited), (PIXELS, PIXELS), interpolation=cv2.INTER_AREA)
@@ -535,7 +537,7 @@ def test_one_method_of_one_visitor_runs_at_a_time_and_few_wait(cartoon):
         waited.wait()
         running.pop()
 
-    ask = functools.partial(comparer.edit, "linear", seen, {"age": 60}, progress)
+    ask = functools.partial(comparer.edit, "interfacegan", seen, {"age": 60}, progress)
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
