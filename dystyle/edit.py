@@ -42,8 +42,8 @@ class EditOptions:
         generator: "mobile_stylegan", "stylegan2_ffhq" (fetched likewise), or the path of a StyleGAN2.
         method: the editing method, "dystyle" or one that it is compared with (`dystyle.editors.METHODS`); or
             one that edits the picture itself: "stgan", "attgan", "stargan", or the path of one trained here.
-        condition_on: attributes that InterFaceGAN keeps while it edits: all others if nothing is said, none if
-            none is named.
+        condition_on: attributes that InterFaceGAN keeps while it edits: all others if nothing is said, none
+            if none is named.
         looks: 1 lets DyStyle look at its edit and correct it, which takes two more pictures.
         truncation: of random people; 1 is the full variety, 0 the mean face.
         backend: what runs the networks: "auto", "onnx", "openvino", "torch", "tensorrt", or "serve".
