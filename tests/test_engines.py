@@ -113,7 +113,7 @@ editor = FaceEditor.from_pretrained(backend="onnx")
 build_page(editor)
 face = editor.invert(editor.synthesize(editor.sample(0)))
 edited = editor.edit(face.code, {"age": 60, "pitch": 5, "beard": 0})
-for name in ("linear", "ganspace", "stylespace"):
+for name in ("interfacegan", "ganspace", "stylespace"):
     editor.with_method(name)
 editor.measure(editor.synthesize(edited, 256))
 print(json.dumps([name for name in sys.modules if name.split(".")[0] == "torch"]))

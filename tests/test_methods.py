@@ -61,6 +61,23 @@ def test_wide_directions_move_their_rows_only_and_projection_keeps_other_attribu
     assert abs(change[:16].ravel() @ directions[1]) < 4e-2  # float16 on disk
 
 
+def test_a_channel_goes_no_farther_than_twice_what_people_have(editor):
+    space = editor.with_method("stylespace").method
+    code, name = editor.sample(5), "yaw"
+    index, (layer, channel) = space.names.index(name), space.chosen[name]
+    linear, row = affine_layers(generator())[layer]
+    own = linear(torch.from_numpy(code[row]))[channel].item()
+    low, high = space.channels.bounds[index]
+    assert low < own < high
+    move = space.mover(code, (name,), lambda code: {})
+    ends = [own + move(np.array([strength])).styles[layer][channel] for strength in (-1e3, 1e3)]
+    assert sorted(ends) == pytest.approx([1.5 * low - 0.5 * high, 1.5 * high - 0.5 * low], rel=1e-4)
+    small = move(np.array([0.5])).styles[layer][channel]
+    assert small == pytest.approx(0.5 * space.deviations[index], rel=1e-4)
+    far = code + 100 * np.sign(space.channels.weights[index]) * (np.arange(18) == row)[:, None]
+    assert space.channels.move(index, np.float32(far), 1.0) == 0  # what is out there already stays
+
+
 def test_the_user_chooses_what_a_direction_keeps():
     directions = np.linalg.qr(np.random.default_rng(0).standard_normal((512, 3)))[0].T
     directions[0] = (directions[0] + directions[1] + directions[2]) / 3**0.5  # age leans to both others

@@ -20,6 +20,7 @@ from dystyle.editors.search import Read, effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import (
     EXAMPLES,
+    Channels,
     StyleSpaceEditor,
     affine_layers,
     by_examples,
@@ -260,14 +261,15 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     local = _locality(generator, shown)
     before = [read(code) for code in shown]
     widths = {name: layer.out_features for name, (layer, _) in affine_layers(generator).items()}
-    chosen, signed, slopes, report = {}, [], [], {}
+    chosen, indices, signs, slopes, report = {}, [], [], [], {}
     for name, value in values.items():
         levels = ATTRIBUTES[name].value_to_level(value)
         evidence = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
         upwards = deviations * np.sign(evidence)
         effects, tried = [], np.argsort(-np.abs(evidence) * local.get(name, 1.0))[: config.tried]
         for index in tried:
-            one = StyleSpaceEditor({name: channels[index]}, upwards[[index]], np.ones(1), widths)
+            known = Channels.of(generator, [index], s)
+            one = StyleSpaceEditor({name: channels[index]}, upwards[[index]], np.ones(1), widths, known)
 
             def move(code: np.ndarray, side: float, one=one) -> np.ndarray:
                 return one.mover(code, one.names, read)(np.array([side * TRIAL]))
@@ -276,10 +278,12 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
         best = most_selective(name, effects)
         index, changes = tried[best], effects[best]
         chosen[name] = channels[index]
-        signed.append(upwards[index])
+        indices.append(index)
+        signs.append(np.sign(evidence[index]))
         slopes.append(max(changes[name] / TRIAL, 1e-3))
         report[name] = {"layer": channels[index][0], "channel": channels[index][1], "effect": changes}
-    StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths).save(config.out)
+    signed, known = deviations[indices] * signs, Channels.of(generator, indices, s)
+    StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths, known).save(config.out)
     return report
 
 
