@@ -22,6 +22,7 @@ import tyro
 
 from dystyle.errors import InputError
 from dystyle.evaluation import (
+    components,
     editing,
     editing_table,
     inversion_quality,
@@ -156,11 +157,11 @@ REPORTS = {
 }
 
 
-def components(
-    config: tyro.conf.OmitArgPrefixes[spaces.ComponentsConfig] = spaces.ComponentsConfig(),  # noqa: B008
+def show_components(
+    config: tyro.conf.OmitArgPrefixes[components.ComponentsConfig] = components.ComponentsConfig(),  # noqa: B008
 ) -> None:
     """Show and measure what GANSpace's components do."""
-    print(spaces.show_components(config))
+    print(components.show_components(config))
 
 
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
@@ -171,7 +172,7 @@ def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> Non
 def main() -> None:
     keep_freed_memory()
     commands = {name: report.command() for name, report in REPORTS.items()}
-    commands |= {"components": components, "sheet": sheet}
+    commands |= {"components": show_components, "sheet": sheet}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

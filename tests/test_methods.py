@@ -20,6 +20,7 @@ from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import affine_layers, by_examples, region_energy, styles
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
+from dystyle.evaluation.components import dependence, drawn_at_random, peaks
 from dystyle.evaluation.method_comparison import attribute_dependency
 from dystyle.evaluation.spaces import dci, path_lengths, separability, slerp
 from dystyle.metrics.people import People
@@ -151,6 +152,25 @@ def test_planted_components_come_back_in_order_and_explain_their_attribute():
     moved = found.apply(code, 3, 2.0, (4, 8))
     assert np.abs(moved[[3, 8]]).max() == 0
     assert np.linalg.norm(moved[4]) == pytest.approx(2 * found.deviations[3], rel=1e-4)
+
+
+def test_peaks_and_dependence_of_known_distributions():
+    rng = np.random.default_rng(0)
+    normal, far = rng.standard_normal(5000), rng.standard_normal(5000) + 6
+    assert [peaks(normal), peaks(np.r_[normal, far]), peaks(np.r_[normal, far, far + 9])] == [1, 2, 3]
+    assert peaks(np.r_[normal, [8.0] * 3]) == 1  # a few who lie apart are no peak
+    angle = rng.uniform(0, 2 * np.pi, 20_000)
+    circle = np.stack((np.cos(angle), np.sin(angle), rng.standard_normal(20_000)), 1)  # uncorrelated
+    shared = dependence(circle + 0.1 * rng.standard_normal(circle.shape))
+    assert shared[0, 1] > 0.5 and np.allclose(shared, shared.T) and not shared.diagonal().any()
+    assert max(shared[0, 2], shared[1, 2]) < 0.01
+    some = Components(np.zeros(512), np.eye(512)[:3], np.float32([3, 2, 1]), np.ones(3))
+    drawn = drawn_at_random(some)
+    assert (
+        np.linalg.norm(drawn.basis, axis=1) == pytest.approx(1)
+        and np.abs(drawn.basis @ some.basis.T).max() < 0.2
+    )
+    assert np.array_equal(drawn.deviations, some.deviations)
 
 
 def test_components_of_features_are_carried_over_to_codes():

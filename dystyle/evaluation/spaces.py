@@ -1,4 +1,4 @@
-"""The generator's spaces: how disentangled Z, W, W+ and S are, and what GANSpace's components do."""
+"""The generator's spaces: how disentangled Z, W, W+ and S are."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from tqdm import tqdm, trange
 
-from dystyle.attributes import ATTRIBUTES
-from dystyle.editors.ganspace import ROWS, Components
+from dystyle.editors.ganspace import ROWS
 from dystyle.editors.interfacegan import Latents
-from dystyle.editors.search import level_changes
 from dystyle.editors.stylespace import styles
 from dystyle.engines.graphs import Synthesis, generator
-from dystyle.evaluation.sheets import tile
 from dystyle.metrics.comparison import mean_and_interval
 from dystyle.metrics.efficientnet import EfficientNetLite0
 from dystyle.metrics.people import SMALL, People
-from dystyle.pictures import save_picture
 from dystyle.pipeline import FaceEditor
 
 CANDIDATES = 512  # coordinates of a space that trees choose from, as many as Z and W have
@@ -74,28 +70,6 @@ class SpacesConfig:
     epsilon: float = 1e-4
     people: Path = Path("runs/people")
     backend: str = "onnx"
-
-
-@dataclass(frozen=True)
-class ComponentsConfig:
-    """GANSpace's components, shown and measured.
-
-    Attributes:
-        out: contact sheet: a component a row, from `-amount` to `amount` deviations.
-        first, count: which components.
-        rows: rows of W+ to move.
-        features: the components of early features instead of W's.
-        faces: random people whose readings tell how widely each attribute varies.
-    """
-
-    out: Path = Path("components.png")
-    first: int = 0
-    count: int = 10
-    amount: float = 2.0
-    rows: tuple[int, int] = (0, ROWS)
-    seed: int = 0
-    features: bool = False
-    faces: int = 32
 
 
 def dci(x: np.ndarray, values: np.ndarray, extremes: float = 0.02, folds: int = 5) -> list[dict[str, float]]:
@@ -273,28 +247,3 @@ def table(result: dict) -> str:
 def _cell(figure: dict[str, float]) -> str:
     digits = 3 if figure["mean"] < 2 else 0
     return f"{figure['mean']:.{digits}f} ± {figure['ci']:.{digits}f}"
-
-
-def show_components(config: ComponentsConfig) -> str:
-    """Write the sheet; returns a table of what changes from `-amount` to `amount`, on the scale of [-1, 1].
-
-    A component is named after the attribute that it changes most, in deviations among random people.
-    """
-    editor = FaceEditor.from_pretrained(backend="onnx")
-    components = Components.load(prefix="features" if config.features else "w")
-    code = editor.sample(config.seed)
-    people = [editor.sample(seed) for seed in range(config.faces)]
-    read = [editor.measure(editor.synthesize(person, PREVIEW)) for person in people]
-    spread = {n: np.std([row.value_to_level(values[n]) for values in read]) for n, row in ATTRIBUTES.items()}
-    amounts = (-config.amount, 0.0, config.amount)
-    lines = [f"| component | name | {' | '.join(ATTRIBUTES)} |", "|---" * (len(ATTRIBUTES) + 2) + "|"]
-    pictures, captions = [], []
-    for index in range(config.first, min(config.first + config.count, len(components.basis))):
-        row = [editor.synthesize(components.apply(code, index, a, config.rows), PREVIEW) for a in amounts]
-        change = level_changes(editor.measure(row[0]), editor.measure(row[-1]))
-        name = max(change, key=lambda key: abs(change[key]) / spread[key])
-        lines.append(f"| {index} | {name} | {' | '.join(f'{c:+.2f}' for c in change.values())} |")
-        pictures += row
-        captions += [f"{index}: {amount:+g} ({name})" for amount in amounts]
-    save_picture(tile(pictures, captions, len(amounts)), config.out)
-    return "\n".join(lines)
