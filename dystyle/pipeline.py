@@ -449,7 +449,11 @@ class FaceEditor:
         if face is None:
             return picture
         if dye:
-            hair = self._hair(face) if moved is None else moved.carry(self._hair(face))
+            hair = self._hair(face)
+            if moved is not None:
+                hair = moved.carry(hair)
+            elif not weights:
+                picture = _resize(face.portrait, size)  # nothing but hair changes
             picture = dyed(picture, hair, *dye)
         if face.tone is not None:
             picture = toned(picture, face.tone)
