@@ -23,8 +23,11 @@ def spline(x: Tensor, theta: Tensor, inverse: bool = False) -> tuple[Tensor, Ten
     """A monotone spline of each component, and the logarithm of its slope there.
 
     With xi the place of x within its bin, from 0 to 1, the bin's height h and mean slope s, and the slopes
-    d0 and d1 at its ends, y = y0 + h (s xi^2 + d0 xi (1 - xi)) / (s + (d0 + d1 - 2 s) xi (1 - xi)); the inverse
-    is the root of a quadratic equation. Both are the identity from `BOUND` on.
+    d0 and d1 at its ends,
+
+        y = y0 + h (s xi^2 + d0 xi (1 - xi)) / (s + (d0 + d1 - 2 s) xi (1 - xi))
+
+    whose inverse is the root of a quadratic equation. Both are the identity from `BOUND` on.
 
     Args:
         x: (..., n), any real numbers.
@@ -41,12 +44,10 @@ def spline(x: Tensor, theta: Tensor, inverse: bool = False) -> tuple[Tensor, Ten
     # Zeros are to give slopes of 1, which those at both ends have.
     slopes = F.pad(LEAST + F.softplus(slopes + math.log(math.expm1(1 - LEAST))), (1, 1), value=1.0)
     inside = x.abs() < BOUND
-    given = x.clamp(-BOUND, BOUND)  # keeps NaN out of the gradients of what the spline is not asked for
+    given = x.clamp(-BOUND, BOUND)  # beyond, the formula has poles, and gradients with them
     # Counting knots finds the bin, as a search would, by operators that ONNX has.
     k = (given[..., None] >= (ys if inverse else xs)[..., 1:-1]).sum(-1, keepdim=True)
-    x0, x1, y0, y1, d0, d1 = (
-        t.gather(-1, k + step)[..., 0] for t in (xs, ys, slopes) for step in (0, 1)
-    )
+    x0, x1, y0, y1, d0, d1 = (t.gather(-1, k + step)[..., 0] for t in (xs, ys, slopes) for step in (0, 1))
     w, h = x1 - x0, y1 - y0
     s = h / w
     bend = d0 + d1 - 2 * s
