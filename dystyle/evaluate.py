@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
-COMMAND: attributes, editing, inversion, photos, methods, translators, spaces, components, latency,
-neighbours, engines, ops, generator or sheet.
+COMMAND: attributes, editing, inversion, photos, methods, translators, spaces, components, identifiability,
+latency, neighbours, engines, ops, generator or sheet.
 """
 
 import inspect
@@ -25,6 +25,7 @@ from dystyle.evaluation import (
     components,
     editing,
     editing_table,
+    identifiability,
     inversion_quality,
     latency,
     method_comparison,
@@ -153,6 +154,12 @@ REPORTS = {
         spaces.SpacesConfig,
         spaces.evaluate_spaces,
         spaces.table,
+    ),
+    "identifiability": Report(
+        "Styles' independent components found again, on a toy with known ones, by the number of domains.",
+        identifiability.IdentifiabilityConfig,
+        identifiability.evaluate_identifiability,
+        identifiability.table,
     ),
 }
 
