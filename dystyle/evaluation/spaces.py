@@ -61,7 +61,7 @@ class SpacesConfig:
         people: folder of their readings, see `dystyle.metrics.people`.
     """
 
-    count: int = 16_000
+    count: int = 8000
     first_seed: int = 60_000
     extremes: float = 0.02
     folds: int = 5
