@@ -132,11 +132,11 @@ def dyed(picture: np.ndarray, hair: np.ndarray, own: Colours, new: Colours) -> n
 def new_colours(own: Colours, before: Colours, after: Colours) -> Colours:
     """What a photo's hair gets where a generator changes that of its code: as much as that changes clearly.
 
-    Lightness goes farther, as white hair becomes no more than grey in codes.
+    Lightness goes farther, as white hair becomes no more than grey in codes, and nobody's is blue.
     """
     share = np.clip(np.linalg.norm(after.mean - before.mean) / CLEAR, 0, 1)
     light = max(before.mean[0] + FARTHER * (after.mean[0] - before.mean[0]), DARKEST)
-    mean = np.float32((light, *after.mean[1:]))
+    mean = np.float32((light, after.mean[1], max(after.mean[2], 0)))
     deviation = after.deviation * np.clip(light / after.mean[0], LEAST_SPREAD, 1)
     return Colours(*(a + share * (b - a) for a, b in zip(own, (mean, deviation), strict=True)))
 

@@ -64,6 +64,8 @@ def test_as_much_is_taken_over_as_the_generator_changes_clearly():
     dark = new_colours(white, white, grey)  # lightness farther than in the code
     assert dark.mean == pytest.approx((17.5, 2, 2)) and dark.deviation[0] < grey.deviation[0]
     assert new_colours(brown, brown, black).mean[0] == 8  # there is an end to it
+    blue = Colours(np.float32((15, 0, -6)), black.deviation)
+    assert new_colours(brown, brown, blue).mean[2] == pytest.approx(0)
     assert new_colours(black, black, brown).mean[0] == pytest.approx(60)
 
 
