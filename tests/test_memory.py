@@ -88,7 +88,8 @@ def test_what_engines_keep_can_be_had_back():
     held = _resident() if is_glibc else None
     editor.backend.release_memory()
     # Activations at 512 and 1024 px; if OpenVINO did not know the batch, it would keep twice as much.
-    assert not is_glibc or 50e6 < held - _resident() < 130e6
+    width = 4 if editor.backend.precision == "fp32" else 2
+    assert not is_glibc or 25e6 * width < held - _resident() < 65e6 * width
     np.testing.assert_array_equal(editor.synthesize(code), before)
 
 
