@@ -80,12 +80,7 @@ def find_hair(portrait: np.ndarray, person: np.ndarray, likely: np.ndarray, face
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(portrait, kinds, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    hair = ((kinds == cv2.GC_FGD) | (kinds == cv2.GC_PR_FGD)).astype(np.uint8)
-    # What is nowhere near hair only has its colour.
-    count, parts = cv2.connectedComponents(hair)
-    alike, area = (np.bincount(parts.ravel(), x.ravel(), count) for x in (likely > 0.5, np.ones_like(hair)))
-    hair *= (alike > 0.5 * area)[parts]
-    hair = hair.astype(np.float32) * person
+    hair = ((kinds == cv2.GC_FGD) | (kinds == cv2.GC_PR_FGD)).astype(np.float32) * person
     return hair if hair.sum() > FOUND * (likely > 0.5).sum() else np.zeros_like(hair)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
 from dystyle.faces import InvertedFace
+from dystyle.places import Moved
 
 HAIR = np.s_[40:200, 400:620]  # of the astronaut
 
@@ -89,13 +90,16 @@ def test_bald_skin_where_the_features_have_hair_is_none():
     sides = (head > 0) & (np.abs(np.arange(1024) - 512) > 220)[None] & (np.arange(1024) < 620)[:, None]
     dark = np.float32((60, 45, 35)) * (1 + 0.5 * rng.standard_normal((1024, 1024, 1)).clip(-1, 1))
     portrait[sides] = dark[sides].clip(0, 255)
+    portrait[860:] = dark[860:].clip(0, 255)  # a jacket that looks the same
     person, face, likely = (np.zeros((256, 256), np.float32) for _ in range(3))
     person[head[::4, ::4] > 0] = 1
+    person[215:] = 1
     face[110:200, 80:176] = 1
     likely[(person > 0) & (np.arange(256) < 80)[:, None]] = 1
     likely[sides[::4, ::4]] = 1
     hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face)
     assert hair[sides[::4, ::4]].mean() > 0.8 and hair[40:85, 100:156].mean() < 0.05
+    assert not hair[215:].any()
 
 
 @pytest.mark.parametrize("size", [1024, 256])
@@ -127,6 +131,19 @@ def test_dyed_hair_goes_with_other_edits(editor, face):
     read = editor.measure(turned)
     assert read["black_hair"] > 0.6 and read["yaw"] > 15
     assert lightness(turned)[HAIR].mean() < 0.5 * lightness(shown(editor, face, yaw=20))[HAIR].mean()
+
+
+def test_where_hair_is_goes_with_the_head():
+    """What has moved, and what the generator has drawn anew."""
+    photo, anew = np.zeros((256, 256), np.float32), np.zeros((256, 256), np.float32)
+    photo[:, 100:120], anew[:, 180:190], anew[:, 20:30] = 1, 1, 1
+    flow = np.zeros((2, 32, 32), np.float32)
+    flow[0] = -32 / 128  # in half pictures: all comes from 32 px to the left
+    changed = np.zeros((256, 256), np.float32)
+    changed[:, 170:] = 1
+    hair = Moved(flow, changed, anew).carry(photo)[128]
+    assert hair[134:150].min() > 0.99 and hair[181:189].min() > 0.99
+    assert not hair[60:128].any() and not hair[10:40].any()  # no longer, and the photo's own
 
 
 def test_what_else_a_face_and_a_picture_have_stays(editor, face, tmp_path):
