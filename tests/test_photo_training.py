@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dystyle import train
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.encoders.features import FeatureEncoder
+from dystyle.encoders.precision import autocast
 from dystyle.engines.graphs import generator, identity, open_generator, to_float
 from dystyle.errors import InputError
 from dystyle.knowledge.readings import FaceReader
@@ -427,3 +428,12 @@ def test_folders_without_faces_are_one_sentence(tmp_path, data, monkeypatch, cap
         train_carrier(CarrierConfig(tmp_path / "run", portraits=tmp_path), generator())
     with pytest.raises(InputError, match="more --pairs"):
         train_carrier(CarrierConfig(tmp_path / "run", portraits=data / "portraits", pairs=16), generator())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_left_to_processors_that_compute_in_it(fast, monkeypatch):
+    """Others would take a hundred times as long for a convolution."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast})
+    with autocast(torch.device("cpu")):
+        made = torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1))
+    assert made.dtype == (torch.bfloat16 if fast else torch.float32)

@@ -9,7 +9,6 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.encoders.precision import autocast
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.generators.opening import open_generator
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
@@ -209,14 +209,14 @@ class Refinement:
         return_freed_memory()
         config, generator = self.config, self.generator
         mean, std, side = generator.mean_w, generator.std_w, DETAIL // 16
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), autocast(self.device):
             features = generator.features(code, 64)
         late = ((code[:, 9:16] - mean) / std).requires_grad_(True)
         adam, random = Adam([late]), np.random.default_rng(0)
         for step in range(config.detail_steps):
             top, left = FACE if step % 2 == 0 else random.integers(0, 64 - side, 2).tolist()
             rows = torch.cat((code[:, :9], late * std + mean, code[:, 16:]), 1)
-            with self._precision():
+            with autocast(self.device):
                 image = generator.detail(features, rows, top, left, side).float()
             goal = self.target[..., 16 * top :, 16 * left :][..., :DETAIL, :DETAIL]
             difference = sum(
@@ -247,17 +247,17 @@ class Refinement:
         """Render codes (1, 18, 512); the full picture of the default generator in quarters behind its 64 px
         features, which give the same pixels and gradients in less memory."""
         if size < 1024 or not isinstance(generator, MobileStyleGAN):
-            with self._precision():
+            with autocast(self.device):
                 image = generator(codes, size).float()
             return image.detach(), image.backward
         own = codes.detach().requires_grad_(codes.requires_grad)
-        with self._precision():
+        with autocast(self.device):
             features = generator.features(own, 64)
             seen = features.detach().requires_grad_(True)
 
         def quarter(below: int, right: int) -> Tensor:
             """With two features beyond its inner edges, which is how far neighbours reach."""
-            with self._precision():
+            with autocast(self.device):
                 part = generator.detail(seen, own, 30 * below, 30 * right, 34).float()
             return part[..., 32 * below :, 32 * right :][..., :512, :512]
 
@@ -313,20 +313,14 @@ class Refinement:
 
         far = add(config.picture_weight, picture_loss(image, goal))
         far += add(config.texture_weight, (_texture(image) - texture).abs().mean())
-        with self._precision():
+        with autocast(self.device):
             similarity = (self.identity(image) * self.wanted).sum()
         far += add(config.identity_weight, 1 - similarity)
         if read:
-            with self._precision():
+            with autocast(self.device):
                 readings = _scaled(self.reader(image))
             add(READ_EVERY * config.reading_weight, (readings - self.readings).abs().mean())
         return far, image.grad
-
-    def _precision(self) -> AbstractContextManager:
-        """bfloat16 on CPUs that compute in it: faster, with less memory, and as near in the end."""
-        if self.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
-            return torch.autocast("cpu", torch.bfloat16)
-        return nullcontext()
 
 
 def _work(schedule: tuple[tuple[int, int], ...]) -> int:

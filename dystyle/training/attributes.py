@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm, trange
 
+from dystyle.encoders.precision import autocast
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.graph import Graph
 from dystyle.knowledge.networks import load_network
@@ -163,8 +164,7 @@ def train_probe(
         views = pictures[index] / 127.5 - 1
         # Colours change very little: black hair and dark brown hair are two labels.
         views = degrade(torch.where(mirrored[:, None, None, None], views.flip(3), views), colour=0.25)
-        # bfloat16 convolutions halve the time on CPUs with matrix units, and on GPUs.
-        with torch.autocast(views.device.type, torch.bfloat16):
+        with autocast(views.device):
             features = probe.features(views)
             logits, predicted = probe.head(features).float(), codes_head(features).float()
         loss = probe_loss(logits, targets[index], predicted, codes[index], mirrored, hard)

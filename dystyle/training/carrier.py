@@ -22,6 +22,7 @@ from dystyle.attributes import ATTRIBUTES
 from dystyle.encoders import SIZE
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.encoders.features import FeatureEncoder
+from dystyle.encoders.precision import autocast
 from dystyle.errors import InputError
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import FaceReader, IdentityNetwork
@@ -38,7 +39,6 @@ from dystyle.training.photo import (
     descend,
     face_losses,
     picture_losses,
-    precision,
     restore,
     root_mean_square,
 )
@@ -143,7 +143,7 @@ class Examples:
         """Features (b, 512, 64, 64) of these edits' codes before and after, and the flow by the mesh."""
         arrays = self.pairs.codes, self.pairs.flows
         codes, flows = (torch.from_numpy(array[index]).to(self.device) for array in arrays)
-        with precision(codes):
+        with autocast(codes.device):
             before, after = (self.generator.features(x, SIZE).float() for x in (codes[:, 1], codes[:, 3]))
         return before, after, flows[:, 1]
 
@@ -157,7 +157,7 @@ class Examples:
         own, code, own_edited, edited = codes.unbind(1)
         photos, wanted, replaced = self.photos(rng, own, own_edited, flows[:, 0])
         before, residual = restore(self.generator, self.encoder, photos, renders, code)
-        with precision(codes):
+        with autocast(codes.device):
             after = self.generator.features(edited, SIZE).float()
         weights = 1 + self.config.edited * replaced
         return Example(residual, before, after, edited, wanted, weights, wanted, photos, wanted)
@@ -176,7 +176,7 @@ class Examples:
         before, residual = restore(
             self.generator, self.encoder, photos, self._tensor(self.portraits.renders[index]), code
         )
-        with precision(code):
+        with autocast(code.device):
             after = self.generator.features(edited, SIZE).float()
             unread, read = (
                 self.generator.decode(x, y).float().clamp(-1, 1) for x, y in ((before, code), (after, edited))
@@ -194,7 +194,7 @@ class Examples:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Photos (b, 3, 1024, 1024) of faces with these codes, of the same faces edited, and by how much they
         are not what was there before, moved, (b, 1, 1024, 1024)."""
-        with precision(codes):
+        with autocast(codes.device):
             photos, pictures = (self.generator(x).float().clamp(-1, 1) for x in (codes, edited))
         moved = warp(photos, flow)
         replaced = replacement(pictures, moved)
@@ -268,7 +268,7 @@ def reading_loss(seen: Tensor, before: Tensor, after: Tensor, reader: FaceReader
         scores = reader(pictures)
         return torch.stack([ATTRIBUTES[name].score_to_level(x.float()) for name, x in scores.items()])
 
-    with precision(seen):
+    with autocast(seen.device):
         reached = levels(seen)
         with torch.no_grad():
             start, goal = levels(before), levels(after)
@@ -315,7 +315,7 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
         if step < config.flow_steps:
             index = rng.integers(config.held, len(pairs.codes), config.flow_batch)
             before, after, flow = examples.moves(index)
-            with precision(before):
+            with autocast(before.device):
                 return flow_losses(network.moved(before, after).float(), flow)
         on_face = step % FACE_EVERY == 0
         if step // FACE_EVERY % TURNS == 1:
@@ -335,7 +335,7 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
         return terms | {"reading": reading_loss(seen, unread, read, reader)}
 
     def carry(example: Example) -> Tensor:
-        with precision(example.before):
+        with autocast(example.before.device):
             with torch.no_grad():  # the flow has been learnt
                 flow = network.moved(example.before, example.after).float()
             return network(example.residual, example.before, example.after, flow).float()
@@ -351,7 +351,7 @@ def train_carrier(config: CarrierConfig, generator: MobileStyleGAN) -> dict[str,
             example = examples.draw(np.random.default_rng((config.seed, index)), np.array([index]))
             after, (*moved, flow) = example.after, examples.moves(np.array([index]))
             tried = after, after + example.residual, after + carry(example)
-            with precision(after):
+            with autocast(after.device):
                 seen = [generator.decode(x, example.codes).float() for x in tried]
                 missed = (network.moved(*moved).float() - flow).abs().mean() * FULL / 2
             rows.append([*(float(root_mean_square(x, example.wanted).mean()) for x in seen), float(missed)])

@@ -11,6 +11,7 @@ from tqdm import trange
 
 from dystyle.encoders.descent import ROWS as PICTURE_ROWS
 from dystyle.encoders.fast import ROWS, FastEncoder
+from dystyle.encoders.precision import autocast
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.metrics.degradations import degrade, occlude
@@ -137,12 +138,11 @@ def train_encoder(config: EncoderConfig, generator: MobileStyleGAN) -> dict[str,
             np.random.default_rng((config.seed, step)).integers(HELD, len(data.codes), size)
         )
         images, small = (images if in_full else area(images, 128)), area(images, 128)
-        # bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs.
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             predicted = model(occlude(degrade(small)), _rows(config, step)).float()
         losses = code_losses(predicted, codes, model.std_w)
         if with_images:
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 rendered = generator(predicted, 1024 if in_full else 128).float()
             losses |= picture_losses(area(rendered, images.shape[-1]), images, identity)
         loss = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dystyle.encoders import PASSES
 from dystyle.encoders.features import FeatureEncoder
+from dystyle.encoders.precision import autocast
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
 from dystyle.pipeline import FaceEditor
@@ -26,7 +27,6 @@ from dystyle.training.photo import (
     descend,
     face_losses,
     picture_losses,
-    precision,
     restore,
     root_mean_square,
 )
@@ -147,7 +147,7 @@ def train_features(config: FeaturesConfig, generator: MobileStyleGAN) -> dict[st
             features, residual = restore(generator, network, portraits, renders, codes)
             row = []
             for x in (features, features + residual):
-                with precision(codes):
+                with autocast(codes.device):
                     seen = generator.decode(x, codes).float()
                     cosine = (identity(seen) * identity(portraits)).sum(1)
                 row += [float(root_mean_square(seen, portraits).mean()), float(cosine.mean())]

@@ -18,6 +18,7 @@ from tqdm import trange
 
 from dystyle.encoders.descent import COLOUR_SIDE, ROWS, WINDOW, DescentStep, load_steps, save_steps
 from dystyle.encoders.fast import FastEncoder
+from dystyle.encoders.precision import autocast
 from dystyle.encoders.refine import picture_loss
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import IdentityNetwork
@@ -97,17 +98,17 @@ class Inverter(nn.Module):
             Codes (b, 18, 512), what they render to at `size` px, averaged down to s px, and the embeddings of
             that; each with gradients of its own step.
         """
-        with self._precision(photos):
+        with autocast(photos.device):
             codes = self.encoder(photos).float()
             wanted = self._describe(pictures, self.looks[1](pictures).float())
         for read, write in (*zip(self.reads, self.writes, strict=True), (None, None)):
-            with self._precision(photos):
+            with autocast(photos.device):
                 rendered = area(self.looks[0](codes, size).float(), pictures.shape[-1])
                 embeddings = self.looks[1](rendered).float()
             yield codes, rendered, embeddings
             if read is not None:
                 if size == FULL:  # `FaceEditor` compares previews all the same
-                    with torch.no_grad(), self._precision(photos):
+                    with torch.no_grad(), autocast(photos.device):
                         rendered = self.looks[0](codes, 256).float()
                         embeddings = self.looks[1](rendered).float()
                 lacking = wanted - self._describe(rendered, embeddings)
@@ -120,11 +121,6 @@ class Inverter(nn.Module):
         colours = F.adaptive_avg_pool2d((pictures.clamp(-1, 1) + 1) / 2, COLOUR_SIDE) * self.window
         return torch.cat((embeddings, colours.permute(0, 2, 3, 1).flatten(1)), 1)
 
-    @staticmethod
-    def _precision(tensor: Tensor) -> torch.autocast:
-        """bfloat16 convolutions more than halve the time on CPUs with matrix units, and on GPUs."""
-        return torch.autocast(tensor.device.type, torch.bfloat16)
-
     def losses(
         self, photos: Tensor, pictures: Tensor, own: Tensor, config: InverterConfig, size: int = PREVIEW
     ) -> tuple[Tensor, list[float]]:
@@ -134,12 +130,12 @@ class Inverter(nn.Module):
             photos, pictures, size: as in `forward`. own: (b, 18, 512), what the faces were made of.
         """
         generator, identity = self.looks
-        with torch.no_grad(), self._precision(photos):
+        with torch.no_grad(), autocast(photos.device):
             wanted, features = identity(pictures).float(), identity.features(pictures)
         total, cosines, rows = 0, [], generator.rows(size)
         for codes, rendered, embeddings in self(photos, pictures, size):
             cosine = (embeddings * wanted).sum(1).mean()
-            with self._precision(photos):
+            with autocast(photos.device):
                 perceptual = perceptual_loss(identity.features(rendered), features).float().mean()
             used = (codes[:, :ROWS] - generator.mean_w) / generator.std_w
             spread = (used - used.mean(1, keepdim=True)).square().mean()
