@@ -105,7 +105,7 @@ def start(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(start, monkeypatch) -> tuple[Tensor, Tensor]:
     """Stand-ins for the networks; returns the faces' codes, and their pictures at 128 px."""
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     for module in (encoder, inversion):
         monkeypatch.setattr(module, "IdentityNetwork", Looks)
     monkeypatch.setattr(encoder, "HELD", HELD)
@@ -259,7 +259,7 @@ def test_probe_loss_pulls_at_hand_labels_soft_labels_and_codes():
 def test_probe_learns_from_hand_labels_and_from_soft_ones(monkeypatch):
     """Hand labels tell red from blue, and know nothing of light from above, which soft labels tell."""
     monkeypatch.setattr(attributes, "FaceProbe", partial(FaceProbe, channels=(8, 8, 8, 8, 8)))
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     red, above = np.meshgrid([False, True], [False, True])
     red, above = (torch.from_numpy(x.ravel()).repeat(8) for x in (red, above))  # 32 pictures
     pictures = torch.full((32, 3, 128, 128), 60, dtype=torch.uint8)

@@ -104,7 +104,7 @@ def test_interrupted_run_ends_as_a_straight_one(run, request, tmp_path, monkeypa
 @pytest.mark.parametrize("run", RUNS)
 def test_training_stays_on_its_device(run, request, monkeypatch):
     config, network = request.getfixturevalue(run), open_generator().to("meta")
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # knows no such device
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
     with OneDevice(elsewhere=True):
         RUNS[run](config, network)
 

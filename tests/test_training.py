@@ -146,7 +146,7 @@ RUNS = {"encoder_run": (train_encoder, 2), "inversion_run": (train_inversion, 4)
 @pytest.mark.parametrize("run", RUNS)
 def test_training_of_encoders_stays_on_its_device(run, request, monkeypatch):
     config, network = request.getfixturevalue(run), open_generator().to("meta")
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())  # knows no such device
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
     with OneDevice(elsewhere=True):
         RUNS[run][0](config, network)
     assert FastEncoder.load(str(config.out / "encoder.safetensors")).mean_w.shape == (512,)
@@ -361,7 +361,7 @@ def test_descent_learns_the_way_to_the_faces_own_codes(tmp_path, faces):
 
 
 def test_training_and_inversion_take_the_same_steps(faces, monkeypatch):
-    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     editor, pictures = FaceEditor.from_pretrained(backend="onnx"), FaceDataset.load(faces).images[:3]
     inverter = Inverter(InverterConfig(), generator(), IdentityNetwork()).eval()
     images = torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2) / 127.5 - 1
