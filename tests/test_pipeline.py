@@ -214,7 +214,7 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
 
 
 def test_a_picture_in_quarters_has_the_pixels_and_gradients_of_the_whole(editor, face, monkeypatch):
-    monkeypatch.setattr(refine, "autocast", lambda device: nullcontext())
+    monkeypatch.setattr(refine.Refinement, "_precision", lambda self: nullcontext())
     networks = refine.networks(None, "cpu")
     refinement = refine.Refinement(face.portrait, *networks, refine.REFINEMENTS["precise"])
     codes = [torch.from_numpy(face.code)[None].requires_grad_(True) for _ in range(2)]
@@ -263,7 +263,7 @@ def test_refinement_on_the_gpu_comes_as_close(editor, reference, astronaut, monk
     short = refine.RefineConfig(schedule=((128, 12),), detail_steps=2, tuning_steps=2)
     monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
     # The CPU's bfloat16 ends a few percent further away than float32, on any device.
-    monkeypatch.setattr(refine, "autocast", lambda device: nullcontext())
+    monkeypatch.setattr(refine.Refinement, "_precision", lambda self: nullcontext())
     on_gpu = FaceEditor.from_pretrained(device="cuda", backend="torch")
     faces = [e.invert(astronaut, "precise") for e in (editor, on_gpu)]
     errors = [np.abs(reference.synthesize(f.code, face=f).astype(float) - f.portrait).mean() for f in faces]

@@ -9,6 +9,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -209,14 +210,14 @@ class Refinement:
         return_freed_memory()
         config, generator = self.config, self.generator
         mean, std, side = generator.mean_w, generator.std_w, DETAIL // 16
-        with torch.no_grad(), autocast(self.device):
+        with torch.no_grad(), self._precision():
             features = generator.features(code, 64)
         late = ((code[:, 9:16] - mean) / std).requires_grad_(True)
         adam, random = Adam([late]), np.random.default_rng(0)
         for step in range(config.detail_steps):
             top, left = FACE if step % 2 == 0 else random.integers(0, 64 - side, 2).tolist()
             rows = torch.cat((code[:, :9], late * std + mean, code[:, 16:]), 1)
-            with autocast(self.device):
+            with self._precision():
                 image = generator.detail(features, rows, top, left, side).float()
             goal = self.target[..., 16 * top :, 16 * left :][..., :DETAIL, :DETAIL]
             difference = sum(
@@ -247,17 +248,17 @@ class Refinement:
         """Render codes (1, 18, 512); the full picture of the default generator in quarters behind its 64 px
         features, which give the same pixels and gradients in less memory."""
         if size < 1024 or not isinstance(generator, MobileStyleGAN):
-            with autocast(self.device):
+            with self._precision():
                 image = generator(codes, size).float()
             return image.detach(), image.backward
         own = codes.detach().requires_grad_(codes.requires_grad)
-        with autocast(self.device):
+        with self._precision():
             features = generator.features(own, 64)
             seen = features.detach().requires_grad_(True)
 
         def quarter(below: int, right: int) -> Tensor:
             """With two features beyond its inner edges, which is how far neighbours reach."""
-            with autocast(self.device):
+            with self._precision():
                 part = generator.detail(seen, own, 30 * below, 30 * right, 34).float()
             return part[..., 32 * below :, 32 * right :][..., :512, :512]
 
@@ -313,14 +314,18 @@ class Refinement:
 
         far = add(config.picture_weight, picture_loss(image, goal))
         far += add(config.texture_weight, (_texture(image) - texture).abs().mean())
-        with autocast(self.device):
+        with self._precision():
             similarity = (self.identity(image) * self.wanted).sum()
         far += add(config.identity_weight, 1 - similarity)
         if read:
-            with autocast(self.device):
+            with self._precision():
                 readings = _scaled(self.reader(image))
             add(READ_EVERY * config.reading_weight, (readings - self.readings).abs().mean())
         return far, image.grad
+
+    def _precision(self) -> AbstractContextManager:
+        """As near in the end with bfloat16 on a CPU; on other devices float32."""
+        return autocast(self.device) if self.device.type == "cpu" else nullcontext()
 
 
 def _work(schedule: tuple[tuple[int, int], ...]) -> int:
