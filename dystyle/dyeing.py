@@ -16,11 +16,8 @@ ROUNDS = 3  # of GrabCut
 # Sides in px of 256 of what is all hair where it looks like it, and of what has some of it not far away.
 CORE, FARTHEST = 5, 31
 STRANDS, EVEN = 3, 3e-4  # px of 256 around a place, and the variance of lightness (of 1) that is no structure
-ALIKE, DARKER, SKINNY = (
-    1.7,
-    2.5,
-    0.15,
-)  # deviations from skin that are none; the share of hair that is unlike it at least
+# Deviations of tint, and of lightness downwards, within which all is skin; the least share of hair unlike it.
+ALIKE, DARKER, SKINNY = 1.7, 2.5, 0.15
 INSIDE = 11  # px of 256 square around a place that is hair, so that its colours are hair's alone
 FINE, ROUGHER = 2, 1.2  # px of 512 that strands are finer than; times as rough as skin is no skin
 FOUND = 0.5  # share of what looks like hair that is found, at least

@@ -459,7 +459,7 @@ class FaceEditor:
             picture = toned(picture, face.tone)
         if face.protected is not None:
             picture = composite(picture, face.portrait, 1 - _edged(face.protected))
-        if not styles and not noise and np.array_equal(code, face.code):
+        if not (styles or noise or dye) and np.array_equal(code, face.code):
             face.kept[f"shown {size}"] = picture.copy()
         return picture
 

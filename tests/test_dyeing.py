@@ -119,6 +119,18 @@ def test_black_hair_is_the_photos_own_hair_dyed(editor, face, size):
         assert lightness(undone)[HAIR].mean() > 0.8 * lightness(before)[HAIR].mean()
 
 
+def test_dyed_hair_comes_into_the_photo(editor, face, astronaut):
+    """And an edit that asks for nothing still gives the photo back afterwards."""
+    black = shown(editor, face, black_hair=1.0)
+    pasted = editor.paste(black, face, astronaut)
+    own = editor.invert(pasted).portrait
+    assert lightness(own)[HAIR].mean() < 0.5 * lightness(face.portrait)[HAIR].mean()
+    rows, columns = np.rint(face.landmarks[4]).astype(int)[::-1]  # the tip of the nose
+    nose = np.s_[rows - 10 : rows + 10, columns - 10 : columns + 10]
+    assert np.abs(pasted[nose].astype(int) - astronaut[nose]).max() <= 1
+    assert np.array_equal(editor.paste(editor.synthesize(face.code, face=face), face, astronaut), astronaut)
+
+
 def test_dyed_hair_goes_with_other_edits(editor, face):
     """Beside the hair all is as without the dye; one after the other does the same."""
     wanted, beside = {"smile": 0.0, "eyeglasses": 1.0}, np.s_[500:700, 380:640]
