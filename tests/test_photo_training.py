@@ -336,7 +336,8 @@ def test_a_portrait_stays_the_photo_where_its_codes_picture_stays(data, editor, 
     assert torch.equal(still.unread, still.read)
     smile = draw({"smile": float(editor.measure(as_picture(still.person))["smile"] < 0.5)})
     background, mouth = (..., slice(0, 160), slice(0, 160)), (..., slice(640, 720), slice(440, 584))
-    assert (smile.wanted - smile.person)[background].abs().mean() < 0.02
+    moved = warp(smile.person, network.moved(smile.before, smile.after))
+    assert (smile.wanted - moved)[background].abs().mean() < 5e-3
     assert smile.weights[mouth].mean() < 0.8 < smile.weights[background].mean()
     # The mouth is the edited code's, in the photo's colours.
     assert torch.equal(smile.person, still.person) and not torch.equal(smile.unread, smile.read)
