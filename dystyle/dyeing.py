@@ -77,7 +77,9 @@ def find_hair(portrait: np.ndarray, person: np.ndarray, likely: np.ndarray, face
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(portrait, kinds, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    hair = ((kinds == cv2.GC_FGD) | (kinds == cv2.GC_PR_FGD)).astype(np.float32) * person
+    # Grey sides are taken for a grey ground: what looks like hair, and is no skin, is hair in any case.
+    sides = (likely > 0.5) & ~skin & (face <= 0.5)
+    hair = ((kinds == cv2.GC_FGD) | (kinds == cv2.GC_PR_FGD) | sides).astype(np.float32) * person
     return hair if hair.sum() > FOUND * (likely > 0.5).sum() else np.zeros_like(hair)
 
 

@@ -102,6 +102,21 @@ def test_bald_skin_where_the_features_have_hair_is_none():
     assert not hair[215:].any()
 
 
+def test_grey_sides_before_a_grey_ground_are_hair():
+    """Dark on top, and beside it as the wall: by colours alone they are a part of that."""
+    rng = np.random.default_rng(2)
+    rough = 1 + 0.15 * rng.standard_normal((1024, 1024, 1)).clip(-2, 2)
+    portrait = (np.float32((150, 150, 152)) * rough).clip(0, 255).astype(np.uint8)
+    person, face, likely = (np.zeros((256, 256), np.float32) for _ in range(3))
+    person[20:, 40:216] = face[110:200, 80:176] = likely[20:84, 40:216] = 1
+    likely[84:140, 40:64] = 0.7  # nothing that is sure
+    portrait[80:336, 160:864] = (np.float32((40, 35, 30)) * rough[80:336, 160:864]).clip(0, 255)
+    portrait[336:, 260:764] = (210, 160, 140)
+    hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face)
+    assert hair[30:80, 60:200].min() > 0.9 and hair[92:132, 46:60].mean() > 0.9
+    assert not hair[110:200, 80:176].any() and not hair[:, :36].any()
+
+
 @pytest.mark.parametrize("size", [1024, 256])
 def test_black_hair_is_the_photos_own_hair_dyed(editor, face, size):
     before = cv2.resize(face.portrait, (size, size), interpolation=cv2.INTER_AREA)
