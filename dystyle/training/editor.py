@@ -71,7 +71,8 @@ class EditorConfig:
         groups: parts of a batch, each with a configuration of its own.
         least, most: attributes in a configuration (fewer while the curriculum is below `least`); hard: share
             of the steps after which the curriculum has got to `most` at the latest, see `Curriculum`.
-        precision: "bf16" renders and embeds in bfloat16; readings and weights stay in float32.
+        precision: "bf16" renders and embeds in bfloat16; readings and weights stay in float32. Only for
+            GPUs, and CPUs that compute in it (`fast_bfloat16`): others take minutes a step.
     """
 
     out: Path = Path("runs/editor")
