@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
-COMMAND: attributes, editing, inversion, photos, methods, translators, spaces, components, identifiability,
-latency, neighbours, engines, ops, generator or sheet.
+COMMAND: attributes, editing, inversion, photos, methods, dependency, translators, spaces, components,
+identifiability, latency, neighbours, engines, ops, generator or sheet.
 """
 
 import inspect
@@ -23,6 +23,7 @@ import tyro
 from dystyle.errors import InputError
 from dystyle.evaluation import (
     components,
+    dependency,
     editing,
     editing_table,
     identifiability,
@@ -142,6 +143,12 @@ REPORTS = {
         method_comparison.MethodComparisonConfig,
         method_comparison.evaluate_methods,
         method_comparison.table,
+    ),
+    "dependency": Report(
+        "How much all else changes over how much the asked attribute does, by method.",
+        dependency.DependencyConfig,
+        dependency.evaluate_dependency,
+        dependency.table,
     ),
     "translators": Report(
         "Networks that edit pictures, beside DyStyle on codes: what comes back, what is reached and kept.",
