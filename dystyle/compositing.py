@@ -29,9 +29,9 @@ def changes(
             cv2.GaussianBlur(cv2.resize(x, size, interpolation=cv2.INTER_AREA), (0, 0), blur)
             for x in (edited, before)
         )
-        difference = cv2.absdiff(first, second).max(2).astype(np.float32)
+        difference = _largest(cv2.absdiff(first, second)).astype(np.float32)
     else:
-        difference = cv2.absdiff(edited, before).max(2).astype(np.float32)
+        difference = _largest(cv2.absdiff(edited, before)).astype(np.float32)
         difference = cv2.resize(difference, size, interpolation=cv2.INTER_AREA)
     mask = np.clip((difference - least) / (full - least), 0, 1)
     mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
@@ -64,7 +64,7 @@ def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndar
     """
     tint = _difference(own, edited)
     tint -= cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY)[..., None]
-    foreign = _ramp(np.abs(_nearby(tint)).max(2), *FOREIGN)
+    foreign = _ramp(_largest(np.abs(_nearby(tint))), *FOREIGN)
     skin = (cv2.resize(skin, (COARSE, COARSE)) * (1 - foreign))[..., None]
     tint = _broad(tint * skin) / (_broad(skin)[..., None] + 0.01) * skin
     return cv2.add(edited, cv2.resize(tint, edited.shape[:2]), dtype=cv2.CV_8U)
@@ -102,9 +102,10 @@ def detailed(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndar
     fine = cv2.subtract(_shrunk(own, len(edited)), render, dtype=cv2.CV_32F)
     fine -= cv2.GaussianBlur(fine, (0, 0), FINE * len(edited) / COARSE)
     if edited is not render:
-        strength = cv2.resize(np.abs(fine).max(2), (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+        strength = cv2.resize(_largest(np.abs(fine)), (COARSE, COARSE), interpolation=cv2.INTER_AREA)
         faint = 1 - _ramp(_nearby(strength), *FAINT)
-        little = 1 - _ramp(np.abs(_nearby(_difference(edited, render))).max(2), *REPLACED)
+        change = np.abs(_nearby(_difference(edited, render)))
+        little = 1 - _ramp(_largest(change), *REPLACED)
         kept = np.maximum(1 - changes(edited, render, *REPLACED), faint * little)
         fine *= cv2.resize(kept, fine.shape[:2])[..., None]
     return cv2.add(edited, fine, dtype=cv2.CV_8U)
@@ -115,6 +116,12 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     size = (COARSE, COARSE)
     first, second = (cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (a, b))
     return first - second
+
+
+def _largest(x: np.ndarray) -> np.ndarray:
+    """Of three channels (s, s, 3), the largest of each place: NumPy's `max` takes twenty times as long."""
+    red, green, blue = cv2.split(x)
+    return cv2.max(cv2.max(red, green), blue)
 
 
 def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:

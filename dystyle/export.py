@@ -21,7 +21,7 @@ import tyro
 
 from dystyle.attributes import ATTRIBUTES, validate_configuration
 from dystyle.editors.structure import Structure
-from dystyle.encoders import SIZE
+from dystyle.encoders import SAMPLED, SIZE
 from dystyle.engines.cache import configuration_file, engine_file
 from dystyle.engines.generator_graph import BLOCKS
 from dystyle.engines.hardware import PICTURES, PRECISIONS, tensorrt_runtime
@@ -128,16 +128,20 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
     if name == "residual":
         known = {"codes": codes, "features": features, "renders": faces.astype(np.float32)}
         return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
-    if name == "carrier":
-        before, after = features.astype(np.float16), features[::-1].copy()
+    if name == "carrier_start":
+        return {"input": features}
+    if name.startswith("carrier"):
+        residuals = (0.3 * features).astype(np.float16)
         others = {
-            "before": before,
-            "after": after,
+            "after": features[::-1].copy(),
+            "restored": (1.3 * features).astype(np.float16),
+            "sampled": features[:, ::SAMPLED].astype(np.float16),
+            "read": 0.1 * features[:, :32],
+            "unmoved": 0.01 * features[:, :2, :32, :32],
             "ground": nowhere,
             "faces": nowhere,
-            "still": nowhere[:, :, :1, :1],
         }
-        return {"input": (0.3 * after).astype(np.float16), **others}
+        return {"input": residuals, **others}
     if name == "parts":
         return {"input": features, "faces": nowhere}
     if name in ("detector", "mesh"):

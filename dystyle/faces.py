@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,11 +78,13 @@ class InvertedFace:
         photo: the photo's file, where it was saved with the face.
         landmarks: (468, 2) float32, the points of the face mesh in the photo, by which
             `FaceEditor.synthesize` finds where an edit has business; None: not known.
-        kept: what `FaceEditor.synthesize` keeps here, float32 where nothing else is said: the code's
-            "features", (512, 64, 64) float16; of the portrait, what is ground, things and hair by its
-            features ("parts", (3, 64, 64)), where it shows people and hair by its pixels ("person" and
-            "hair", (256, 256)), and the "colours" of its hair and of the code's; uint8 (size, size, 3),
-            pictures of the code by size, "shown SIZE" with the photo's fine structure.
+        kept: what `FaceEditor.synthesize` keeps here, float32 where nothing else is said: the code's features
+            with their residual ("restored", (512, 64, 64) float16), and what the carrier knows of those
+            without it ("sampled", "read" and "unmoved", see `dystyle.engines.graphs`); of the portrait, what
+            is ground, things and hair by its features ("parts", (3, 64, 64)), where it shows people and hair
+            by its pixels ("person" and "hair", (256, 256)), and the "colours" of its hair and of the code's;
+            uint8 (size, size, 3), pictures of the code by size, "shown SIZE" with the photo's fine structure;
+            and the "places" of the last edit, beside which attributes it turns up or down.
         readings: of the portrait, by attribute.
         gains: how many times as far its edits go, by attribute and whether upward.
 
@@ -104,7 +107,7 @@ class InvertedFace:
     photo: bytes | None = field(default=None, repr=False)
     landmarks: np.ndarray | None = None
     protected: np.ndarray | None = None
-    kept: dict[str | int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    kept: dict[str | int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     readings: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     gains: dict[tuple[str, bool], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -135,7 +138,7 @@ class InvertedFace:
                 mask = cv2.resize(mask, (MASK, MASK), interpolation=cv2.INTER_AREA)
         other = copy.copy(self)
         # What is kept does not depend on the mask, but for the unedited pictures.
-        kept = {name: array for name, array in self.kept.items() if not str(name).startswith("shown")}
+        kept = {name: value for name, value in self.kept.items() if not str(name).startswith("shown")}
         object.__setattr__(other, "kept", kept)
         object.__setattr__(other, "protected", mask if mask is not None and mask.any() else None)
         return other

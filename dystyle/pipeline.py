@@ -24,7 +24,7 @@ from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
 from dystyle.editors.second_look import LOOKS, look_again
-from dystyle.encoders import EARLY, PASSES, PHOTO, RENDER, SIZE
+from dystyle.encoders import EARLY, PASSES, PHOTO, RENDER, SAMPLED, SIZE
 from dystyle.encoders.descent import DescentStep, describe, load_steps
 from dystyle.engines.choice import auto_device, choose_backend
 from dystyle.engines.generator_graph import ADJUSTABLE
@@ -496,8 +496,9 @@ class FaceEditor:
             render = self._unedited(size, face)
             return detailed(render, face.portrait, render), None
         after = self._features(code) if weights else features
-        known = {"before": self._before(face)[None], "after": after, **self._ground(places, face)}
-        carrier = self.backend.run("carrier", face.residual[None], None, **known)
+        known = self._start(face) | self._ground(places, face)
+        name = "carrier_still" if places.still else "carrier_moving"
+        carrier = self.backend.run(name, face.residual[None], None, after=after, **known)
         carried, touched, (flow,), ground, ((hair,),) = carrier
         hair = cv2.resize(np.minimum(hair, 1 - ground[0, 0]), (COARSE, COARSE))
         if places.face is not None:
@@ -577,16 +578,20 @@ class FaceEditor:
         _, _, ((hair,),) = self.backend.run("parts", features, None, faces=nowhere)
         return colours(self._decode(self.sizes[-1], features, code), hair)
 
-    def _before(self, face: InvertedFace) -> np.ndarray:
-        """The features of a face's code, (512, 64, 64) float16."""
-        if "features" not in face.kept:
-            face.kept["features"] = self._features(face.code)[0].astype(np.float16)
-        return face.kept["features"]
+    def _start(self, face: InvertedFace) -> dict[str, np.ndarray]:
+        """What the carrier has to know of a face's features before an edit, see `dystyle.engines.graphs`."""
+        if "restored" not in face.kept:
+            features = self._features(face.code)
+            face.kept["restored"] = (features[0] + face.residual).astype(np.float16)
+            face.kept["sampled"] = features[0, ::SAMPLED].astype(np.float16)
+            (face.kept["read"],), (face.kept["unmoved"],) = self.backend.run("carrier_start", features)
+        return {name: face.kept[name][None] for name in ("restored", "sampled", "read", "unmoved")}
 
     def _restored(self, face: InvertedFace) -> np.ndarray:
         """The features of a face's code with their residual, if there is one, (1, 512, 64, 64) float32."""
-        residual = 0 if face.residual is None else face.residual
-        return np.add(self._before(face), residual, dtype=np.float32)[None]
+        if face.residual is None:
+            return self._features(face.code)
+        return self._start(face)["restored"].astype(np.float32)
 
     def _unedited(self, size: int, face: InvertedFace) -> np.ndarray:
         """What the generator makes of a face's features with their residual, uint8 (size, size, 3)."""
@@ -595,12 +600,12 @@ class FaceEditor:
         return face.kept[size]
 
     def _ground(self, places: Places, face: InvertedFace) -> dict[str, np.ndarray]:
-        """What the carrier has to know of a photo: its "ground" and the "faces" on it, (1, 1, 64, 64) float32
-        each from 0 to 1, by its features and residual and where its face is known to be, and whether it is
-        "still", (1, 1, 1, 1)."""
-        still, faces = np.full((1, 1, 1, 1), places.still, np.float32), faces_of(places)
+        """What the carrier has to know of a photo's places: its "ground" and the "faces" on it,
+        (1, 1, 64, 64) float32 each from 0 to 1, by its features and residual and where its face is known to
+        be."""
+        faces = faces_of(places)
         if places.face is None:
-            return {"ground": 1 - faces, "faces": faces, "still": still}
+            return {"ground": 1 - faces, "faces": faces}
         ground = self._parts(face)[0]
         if not places.still:
             # The code may have smaller ears and less hair than the photo: these are no ground.
@@ -609,7 +614,7 @@ class FaceEditor:
             ground = cv2.erode(ground * (_resize(head, SIZE) < 0.5), np.ones((EDGE, EDGE)))
             beside = cv2.erode(_resize(1 - person, SIZE), np.ones((OUTLINE, OUTLINE)))
             ground = np.maximum(ground, beside)
-        return {"ground": ground[None, None], "faces": faces, "still": still}
+        return {"ground": ground[None, None], "faces": faces}
 
     def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its
@@ -655,7 +660,12 @@ class FaceEditor:
     def _places(self, targets: Mapping[str, float], face: InvertedFace) -> Places:
         starts = self._readings(face)
         shares = [_gives_way(ATTRIBUTES[name], starts[name], target) for name, target in targets.items()]
-        return Places.of(targets, face)._replace(gives_way=max(shares, default=0.0))
+        sides = {name: float(target >= 0.5) for name, target in targets.items()}  # all that they depend on
+        known, places = face.kept.get("places", (None, None))
+        if known != sides:
+            places = Places.of(sides, face)
+            face.kept["places"] = sides, places
+        return places._replace(gives_way=max(shares, default=0.0))
 
     def _readings(self, face: InvertedFace) -> dict[str, float]:
         """Of a face's portrait, as `measure`."""
@@ -797,11 +807,16 @@ class FaceEditor:
         report(0.7, message)
         if self._descent:  # what only photos go through
             residual, _ = self._restore(picture, code)
-            before, nowhere = self._features(code), np.zeros((1, 1, SIZE, SIZE), np.float32)
-            known = {"after": self._features(edited), "ground": nowhere, "faces": nowhere}
-            known["still"] = nowhere[:, :, :1, :1]
-            self.backend.run("carrier", residual[None], None, before=before.astype(np.float16), **known)
-            self.backend.run("parts", before, None, faces=nowhere)
+            nowhere = np.zeros((1, 1, SIZE, SIZE), np.float32)
+            opened = InvertedFace(code, picture, np.zeros((4, 2)), np.zeros(4), residual=residual)
+            known = self._start(opened) | {
+                "after": self._features(edited),
+                "ground": nowhere,
+                "faces": nowhere,
+            }
+            for name in ("carrier_still", "carrier_moving"):
+                self.backend.run(name, residual[None], None, **known)
+            self.backend.run("parts", self._restored(opened), None, faces=nowhere)
             self.backend.run("person", _resize(picture, 256)[None])
 
 

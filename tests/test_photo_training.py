@@ -19,11 +19,10 @@ from dystyle.encoders.features import FeatureEncoder
 from dystyle.encoders.precision import autocast
 from dystyle.engines.graphs import generator, identity, open_generator, to_float
 from dystyle.errors import InputError
-from dystyle.knowledge.readings import FaceReader
 from dystyle.metrics.overlays import cover, overlay
 from dystyle.pictures import load_image, save_picture
 from dystyle.training import carrier, features
-from dystyle.training.carrier import CarrierConfig, Examples, flow_losses, reading_loss, train_carrier
+from dystyle.training.carrier import CarrierConfig, flow_losses, train_carrier
 from dystyle.training.features import FeaturesConfig, prior, train_features
 from dystyle.training.pairs import Pairs, flow, mesh
 from dystyle.training.photo import FACE, Part, PhotoConfig, Stage, descend, face_losses, fill, picture_losses
@@ -45,7 +44,7 @@ def data(tmp_path_factory, editor, astronaut) -> Path:
     Portraits.prepare(
         folder / "portraits", folder / "photos", editor=editor, generator=generator(), **settings
     )
-    Pairs.prepare(folder / "pairs", 2, 0, editor, generator())
+    Pairs.prepare(folder / "pairs", 2, 0, editor)
     return folder
 
 
@@ -61,18 +60,13 @@ def features_run(data, tmp_path) -> FeaturesConfig:
 @pytest.fixture
 def carrier_run(data, tmp_path) -> CarrierConfig:
     """A run on one edit, the other held out."""
-    config = CarrierConfig(tmp_path / "straight", steps=3, batch=1, portraits=data / "portraits", pairs=2)
+    config = CarrierConfig(tmp_path / "straight", steps=2, batch=1, pairs=2, held=1, checkpoint_every=1)
     shutil.copytree(data / "pairs", config.out / "pairs")
-    config = replace(config, steps=2, flow_steps=1, flow_batch=1)
-    return replace(config, held=1, width=8, checkpoint_every=1, backend="onnx")
-
-
-def as_picture(images: torch.Tensor) -> np.ndarray:
-    """(1, 3, s, s) in [-1, 1] as (s, s, 3) uint8."""
-    return ((images[0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+    return replace(config, backend="onnx")
 
 
 RUNS = {"features_run": train_features, "carrier_run": train_carrier}
+LOSSES = {"features_run": "picture_losses", "carrier_run": "flow_losses"}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -81,15 +75,16 @@ def test_interrupted_run_ends_as_a_straight_one(run, request, tmp_path, monkeypa
     again = replace(config, out=tmp_path / "interrupted")
     shutil.copytree(config.out, again.out)
     report = training(config, generator())
-    left = iter(range(1))
+    left, module = iter(range(1)), sys.modules[training.__module__]
+    losses = getattr(module, LOSSES[run])
 
     def stop(*pictures):
         if next(left, None) is None:
             raise Stop
-        return picture_losses(*pictures)
+        return losses(*pictures)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(sys.modules[training.__module__], "picture_losses", stop)
+        patch.setattr(module, LOSSES[run], stop)
         training(again, generator())
     assert (again.out / "checkpoint.pt").exists()
     assert training(again, generator()) == report and report["skipped"] == 0
@@ -137,12 +132,9 @@ def test_the_encoder_learns_one_picture(features_run, monkeypatch):
 
 def test_the_carrier_learns_one_edit(carrier_run, monkeypatch):
     log = logged(carrier, monkeypatch)
-    config = replace(carrier_run, flow_steps=7, steps=2, warm_up=2, flow_lr=3e-3, lr=3e-3)
-    train_carrier(config, generator())
-    assert [list(terms)[:2] for terms in log] == 7 * [["flow", "slope"]] + 2 * [["pixels", "texture"]]
-    assert [("identity" in terms) for terms in log[7:]] == [False, True]
+    train_carrier(replace(carrier_run, steps=7, warm_up=2, lr=3e-3), generator())
     assert log[6]["flow"] < 0.8 * log[0]["flow"]
-    Carrier.load(str(config.out / "carrier.safetensors"))
+    Carrier.load(str(carrier_run.out / "carrier.safetensors"))
 
 
 def test_every_term_says_what_it_stands_for(data):
@@ -167,8 +159,6 @@ def test_every_term_says_what_it_stands_for(data):
     assert abs(same["identity"]) < 1e-2 and abs(same["perceptual"]) < 1e-4
     assert same["identity"] < turned["identity"] < other["identity"]
     assert same["perceptual"] < turned["perceptual"] < other["perceptual"]
-    person = face_losses(mirrored, mirrored, identity(), small)
-    assert person["identity"] == turned["identity"] and abs(person["perceptual"]) < 1e-4
 
     still, moved, sheared = torch.zeros(3, 1, 2, 32, 32)
     moved += 0.1
@@ -231,15 +221,15 @@ def test_a_network_begins_with_its_generators_statistics():
 @torch.no_grad()
 def test_what_is_not_edited_keeps_its_residual():
     torch.manual_seed(0)
-    network = Carrier.for_encoder(FeatureEncoder(width=8, scale=torch.rand(512) + 0.5), width=8)
+    network = Carrier(torch.rand(512) + 0.5)
     residual, before, after = torch.randn(3, 1, 512, 64, 64)
     assert (network(residual, before, before) - residual).abs().max() < 1e-4
     assert (network(residual, before, after) - residual).abs().mean() > 0.1
 
 
 @torch.no_grad()
-def test_what_an_edit_replaces_fades_and_something_is_added():
-    network = Carrier(width=8)
+def test_what_an_edit_replaces_fades():
+    network = Carrier()
     before, residual = torch.zeros(1, 512, 64, 64), torch.ones(1, 512, 64, 64)
     after = before.clone()
     after[..., 28:36, 28:36] = 1.0  # far more than leaves 1/e
@@ -248,33 +238,22 @@ def test_what_an_edit_replaces_fades_and_something_is_added():
     assert torch.equal(flow, still)
     assert carried[..., 31, 31].abs().max() < 0.05 and (carried[..., 5, 5] - 1).abs().max() < 1e-4
     assert touched[0, 0, 31, 31] == 1 and touched[0, 0, 5, 5] == 0
-    network.add.bias += 0.5  # where the edit is, however much has faded there
-    added = network(residual, before, after, still) - carried
-    assert (added[..., 31, 31] - 0.5).abs().max() < 0.02 and added[..., 5, 5].abs().max() < 1e-4
-    flow = network.flow.out.weight.clone()
-    network.restart()
-    assert torch.allclose(network(residual, before, after, still), carried, atol=0.02)
-    assert torch.equal(network.flow.out.weight, flow)
 
 
-def test_the_edited_part_counts_more_and_half_an_edit_is_read(editor):
-    a, b = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
-    b[..., :32] = 0.1
-    weights = torch.ones(1, 1, 64, 64)
-    weights[..., :32] = 4.0
-    plain, weighted = picture_losses(a, b)["pixels"], picture_losses(a, b, weights)["pixels"]
-    assert weighted == pytest.approx(4 * float(plain), rel=1e-4)
-    code = editor.sample(3)
-    faces = [editor.synthesize(editor.edit(code, {"smile": x}), 256) for x in (0.0, 0.6, 1.0)]
-    none, half, whole = (to_float(torch.from_numpy(face)[None]) for face in faces)
-    reader = FaceReader().eval()
-    far, near, none_left = (float(reading_loss(x, none, whole, reader)) for x in (none, half, whole))
-    assert none_left == 0 and 0.1 < near < far
-    # What the edit does not change does not count: another face with the same smile lacks little.
-    other = to_float(
-        torch.from_numpy(editor.synthesize(editor.edit(code, {"smile": 1.0, "age": 60}), 256))[None]
+@torch.no_grad()
+def test_a_sample_of_the_channels_says_how_much_features_change(editor):
+    """The mean over all of them is what the fade was chosen by; see docs/laboratory.md."""
+    network, code = Carrier.load("carrier"), editor.sample(3)
+    codes = np.stack(
+        [code, editor.edit(code, {"smile": float(editor.measure(editor.synthesize(code))["smile"] < 0.5)})]
     )
-    assert reading_loss(other, none, whole, reader) < 0.3 * far
+    before, after = generator().features(torch.from_numpy(codes), 64).split(1)
+    still = torch.zeros(1, 2, 32, 32)
+    _, touched, _ = network.carry(before, before, after, still)
+    size = F.avg_pool2d(
+        ((after - before).abs() / network.scale[:, None, None]).mean(1, keepdim=True), 5, 1, 2
+    )
+    assert (network._fade(size).lt(0.8) == touched.gt(0.5)).float().mean() > 0.97
 
 
 def test_the_flow_says_where_places_come_from(editor):
@@ -293,59 +272,6 @@ def test_the_flow_says_where_places_come_from(editor):
     middle = (..., slice(400, 700), slice(440, 640))
     moved = warp(seen, torch.from_numpy(moves)[None])
     assert (moved - wanted)[middle].abs().mean() < 0.4 * (seen - wanted)[middle].abs().mean()
-
-
-@torch.no_grad()
-def test_examples_are_edited_where_the_edit_is_and_nowhere_else(data, monkeypatch):
-    pairs = Pairs.prepare(data / "pairs", 2, 0, None, None)  # finished: nothing is made
-    examples = Examples(
-        pairs, Portraits.load(data / "portraits"), generator(), FeatureEncoder(width=8), CarrierConfig(Path())
-    )
-    own, _, edited, _ = torch.from_numpy(pairs.codes[:1].copy()).unbind(1)
-    still = torch.zeros(1, 2, 32, 32)
-    photos, wanted, replaced = examples.photos(np.random.default_rng(0), own, own, still)
-    assert replaced.max() == 0 and (photos - wanted).abs().max() < 0.01
-    assert (photos - generator()(own)).abs().mean() > 0.05  # no code gives them
-    monkeypatch.setattr(carrier, "OVERLAYS", 0)
-    monkeypatch.setattr(carrier, "BENT", 0)
-    monkeypatch.setattr(carrier, "LIT", 0)
-    moves = torch.from_numpy(pairs.flows[:1, 0].copy())
-    photos, wanted, replaced = examples.photos(np.random.default_rng(0), own, edited, moves)
-    unedited, pictures = (generator()(codes).clamp(-1, 1) for codes in (own, edited))
-    changed = (pictures - warp(unedited, moves)).abs() > 0.4
-    assert changed.any() and (wanted - pictures).abs()[changed].mean() < 0.1
-    assert replaced[changed.any(1, keepdim=True)].mean() > 0.7 and replaced[..., :64, :64].max() < 0.3
-    example = examples.draw(np.random.default_rng(0), np.array([1]))
-    assert np.array_equal(example.codes[0], pairs.codes[1, 3])
-    assert np.array_equal(examples.moves(np.array([1]))[2][0], pairs.flows[1, 1])
-
-
-@torch.no_grad()
-def test_a_portrait_stays_the_photo_where_its_codes_picture_stays(data, editor, monkeypatch):
-    portraits = Portraits.load(data / "portraits")
-    config = CarrierConfig(Path(), batch=1)
-    examples = Examples(None, portraits, generator(), FeatureEncoder(width=8), config)
-    network = Carrier.load("carrier")
-
-    def draw(edit: dict[str, float]) -> carrier.Example:
-        monkeypatch.setattr(carrier, "draw_edit", lambda rng, values: edit)
-        return examples.photographed(np.random.default_rng(0), editor, network)
-
-    still = draw({})
-    assert (still.wanted - still.person).abs().mean() < 1e-3 and (still.weights == 1).all()
-    assert torch.equal(still.unread, still.read)
-    smile = draw({"smile": float(editor.measure(as_picture(still.person))["smile"] < 0.5)})
-    background, mouth = (..., slice(0, 160), slice(0, 160)), (..., slice(640, 720), slice(440, 584))
-    moved = warp(smile.person, network.moved(smile.before, smile.after))
-    assert (smile.wanted - moved)[background].abs().mean() < 5e-3
-    assert smile.weights[mouth].mean() < 0.8 < smile.weights[background].mean()
-    # The mouth is the edited code's, in the photo's colours.
-    assert torch.equal(smile.person, still.person) and not torch.equal(smile.unread, smile.read)
-    detail = [x - F.avg_pool2d(x, 33, 1, 16) for x in (smile.wanted, smile.read, smile.person)]
-    got, new, old = (x[mouth] for x in detail)
-    assert (got - new).abs().mean() < (got - old).abs().mean()
-    colours = [x[mouth].mean((2, 3)) for x in (smile.wanted, smile.read + smile.person - smile.unread)]
-    assert (colours[0] - colours[1]).abs().max() < 0.1
 
 
 # --------------------------------------------------------------------------------------------- the data
@@ -425,10 +351,8 @@ def test_folders_without_faces_are_one_sentence(tmp_path, data, monkeypatch, cap
     assert "grey.png' is left out: No face" in said[0] and "torn.jpg' is left out" in said[1]
     assert say("--generated=3").startswith("3 people are too few: 21 are needed")
     assert not (tmp_path / "run" / "portraits").exists()
-    with pytest.raises(InputError, match="no portraits in .*; python -m dystyle.train features makes"):
-        train_carrier(CarrierConfig(tmp_path / "run", portraits=tmp_path), generator())
     with pytest.raises(InputError, match="more --pairs"):
-        train_carrier(CarrierConfig(tmp_path / "run", portraits=data / "portraits", pairs=16), generator())
+        train_carrier(CarrierConfig(tmp_path / "run", pairs=16), generator())
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,25 +1,22 @@
 """The carrier: what of a photo's residual stays, moves with the head, or gives way when its code is edited.
 
 A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped
-by a flow, faded and completed: D' = exp(-d^2) warp(D) + c a, where d is how much the features change beyond
-the flow, in units of the largest change, and c in 0..1 a soft threshold of it. What the edit leaves alone
-keeps its residual (d = c = 0); what it replaces loses it, but for a, what stays of the person, such as the
-colour of the eyes. The network of a sees both features, as the selective transfer unit's gates do (STGAN,
-Liu et al. 2019). The ground, which has nothing to do with an edit, is the photo's in any case (`fill`).
+by a flow and faded: D' = exp(-d^2) warp(D), where d is how much the features change beyond the flow, in units
+of the largest change. What the edit leaves alone keeps its residual (d = 0); what it replaces loses it. The
+ground, which has nothing to do with an edit, is the photo's in any case (`fill`).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dystyle.encoders import CHANNELS
-from dystyle.encoders.features import FeatureEncoder, Residual
+from dystyle.encoders import CHANNELS, SAMPLED
+from dystyle.encoders.features import Residual
 from dystyle.encoders.stored import Stored
 
-CHANGE = 0.2  # standard deviations of the features, a change that counts by 1 - 1/e
 # A change by FADE of the largest one leaves 1/e of the residual, within FAINT and CLEAR: ageing changes the
 # features little and everywhere, a smile much and around the mouth.
-FADE, FAINT, CLEAR = 0.59, 0.12, 0.395
+FADE, FAINT, CLEAR = 0.64, 0.13, 0.427
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
 FADED, MOVED = (0.08, 0.3), (0.01, 0.03)
@@ -63,38 +60,36 @@ class Carrier(Stored, nn.Module):
     """Residual of one code's features -> that of an edited code's.
 
     Args:
-        width: channels of the trunk. scale: (512,), the features' standard deviation by channel.
+        scale: (512,), the features' standard deviation by channel.
     """
 
     format = "carrier"
 
-    def __init__(self, width: int = 96, scale: Tensor | None = None) -> None:
+    def __init__(self, scale: Tensor | None = None) -> None:
         super().__init__()
-        self.structure = {"width": width}
+        self.structure: dict = {}
         self.register_buffer("scale", torch.ones(CHANNELS) if scale is None else scale.clone())
         self.reduce = nn.Conv2d(CHANNELS, 32, 1)
         self.flow = FlowNetwork()
-        self.feel = nn.Conv2d(CHANNELS, width, 1)
-        self.change = nn.Conv2d(CHANNELS, width, 1)
-        self.lack = nn.Conv2d(CHANNELS, width, 1)
-        self.trunk = nn.Sequential(*(Residual(width) for _ in range(2)))
-        self.add = nn.Conv2d(width, CHANNELS, 1)
-        self.restart()
 
-    @classmethod
-    def for_encoder(cls, encoder: FeatureEncoder, width: int = 96) -> "Carrier":
-        """An untrained network for an encoder's residuals."""
-        return cls(width, encoder.scale)
+    def start(self, before: Tensor) -> tuple[Tensor, Tensor]:
+        """What is to be known of features (b, 512, 64, 64) before an edit, for `moves`: what the flow network
+        reads of them, (b, 32, 64, 64), and what it says where nothing is edited, (b, 2, 32, 32)."""
+        read = self._read(before)
+        return read, self.flow(read, read)
 
-    def restart(self) -> None:
-        """Let nothing be added; the flow stays as it is."""
-        nn.init.normal_(self.add.weight, std=1e-3)
-        nn.init.zeros_(self.add.bias)
+    def moves(self, read: Tensor, unmoved: Tensor, after: Tensor) -> Tensor:
+        """Flow (b, 2, 32, 32) from what `start` says and features (b, 512, 64, 64) after an edit; 0 where
+        nothing is edited."""
+        return self.flow(read, self._read(after)) - unmoved
 
     def moved(self, before: Tensor, after: Tensor) -> Tensor:
-        """Flow (b, 2, 32, 32) from features (b, 512, 64, 64) before and after; 0 where nothing is edited."""
-        before, after = (self._reading(self.reduce, x) for x in (before, after))
-        return self.flow(before, after) - self.flow(before, before)
+        """The same from features (b, 512, 64, 64) before and after."""
+        return self.moves(*self.start(before), after)
+
+    def _read(self, features: Tensor) -> Tensor:
+        # Units are put into the weights: on the features they would take as long as the convolution.
+        return F.conv2d(features, self.reduce.weight / self.scale[:, None, None], self.reduce.bias)
 
     def forward(self, residual: Tensor, before: Tensor, after: Tensor, flow: Tensor | None = None) -> Tensor:
         """The residual (b, 512, 64, 64) of the edited features; arguments as `carry`."""
@@ -114,22 +109,21 @@ class Carrier(Stored, nn.Module):
             the flow (b, 2, 32, 32).
         """
         flow = self.moved(before, after) if flow is None else flow
-        lacking, expected = warp(residual, flow), warp(before, flow)
-        difference = after - expected
-        size = F.conv2d(difference.abs(), (1 / self.scale)[None, :, None, None] / CHANNELS)
-        change = 1 - torch.exp(-F.avg_pool2d(size, 3, 1, 1, count_include_pad=False) / CHANGE)
-        x = self._reading(self.feel, expected) + self._reading(self.change, difference)
-        x = F.silu(self.trunk(x + self._reading(self.lack, lacking)))
-        added = F.conv2d(x, self.add.weight * self.scale[:, None, None, None], self.add.bias * self.scale)
-        fade = self._fade(size)
-        distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
-        touched = torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
-        return fade * lacking + change * added, touched, flow
+        fade, touched = self.faded(before[:, ::SAMPLED], after, flow)
+        return fade * warp(residual, flow), touched, flow
 
-    def _reading(self, layer: nn.Conv2d, features: Tensor) -> Tensor:
-        """What a 1 x 1 convolution makes of features in units of their standard deviations. The units are
-        put into its weights: on the features they would take as long as the convolution."""
-        return F.conv2d(features, layer.weight / self.scale[:, None, None], layer.bias)
+    def faded(self, sampled: Tensor, after: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of a moved residual is left, and which places the edit touches, (b, 1, 64, 64) each.
+
+        Args:
+            sampled: one of `SAMPLED` channels of the features before an edit, (b, 128, 64, 64).
+            after: (b, 512, 64, 64). flow: (b, 2, 32, 32).
+        """
+        units = 1 / self.scale[::SAMPLED]
+        difference = (after[:, ::SAMPLED] - warp(sampled, flow)).abs()
+        fade = self._fade(F.conv2d(difference, units[None, :, None, None] / len(units)))
+        distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
+        return fade, torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
 
     @staticmethod
     def _fade(size: Tensor) -> Tensor:
@@ -160,13 +154,19 @@ def widened(places: Tensor) -> Tensor:
 
 def _spread(x: Tensor) -> Tensor:
     """Maps (b, c, h, w), blurred by `NEAR` of their sides."""
-    blocks = F.avg_pool2d(x, BLOCK)
-    height, width = (torch.arange(size, device=x.device) for size in blocks.shape[-2:])
-    rows, columns = (
-        torch.exp(-(((places[:, None] - places) / (NEAR * len(places))) ** 2) / 2)
-        for places in (height, width)
+    (gather, spread), (gather_columns, spread_columns) = (
+        (matrix.to(x) for matrix in _blur(size)) for size in x.shape[-2:]
     )
-    return F.interpolate(rows.to(x) @ blocks @ columns.to(x), scale_factor=BLOCK, mode="bilinear")
+    return spread @ (gather @ x @ gather_columns.T) @ spread_columns.T
+
+
+def _blur(size: int) -> tuple[Tensor, Tensor]:
+    """What blurs a side of so many places by way of blocks: to them, (size / BLOCK, size), and back."""
+    blocks = torch.arange(size // BLOCK)
+    blur = torch.exp(-(((blocks[:, None] - blocks) / (NEAR * len(blocks))) ** 2) / 2)
+    averages = F.avg_pool1d(torch.eye(size)[None], BLOCK)[0].T
+    back = F.interpolate(torch.eye(len(blocks))[None], scale_factor=BLOCK, mode="linear")[0].T
+    return blur @ averages, back
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

@@ -43,8 +43,13 @@ class FeatureParser(Stored, nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(b, 512, h, w) -> shares (b, len(KINDS), h, w), which add up to 1."""
-        directions = (features - self.mean[:, None, None]) / self.scale[:, None, None]
-        cosines = F.conv2d(F.normalize(directions, dim=1), self.centres[:, :, None, None])
+        # Units are put into the weights: on the features they would take as long as the convolution.
+        weights = self.centres / self.scale
+        products = F.conv2d(features, weights[:, :, None, None], -(weights @ self.mean))
+        lengths = ((features - self.mean[:, None, None]) / self.scale[:, None, None]).norm(
+            dim=1, keepdim=True
+        )
+        cosines = products / lengths.clamp(min=1e-12)
         return F.conv2d((SHARPNESS * cosines).softmax(1), self.members[:, :, None, None])
 
     def parts(self, features: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:

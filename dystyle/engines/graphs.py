@@ -17,10 +17,13 @@ The only module of this package that imports torch: it is needed to run the refe
 | `mesh` | (b, 3, 192, 192) float32 in [0, 1] | points (b, 468, 3) |
 | `residual` | portraits (b, 512, 512, 3) uint8, `codes` (b, 18, 512), their `features` (b, 512, 64, 64), \
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
-| `carrier` | residuals (b, 512, 64, 64) and features `before` an edit, float16, and `after` it, float32; \
-`ground` before it and `faces`, (b, 1, 64, 64) float32; \
-`still`, (b, 1, 1, 1): 1 where outlines stay | residuals after; which places the edit touches, \
-(b, 1, 64, 64); the flow, (b, 2, 32, 32); ground and hair after, (b, 1, 64, 64); float32 |
+| `carrier_start` | features (b, 512, 64, 64) float32 | what the carrier knows of them: what it reads, \
+(b, 32, 64, 64), and its flow where nothing moves, (b, 2, 32, 32) |
+| `carrier_still`, `carrier_moving` | residuals (b, 512, 64, 64) float16; features `after` an edit float32, \
+and with the residual before it, `restored` float16, likewise, and every fourth channel of them without, \
+`sampled` (b, 128, 64, 64) float16; what `carrier_start` says, `read` and `unmoved`; `ground` before it and \
+`faces`, (b, 1, 64, 64) float32 | residuals after; which places the edit touches, (b, 1, 64, 64); the flow, \
+(b, 2, 32, 32); ground and hair after, (b, 1, 64, 64); float32 |
 | `person` | portraits (b, 256, 256, 3) uint8 | how much of a person, (b, 256, 256) float32 in 0..1 |
 | `parts` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, the things of it, \
 hair, (b, 1, 64, 64) each |
@@ -47,7 +50,7 @@ from torch import Tensor, nn
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
-from dystyle.encoders import CHANNELS, PHOTO, RENDER, SIZE
+from dystyle.encoders import CHANNELS, PHOTO, RENDER, SAMPLED, SIZE
 from dystyle.encoders.carrier import Carrier, fill, warp, widened
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
@@ -158,28 +161,51 @@ class Parsing(nn.Module):
         return self.parser.parts(features, faces)
 
 
-class Carrying(nn.Module):
-    """Residuals through an edit, by the bundled carrier and parser.
-
-    Where it is `still`, 1 and not 0, what is ground before or after the edit stays the photo's, edges
-    included, and so heads keep their outlines. Where a head moves, ground that it has not come to stays the
-    photo's.
-    """
+class Starting(nn.Module):
+    """Features to what the carrier has to know of them before an edit."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.carrier, self.parser = Carrier.load("carrier"), FeatureParser.load("parser")
+        self.carrier = Carrier.load("carrier")
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.carrier.start(features)
+
+
+class Carrying(nn.Module):
+    """Residuals through an edit, by the bundled carrier and parser.
+
+    Where it is `still`, what is ground before or after the edit stays the photo's, edges included, and so
+    heads keep their outlines. Where a head moves, ground that it has not come to stays the photo's.
+    """
+
+    def __init__(self, still: bool) -> None:
+        super().__init__()
+        self.carrier, self.parser, self.still = Carrier.load("carrier"), FeatureParser.load("parser"), still
 
     def forward(
-        self, residuals: Tensor, before: Tensor, after: Tensor, ground: Tensor, faces: Tensor, still: Tensor
+        self,
+        residuals: Tensor,
+        after: Tensor,
+        restored: Tensor,
+        sampled: Tensor,
+        read: Tensor,
+        unmoved: Tensor,
+        ground: Tensor,
+        faces: Tensor,
     ) -> tuple[Tensor, ...]:
-        residuals, before = residuals.float(), before.float()  # as faces keep them
-        carried, touched, flow = self.carrier.carry(residuals, before, after)
+        residuals, restored, sampled = (
+            x.float() for x in (residuals, restored, sampled)
+        )  # as faces keep them
+        flow = self.carrier.moves(read, unmoved, after)
+        fade, touched = self.carrier.faded(sampled, after, flow)
+        carried, wanted = fade * warp(residuals, flow), restored - after
         now, _, hair = self.parser.parts(after, warp(faces, flow))
-        moved = torch.maximum(now, torch.minimum(ground, warp(ground, flow)))
-        now = moved + still * (widened(torch.maximum(ground, now)) - moved)
-        ground = torch.maximum(ground, still)
-        return fill(carried, before + residuals - after, ground, now), touched, flow, now, hair
+        if self.still:
+            now = widened(torch.maximum(ground, now))
+            return carried + now * (wanted - carried), touched, flow, now, hair
+        now = torch.maximum(now, torch.minimum(ground, warp(ground, flow)))
+        return fill(carried, wanted, ground, now), touched, flow, now, hair
 
 
 class Encoding(nn.Module):
@@ -262,6 +288,20 @@ class Graph(NamedTuple):
 
 
 CODES, FEATURES, PLACES = (18, 512), (CHANNELS, SIZE, SIZE), (1, SIZE, SIZE)
+CARRIED = (
+    FEATURES,
+    torch.float16,
+    {
+        "after": FEATURES,
+        "restored": FEATURES,
+        "sampled": (CHANNELS // SAMPLED, SIZE, SIZE),
+        "read": (32, SIZE, SIZE),
+        "unmoved": (2, 32, 32),
+        "ground": PLACES,
+        "faces": PLACES,
+    },
+    frozenset({"restored", "sampled"}),
+)
 GRAPHS: dict[str, Graph] = {
     **{f"generator_{s}": Graph(partial(Synthesis, s), CODES, torch.float32) for s in SIZES},
     "features": Graph(Features, CODES, torch.float32),
@@ -278,13 +318,9 @@ GRAPHS: dict[str, Graph] = {
         torch.uint8,
         {"codes": CODES, "features": FEATURES, "renders": (RENDER, RENDER, 3)},
     ),
-    "carrier": Graph(
-        Carrying,
-        FEATURES,
-        torch.float16,
-        {"before": FEATURES, "after": FEATURES, "ground": PLACES, "faces": PLACES, "still": (1, 1, 1)},
-        frozenset({"before"}),
-    ),
+    "carrier_start": Graph(Starting, FEATURES, torch.float32),
+    "carrier_still": Graph(partial(Carrying, True), *CARRIED),
+    "carrier_moving": Graph(partial(Carrying, False), *CARRIED),
     "person": Graph(Segmenting, (256, 256, 3), torch.uint8),
     "parts": Graph(Parsing, FEATURES, torch.float32, {"faces": PLACES}),
 }

@@ -33,6 +33,9 @@ class Traced:
 
 _READER = ("mesh", "iris", "emotion", "age_gender", "probe")
 _KNOWLEDGE = {"mesh": "facemesh"}
+_CARRYING = Traced(
+    ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
+)
 TRACED = {
     "encoder": Traced(("dystyle.encoders.fast",), {"encoder.": "encoder"}),
     "reader": Traced(
@@ -48,9 +51,9 @@ TRACED = {
     "mesh": Traced(("dystyle.knowledge.networks",), {"": "knowledge/facemesh"}),
     "person": Traced(("dystyle.knowledge.networks",), {"network.": "knowledge/selfie"}),
     "residual": Traced(("dystyle.encoders.features",), {"encoder.": "features"}),
-    "carrier": Traced(
-        ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
-    ),
+    "carrier_start": Traced(("dystyle.encoders.carrier",), {"carrier.": "carrier"}),
+    "carrier_still": _CARRYING,
+    "carrier_moving": _CARRYING,
     "parts": Traced(("dystyle.encoders.parser",), {"parser.": "parser"}),
 }
 # What reads weights, and so gives no graph its shape.

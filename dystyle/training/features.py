@@ -50,6 +50,8 @@ class FeaturesConfig(PhotoConfig):
         width, inner, outer: of an untrained network, see `FeatureEncoder`.
         second_steps, second_lr: a further stage, in half of whose steps the network looks again, at the
             picture of what it predicted first: `FaceEditor` lets it look twice.
+        pixels_weight, texture_weight: see `picture_losses`. identity_weight, perceptual_weight: see
+            `face_losses`.
         prior_weight: of the residual's mean square, in units of the features' standard deviation.
     """
 
@@ -66,6 +68,10 @@ class FeaturesConfig(PhotoConfig):
     outer: int = 2
     second_steps: int = 400
     second_lr: float = 5e-4
+    pixels_weight: float = 1.0
+    texture_weight: float = 4.0
+    identity_weight: float = 1.0
+    perceptual_weight: float = 1.0
     prior_weight: float = 0.02
 
 

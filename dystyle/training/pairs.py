@@ -1,8 +1,5 @@
-"""Edits that a carrier learns from: a face's own code and the encoder's, both before and after the same
-edit, and how the face moves.
-"""
+"""Edits that a carrier learns from: a face's code before and after, and how the face moves."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +7,9 @@ import numpy as np
 import torch
 
 from dystyle.attributes import ATTRIBUTES
-from dystyle.encoders import RENDER
-from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
 from dystyle.pipeline import FaceEditor
-from dystyle.training.photo import fill, render
+from dystyle.training.photo import fill
 
 FLOW = 32  # px
 POINTS = slice(0, 468, 6)  # of the mesh
@@ -25,9 +20,8 @@ COUNTS = (1, 1, 1, 2, 3)  # attributes in an edit, each as likely as the next
 TURNED = 0.8  # share of binary targets at the other end from where the face is
 MESH = 192  # px of the network's input
 COLUMNS = {
-    "codes": ((4, 18, 512), np.float32),
-    "flows": ((2, 2, FLOW, FLOW), np.float32),
-    "renders": ((3, RENDER, RENDER), np.float16),
+    "codes": ((2, 18, 512), np.float32),
+    "flows": ((2, FLOW, FLOW), np.float32),
 }
 
 
@@ -36,44 +30,30 @@ class Pairs:
     """Edits.
 
     Attributes:
-        codes: (n, 4, 18, 512) float32: a generated face's own, what the encoder makes of its picture, and
-            both edited alike.
-        flows: (n, 2, 2, 32, 32) float32, see `flow`: between pictures of the own codes, and of the others.
-        renders: (n, 3, 256, 256) float16, the pictures of the encoder's codes.
+        codes: (n, 2, 18, 512) float32: what the encoder makes of a generated face's picture, and that edited.
+        flows: (n, 2, 32, 32) float32, see `flow`.
     """
 
     codes: np.ndarray
     flows: np.ndarray
-    renders: np.ndarray
 
     @classmethod
-    def prepare(
-        cls, folder: Path, count: int, seed: int, editor: FaceEditor, generator: MobileStyleGAN
-    ) -> "Pairs":
+    def prepare(cls, folder: Path, count: int, seed: int, editor: FaceEditor) -> "Pairs":
         """Make `count` edits in a folder, or go on where an earlier run stopped.
 
         Raises:
             InputError: as `fill`.
         """
 
-        def make(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def make(index: int) -> tuple[np.ndarray, np.ndarray]:
             rng = np.random.default_rng((seed, index, 1))  # other faces than those of the portraits
             own = editor.sample(int(rng.integers(2**31)), float(rng.uniform(*TRUNCATION)))
             picture = editor.synthesize(own)
             code = editor.encode(picture)
-            edit = draw_edit(rng, editor.measure(picture))
-            codes = [own, code, *(editor.edit(x, edit) for x in (own, code))]
-            points = [mesh(editor, editor.synthesize(x, 256)) for x in codes]
-            flows = flow(points[0], points[2]), flow(points[1], points[3])
-            return np.stack(codes), np.stack(flows), render(generator, code)
+            codes = code, editor.edit(code, draw_edit(rng, editor.measure(picture)))
+            return np.stack(codes), flow(*(mesh(editor, editor.synthesize(x, 256)) for x in codes))
 
         return cls(**fill(folder, count, COLUMNS, make))
-
-    @property
-    def fingerprint(self) -> str:
-        """How many edits these are, and a digest of their codes."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.codes)).hexdigest()[:16]
-        return f"{len(self.codes)} edits, {digest}"
 
 
 def draw_edit(rng: np.random.Generator, values: dict[str, float]) -> dict[str, float]:

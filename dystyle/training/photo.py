@@ -1,4 +1,4 @@
-"""What the trainings of the photo's residual share: losses of pictures, the loop, rows of arrays on disk.
+"""What the trainings for photos share: losses of pictures, the loop, rows of arrays on disk.
 
 See `dystyle.training.features` and `dystyle.training.carrier`.
 """
@@ -40,8 +40,6 @@ class PhotoConfig:
         out: folder of the run; an interrupted one goes on.
         steps, batch, lr: of AdamW. In every stage the rate rises over `warm_up` steps, then falls to 3 %
             along a cosine.
-        pixels_weight, texture_weight: see `picture_losses`.
-        identity_weight, perceptual_weight: see `face_losses`.
         ema: decay of the averaged weights, which are written.
         backend: makes the data, see `FaceEditor.from_pretrained`.
     """
@@ -51,10 +49,6 @@ class PhotoConfig:
     batch: int
     lr: float = 1e-3
     warm_up: int = 40
-    pixels_weight: float = 1.0
-    texture_weight: float = 4.0
-    identity_weight: float = 1.0
-    perceptual_weight: float = 1.0
     ema: float = 0.995
     checkpoint_every: int = 100
     seed: int = 0
@@ -103,38 +97,30 @@ def texture(pictures: Tensor) -> Tensor:
     return F.avg_pool2d((pictures - F.avg_pool2d(pictures, 5, 1, 2, count_include_pad=False)).abs(), 16)
 
 
-def picture_losses(seen: Tensor, wanted: Tensor, weights: Tensor | float = 1.0) -> dict[str, Tensor]:
+def picture_losses(seen: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     """What pictures (b, 3, s, s) lack of others.
-
-    Args:
-        weights: (b, 1, s, s), of the difference by place.
 
     Returns:
         "pixels": absolute difference, summed over a pyramid of averages; "texture": that of `texture`, which
         does not ask for the same hair in the same place, but for as much of it.
     """
-    difference = weights * (seen - wanted)
+    difference = seen - wanted
     return {
         "pixels": sum(F.avg_pool2d(difference, size).abs().mean() for size in PYRAMID),
         "texture": (texture(seen) - texture(wanted)).abs().mean(),
     }
 
 
-def face_losses(
-    seen: Tensor, wanted: Tensor, identity: IdentityNetwork, person: Tensor | None = None
-) -> dict[str, Tensor]:
+def face_losses(seen: Tensor, wanted: Tensor, identity: IdentityNetwork) -> dict[str, Tensor]:
     """What faces in pictures (b, 3, 256, 256) lack of others.
 
-    Args:
-        person: likewise, pictures of whoever should be seen; by default `wanted`.
-
     Returns:
-        "identity": 1 - cosine of the embeddings with those of `person`; "perceptual": see `perceptual_loss`.
+        "identity": 1 - cosine of the embeddings; "perceptual": see `perceptual_loss`.
     """
     with autocast(seen.device):
         embeddings, features = identity(seen).float(), [x.float() for x in identity.features(seen)]
         with torch.no_grad():
-            own = identity(wanted if person is None else person).float()
+            own = identity(wanted).float()
             own_features = [x.float() for x in identity.features(wanted)]
     return {
         "identity": 1 - (embeddings * own).sum(1).mean(),
