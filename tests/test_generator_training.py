@@ -23,6 +23,7 @@ from dystyle.evaluation import speed
 from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
 from dystyle.generators.checkpoints import save
 from dystyle.training import augment as ada
+from dystyle.training import generator
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer, path_lengths, r1_penalty
 from dystyle.training.pictures import Pictures
 
@@ -268,6 +269,7 @@ def test_augmentation_can_be_differentiated():
         return ada.recolour(ada.warp(ada.blit(x, *draws[0]), draws[1]), draws[2])
 
     assert torch.autograd.gradcheck(transform, images, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: transform(x).square(), images, fast_mode=True)
 
 
 def test_augmentation_grows_when_the_discriminator_is_overconfident():
@@ -293,6 +295,34 @@ def test_r1_of_a_linear_discriminator():
     torch.testing.assert_close(quadratic, 4 * images.square().sum((1, 2, 3)))
     (gradient,) = torch.autograd.grad(quadratic.sum(), images)  # it can be learnt from
     torch.testing.assert_close(gradient, 8 * images)
+
+
+def test_r1_goes_through_the_augmentation(tmp_path, folder, monkeypatch):
+    """Of a linear discriminator w behind an affine augmentation of matrix A it is |A^T w|^2, not |w|^2."""
+    trainer, states = GeneratorTrainer(small(tmp_path, folder, lr=0.0)), []
+    weight = torch.randn(192, 1, requires_grad=True)
+    trainer.discriminator.forward = lambda images: images.flatten(1) @ weight
+    trainer.p = 0.9
+
+    def remember(x: torch.Tensor, p: float) -> torch.Tensor:
+        states.append(torch.get_rng_state())
+        return ada.augment(x, p)
+
+    monkeypatch.setattr(generator, "augment", remember)
+    monkeypatch.setattr(trainer, "_descend", lambda *_: None)
+    images = reals(folder)
+    penalty, count = trainer.train_step(images)["r1"], len(images)
+    torch.set_rng_state(states[-1])
+    blits, geometry = ada.draw_blits(count, 0.9, 8), ada.draw_geometry(count, 0.9, 8)
+    colours, expected = ada.draw_colours(count, 0.9) * torch.tensor([1.0, 1, 1, 0]), []
+    for i in range(count):  # A, column by column
+        columns = ada.blit(torch.eye(192).view(192, 3, 8, 8), *(x[i].expand(192, *x[i].shape) for x in blits))
+        columns = ada.recolour(
+            ada.warp(columns, geometry[[i]].expand(192, 3, 3)), colours[[i]].expand(192, 3, 4)
+        )
+        expected.append((columns.flatten(1) @ weight).square().sum().item())
+    assert penalty == pytest.approx(np.mean(expected), rel=1e-4)
+    assert abs(np.mean(expected) / weight.square().sum().item() - 1) > 0.1
 
 
 def test_path_length_of_a_linear_generator():
@@ -467,6 +497,17 @@ def test_augmentation_follows_what_the_discriminator_makes_of_real_pictures(tmp_
         for trainer.step in range(4):
             trainer.train_step(reals(folder)[:4])
         assert trainer.p == pytest.approx(expected)
+
+
+def test_pictures_are_augmented_exactly_whatever_the_precision(tmp_path, folder, monkeypatch):
+    trainer, seen = GeneratorTrainer(small(tmp_path, folder)), []
+    trainer.p = 0.9
+    monkeypatch.setattr(trainer.accelerator, "autocast", lambda: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(trainer.discriminator, "forward", lambda images: seen.append(images) or images)
+    torch.manual_seed(3)
+    trainer._judge(reals(folder))
+    torch.manual_seed(3)
+    assert torch.equal(seen[0], ada.augment(reals(folder), 0.9))
 
 
 def test_as_many_pictures_as_asked_for_are_made_of_two_codes(tmp_path, folder):

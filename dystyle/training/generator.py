@@ -295,9 +295,9 @@ class GeneratorTrainer:
         logs["loss/discriminator"] = F.softplus(-real).mean() + F.softplus(fake).mean()
         self._descend(logs["loss/discriminator"], self.discriminator, self.d_optimiser)
         if self.step % config.r1_every == 0 and self.r1:
-            # At the discriminator's input: its gradient needs a gradient, the augmentation's does not.
-            images = augment(reals, self.p).requires_grad_(True)
-            logs["r1"] = r1_penalty(self.discriminator(images), images).mean()
+            # By the pictures before the augmentation, as the ADA paper's code does.
+            images = reals.requires_grad_(True)
+            logs["r1"] = r1_penalty(self.discriminator(augment(images, self.p)), images).mean()
             loss = logs["r1"] * self.r1 / 2 * config.r1_every
             self._descend(loss, self.discriminator, self.d_optimiser)
 
@@ -309,8 +309,9 @@ class GeneratorTrainer:
 
     def _judge(self, images: Tensor) -> Tensor:
         """The discriminator's logits (b, 1) of augmented pictures."""
+        images = augment(images, self.p)  # in float32: places in a picture do not fit into bfloat16
         with self.accelerator.autocast():
-            return self.discriminator(augment(images, self.p)).float()
+            return self.discriminator(images).float()
 
     def _codes(self, count: int) -> Tensor:
         """Random W+ codes (count, rows, 512); some change to a second person's at a random row."""
