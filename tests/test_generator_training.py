@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.ndimage
 import torch
 from PIL import Image
@@ -405,6 +406,39 @@ def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, folder, monkeypatch
     assert [row["step"] for row in figures] == [3, 6]
     assert f"| 24 | 0 | {figures[1]['frechet']:.3f} |" in (tmp_path / "interrupted/generator.md").read_text()
     assert cv2.imread(str(tmp_path / "straight" / "samples-000006.png")).shape == (48, 80, 3)
+
+
+class Means(torch.nn.Module):
+    """What NVIDIA's file of Inception takes and gives; its features are mean levels and their squares."""
+
+    def forward(self, levels: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert levels.dtype == torch.uint8 and return_features
+        means = levels.float().mean((2, 3))
+        return torch.cat((means, means.square() / 255), 1)
+
+
+def test_the_fid_is_that_of_the_file(tmp_path, folder):
+    torch.jit.script(Means()).save(tmp_path / "inception.pt")
+    config = small(tmp_path / "run", folder, inception=str(tmp_path / "inception.pt"), mirror=False)
+    trainer = GeneratorTrainer(config)
+    trainer.evaluate()
+    levels = (
+        ((trainer._render(trainer.average.map(trainer._fixed_z(8, 0))) + 1) * 127.5).clamp(0, 255).round()
+    )
+    order = [Pictures(folder, 8)[index] for index in Pictures(folder, 8)._shuffled(np.arange(8), seed=1)]
+    features = []
+    for means in (levels.mean((2, 3)).double().numpy(), np.stack(order).mean((1, 2))):
+        features.append(np.concatenate((means, means**2 / 255), 1))
+    (fake, real), spreads = features, [np.cov(x.T) for x in features]
+    root = scipy.linalg.sqrtm(spreads[0] @ spreads[1]).real
+    expected = np.square(fake.mean(0) - real.mean(0)).sum() + np.trace(sum(spreads) - 2 * root)
+    assert trainer.figures[0]["fid"] == pytest.approx(expected, rel=1e-3)
+    trainer.write_card()
+    card = (tmp_path / "run" / "generator.md").read_text()
+    assert "Inception's features" in card and f"| {trainer.figures[0]['fid']:.3f} |" in card
+    (tmp_path / "inception.pt").write_bytes(b"no")
+    with pytest.raises(InputError, match="no TorchScript"):
+        GeneratorTrainer(replace(config, out=tmp_path / "other"))
 
 
 def taught(folder: Path, out: Path, steps: int = 12, **changes) -> GeneratorTrainer:

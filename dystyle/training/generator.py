@@ -10,7 +10,7 @@ import math
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,8 +28,9 @@ from tqdm import trange
 from dystyle.errors import InputError
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
-from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.metrics.distances import frechet
+from dystyle.metrics.distances import PRINCIPAL_COMPONENTS, frechet
+from dystyle.metrics.efficientnet import EfficientNetLite0
+from dystyle.metrics.inception import Inception
 from dystyle.pictures import save_picture
 from dystyle.training import resume
 from dystyle.training.augment import adapt, augment
@@ -70,6 +71,7 @@ class GeneratorConfig:
         half_life: of the averaged generator, in pictures.
         augment: adaptive augmentation; ada_speed: pictures in which its probability can go from 0 to 1.
         compared: pictures in the Frechet distance; paths: in the perceptual path length.
+        inception: NVIDIA's TorchScript file `inception-2015-12-05.pt`, to take the FID of as many, too.
     """
 
     data: Path
@@ -95,6 +97,7 @@ class GeneratorConfig:
     ada_speed: float = 500_000
     compared: int = 2000
     paths: int = 256
+    inception: str | None = None
     checkpoint_every: int = 1000
     evaluate_every: int = 5000
     seed: int = 0
@@ -143,6 +146,24 @@ def _describe(source: Path, names: list[str]) -> tuple[str, bool]:
     return f"{len(names)} pictures, {digest}", bool(labels)
 
 
+@dataclass(frozen=True)
+class Judge:
+    """A network by whose features real and generated pictures are compared.
+
+    Attributes:
+        embed: pictures (b, 3, s, s) in [-1, 1] -> (b, n).
+        about: what it sees, for the card.
+        components: see `frechet`.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    about: str
+    components: int | None
+
+    def distance(self, real: np.ndarray, fake: np.ndarray) -> float:
+        return frechet(real, fake, self.components)
+
+
 class GeneratorTrainer:
     """Everything one training run holds; `run` goes from random weights to the final ones.
 
@@ -188,7 +209,12 @@ class GeneratorTrainer:
         self.p, self.signs = 0.0, []
         self.step, self.seconds = 0, 0.0
         self.figures: list[dict[str, float]] = []
-        self.identity = IdentityNetwork().to(self.device)
+        self.look = EfficientNetLite0(self.device)
+        about = "EfficientNet-Lite0's features, in their leading principal components, not the FID"
+        self.judges = {"frechet": Judge(self.look.embed, about, PRINCIPAL_COMPONENTS)}
+        if config.inception is not None:
+            network = Inception(config.inception, self.device)
+            self.judges["fid"] = Judge(network.embed, "Inception's features", None)
 
     def _networks(self) -> tuple[StyleGAN2, StyleGAN2, Discriminator]:
         """The generator, its average and the discriminator, fresh or from files."""
@@ -255,7 +281,7 @@ class GeneratorTrainer:
             last = self.step == config.steps
             if main and (self.step % config.evaluate_every == 0 or last):
                 self.evaluate()
-                logs |= {f"quality/{name}": self.figures[-1][name] for name in ("frechet", "ppl")}
+                logs |= {f"quality/{name}": self.figures[-1][name] for name in (*self.judges, "ppl")}
                 grid = self.sample_grid()
                 writer.add_image("samples", grid, self.step, dataformats="HWC")
                 save_picture(grid, config.out / f"samples-{self.step:06d}.png")
@@ -372,52 +398,42 @@ class GeneratorTrainer:
         z = np.random.default_rng(seed).standard_normal((count, DIM), np.float32)
         return torch.from_numpy(z).to(self.device)
 
-    @torch.no_grad()
-    def _embed(self, images: Tensor) -> np.ndarray:
-        """Identity embeddings (b, 1024) of pictures in [-1, 1]."""
-        return torch.cat([self.identity(chunk) for chunk in images.split(CHUNK)]).cpu().numpy()
-
-    def _real_embeddings(self) -> np.ndarray:
-        """Embeddings of the first pictures in a shuffled order, read once a run."""
+    def _real_features(self, name: str) -> np.ndarray:
+        """Of the first pictures in a shuffled order, as a judge sees them; read once a run."""
         count = min(self.config.compared, len(self.pictures))
-        path = self.config.out / f"embeddings-{count}.npy"
+        path = self.config.out / f"{name}-{count}.npy"
         if not path.exists():
-            embeddings, batches = [], self.pictures.batches(CHUNK, self.config.seed + 1)
+            features, batches = [], self.pictures.batches(CHUNK, self.config.seed + 1)
             for _ in trange(0, count, CHUNK, desc="reading pictures", mininterval=10):
-                images = torch.from_numpy(next(batches)).to(self.device)
-                embeddings.append(self._embed(images.permute(0, 3, 1, 2) / 127.5 - 1))
+                images = torch.from_numpy(next(batches)).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
+                features.append(self.judges[name].embed(images).cpu().numpy())
             with resume.whole(path) as file:
-                np.save(file, np.concatenate(embeddings)[:count])
+                np.save(file, np.concatenate(features)[:count])
         return np.load(path)
 
     @torch.no_grad()
     def evaluate(self) -> None:
         """Add to `figures.json` what the averaged generator has reached.
 
-        "frechet": of identity embeddings, see `frechet`; not the Inception FID. "ppl": mean squared change of
-        the embedding over the squared step, at ends of paths in W, without outliers; not LPIPS.
+        "frechet": of EfficientNet-Lite0's features, see `frechet`; "fid": of Inception's, where its file was
+        given. "ppl": mean distance by EfficientNet-Lite0 over the squared step, at ends of paths in W,
+        without outliers; not LPIPS.
         """
-        config, real = self.config, self._real_embeddings()
-        z = self._fixed_z(len(real), config.seed)
-        codes = self.average.map(z)
-        fake = np.concatenate([self._embed(self._render(chunk)) for chunk in codes.split(CHUNK)])
+        config, row = self.config, {"step": self.step, "pictures": self.step * self.batch}
+        row["minutes"] = self.seconds / 60
+        for name, judge in self.judges.items():
+            real = self._real_features(name)
+            codes = self.average.map(self._fixed_z(len(real), config.seed))
+            fake = [judge.embed(self._render(chunk)).cpu().numpy() for chunk in codes.split(CHUNK)]
+            row[name] = judge.distance(real, np.concatenate(fake))
         starts, ends = self.average.map(self._fixed_z(2 * config.paths, config.seed + 1)).chunk(2)
-        a, b = (
-            np.concatenate([self._embed(self._render(chunk)) for chunk in codes.split(CHUNK)])
-            for codes in (starts, starts.lerp(ends, STEP))
+        pairs = zip(starts.split(CHUNK), starts.lerp(ends, STEP).split(CHUNK), strict=True)
+        distances = (
+            torch.cat([self.look.distances(self._render(a), self._render(b)) for a, b in pairs]) / STEP**2
         )
-        distances = np.square(a - b).sum(1) / STEP**2
-        low, high = np.quantile(distances, (0.01, 0.99))
-        self.figures.append(
-            {
-                "step": self.step,
-                "pictures": self.step * self.batch,
-                "minutes": self.seconds / 60,
-                "frechet": frechet(real, fake),
-                "ppl": float(distances[(distances >= low) & (distances <= high)].mean()),
-                "p": self.p,
-            }
-        )
+        low, high = distances.quantile(0.01), distances.quantile(0.99)
+        row["ppl"] = float(distances[(distances >= low) & (distances <= high)].mean())
+        self.figures.append(row | {"p": self.p})
         (config.out / "figures.json").write_text(json.dumps(self.figures, indent=2) + "\n")
 
     def sample_grid(self, rows: int = 6, columns: int = 10) -> np.ndarray:
@@ -467,7 +483,14 @@ class GeneratorTrainer:
 
     def write_card(self) -> None:
         """`generator.md`: a card for the weights."""
-        config, real = self.config, self._real_embeddings()
+        config, about = self.config, []
+        for name, judge in self.judges.items():
+            real = self._real_features(name)
+            apart = judge.distance(real[::2], real[1::2])
+            about.append(
+                f"{name}: Frechet distance of {judge.about}, of {len(real)} pictures; halves of the real "
+                f"ones are {apart:.3f} apart."
+            )
         lines = [
             "# generator",
             "",
@@ -477,16 +500,14 @@ class GeneratorTrainer:
             "",
             f"Made by `python -m dystyle.train generator` with {json.dumps(resume.recipe(self.config))}.",
             "",
-            f"Frechet distance: of the identity network's embeddings of {len(real)} pictures, not the "
-            f"Inception FID; halves of the real ones are {frechet(real[::2], real[1::2]):.3f} apart. PPL: in "
-            "W, of the same embeddings, not LPIPS.",
+            *about,
+            "ppl: path length in W, by the distance of EfficientNet-Lite0's features, not LPIPS.",
             "",
-            "| pictures seen | minutes | Frechet | PPL | augmentation p |",
-            "|---|---|---|---|---|",
+            f"| pictures seen | minutes | {' | '.join(self.judges)} | ppl | augmentation p |",
+            "|---" * (4 + len(self.judges)) + "|",
         ]
-        lines += [
-            f"| {row['pictures']:,} | {row['minutes']:.0f} | {row['frechet']:.3f} | {row['ppl']:.1f} | "
-            f"{row['p']:.2f} |"
-            for row in self.figures
-        ]
+        for row in self.figures:
+            figures = [f"{row['pictures']:,}", f"{row['minutes']:.0f}"]
+            figures += [f"{row[name]:.3f}" for name in self.judges]
+            lines.append(f"| {' | '.join(figures)} | {row['ppl']:.1f} | {row['p']:.2f} |")
         (config.out / "generator.md").write_text("\n".join(lines) + "\n")
