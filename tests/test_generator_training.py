@@ -26,6 +26,7 @@ from dystyle.generators.checkpoints import save
 from dystyle.training import augment as ada
 from dystyle.training import generator
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer, path_lengths, r1_penalty
+from dystyle.training.growth import Growth, shrink
 from dystyle.training.pictures import Pictures
 
 SIZE = 32
@@ -439,6 +440,101 @@ def test_the_fid_is_that_of_the_file(tmp_path, folder):
     (tmp_path / "inception.pt").write_bytes(b"no")
     with pytest.raises(InputError, match="no TorchScript"):
         GeneratorTrainer(replace(config, out=tmp_path / "other"))
+
+
+def growing(out: Path, data: Path, **changes) -> GeneratorConfig:
+    """8 px for two steps, two in which 16 px fade in, and the same with 32 px."""
+    return small(out, data, architecture="stylegan1", size=32, phase=8, steps=8, **changes)
+
+
+def test_sizes_fade_in_in_turn():
+    growth = Growth(8, 32, 100)
+    assert [growth.at(n) for n in (0, 99)] == [(8, 1.0)] * 2
+    assert [growth.at(n) for n in (100, 125, 199)] == [(16, 0.0), (16, 0.25), (16, 0.99)]
+    assert [growth.at(n) for n in (200, 299)] == [(16, 1.0)] * 2
+    assert [growth.at(n) for n in (300, 350)] == [(32, 0.0), (32, 0.5)]
+    assert growth.pictures == 400 and [growth.at(n) for n in (400, 10**9)] == [(32, 1.0)] * 2
+    still = Growth(32, 32, 100)
+    assert still.pictures == 0 and all(still.at(n) == (32, 1.0) for n in (0, 100, 150, 10**9))
+
+
+def test_real_pictures_fade_as_generated_ones_do():
+    images = photos(2)
+    assert torch.equal(shrink(images, 32, 1), images)
+    small = images.view(2, 3, 16, 2, 16, 2).mean((3, 5))
+    torch.testing.assert_close(shrink(images, 16, 1), small)
+    smaller = small.view(2, 3, 8, 2, 8, 2).mean((3, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(shrink(images, 16, 0.25), 0.25 * small + 0.75 * smaller)
+
+
+def test_a_growing_run_shows_both_networks_its_sizes_and_goes_on_inside_a_fade(tmp_path, folder, monkeypatch):
+    torch.use_deterministic_algorithms(True)
+    straight, seen = GeneratorTrainer(growing(tmp_path / "straight", folder)), []
+    judge, step = straight.discriminator.forward, straight.train_step
+
+    def remember(images: torch.Tensor, **fading) -> torch.Tensor:
+        seen.append((straight.step, images.shape[-1], fading.get("alpha", 1.0)))
+        return judge(images, **fading)
+
+    logs = []
+    monkeypatch.setattr(straight.discriminator, "forward", remember)
+    monkeypatch.setattr(straight, "train_step", lambda reals: logs.append(step(reals)) or logs[-1])
+    weights = load_file(straight.run())
+    sizes = [(8, 1.0), (8, 1.0), (16, 0.0), (16, 0.5), (16, 1.0), (16, 1.0), (32, 0.0), (32, 0.5)]
+    assert set(seen) == {(number, *stage) for number, stage in enumerate(sizes)}
+    assert [(log["growth/size"], log["growth/alpha"]) for log in logs] == sizes
+    assert cv2.imread(str(tmp_path / "straight" / "samples-000003.png")).shape == (6 * 32, 10 * 32, 3)
+
+    interrupted = GeneratorTrainer(growing(tmp_path / "interrupted", folder, checkpoint_every=1))
+    step = interrupted.train_step
+
+    def stop_in_a_fade(reals: torch.Tensor) -> dict[str, float]:
+        if interrupted.step == 7:
+            raise Stop
+        return step(reals)
+
+    monkeypatch.setattr(interrupted, "train_step", stop_in_a_fade)
+    with pytest.raises(Stop):
+        interrupted.run()
+    other = load_file(GeneratorTrainer(growing(tmp_path / "interrupted", folder)).run())
+    torch.use_deterministic_algorithms(False)
+    assert weights.keys() == other.keys()
+    for name, value in weights.items():
+        assert np.array_equal(value, other[name]), name
+
+
+def test_adam_begins_anew_where_a_fade_begins_or_ends(tmp_path, folder):
+    trainer, steps = GeneratorTrainer(growing(tmp_path, folder, augment=False)), []
+    for trainer.step in range(8):
+        trainer.train_step(photos(4))
+        state = trainer.g_optimiser.state[trainer.generator.blocks["b4"].const]
+        steps.append(int(state["step"]))
+    assert steps == [1, 2] * 4
+
+
+def test_r1_grows_with_the_pictures(tmp_path, folder, monkeypatch):
+    """As by pictures enlarged to the full size: doubled, a pixel is four with a quarter of its gradient."""
+    trainer = GeneratorTrainer(growing(tmp_path, folder, augment=False, r1=3.0, r1_every=1, lr=0.0))
+    losses, weights = [], []
+    monkeypatch.setattr(trainer, "_descend", lambda loss, *_: losses.append(loss.item()))
+    for trainer.step in (0, 4, 8):
+        logs = trainer.train_step(photos(4))
+        weights.append(losses[-1] / logs["r1"])
+    assert weights == pytest.approx([1.5 / 16, 1.5 / 4, 1.5])
+
+
+def test_growth_that_does_not_end_is_refused(tmp_path, folder):
+    with pytest.raises(InputError, match="give --steps 8 or more"):
+        GeneratorTrainer(replace(growing(tmp_path / "a", folder), steps=7))
+    with pytest.raises(InputError, match="Nothing grows from 12 px"):
+        GeneratorTrainer(growing(tmp_path / "b", folder, smallest=12))
+    grown = GeneratorTrainer(growing(tmp_path / "c", folder))
+    save(grown.generator, tmp_path / "g.safetensors")
+    start = str(tmp_path / "g.safetensors")
+    again = GeneratorTrainer(replace(growing(tmp_path / "d", folder, start=start), steps=1))
+    assert again.growth.at(0) == (32, 1.0)
+    with pytest.raises(InputError, match="is a StyleGAN1; .* starts from a StyleGAN2"):
+        GeneratorTrainer(small(tmp_path / "e", folder, size=32, start=start))
 
 
 def taught(folder: Path, out: Path, steps: int = 12, **changes) -> GeneratorTrainer:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dystyle import FaceEditor, InputError, edit
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save, write_rosinality
-from dystyle.generators.stylegan1 import StyleGAN1
+from dystyle.generators.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.pictures import load_image, save_picture
 
@@ -490,3 +490,49 @@ def test_the_first_stylegan(tmp_path):
     save(model, tmp_path / "a.safetensors")
     loaded = read_generator(tmp_path / "a.safetensors")
     assert isinstance(loaded, StyleGAN1) and torch.equal(loaded(codes), model(codes))
+
+
+def test_a_size_of_the_first_stylegan_fades_in(tmp_path):
+    """Generator: between the enlarged picture of half the size and its own, in a straight line."""
+    model, codes = StyleGAN1(16, 128, 16, mapping_layers=2), torch.randn(3, 512)
+    for size in (8, 16):
+        below, own = model(codes, size // 2), model(codes, size)
+        for alpha in (0, 0.25, 1):
+            mixed = (1 - alpha) * below.repeat_interleave(2, 2).repeat_interleave(2, 3) + alpha * own
+            torch.testing.assert_close(model(codes, size, alpha=alpha), mixed)
+    assert torch.equal(model(codes, 16, alpha=0)[:, :, ::2, ::2], model(codes, 8))
+
+
+def test_a_size_of_the_first_discriminator_fades_in(tmp_path):
+    """At 0 the halved pictures count alone, at 1 the block of their size; they mix before the next one."""
+    model, images = StyleGAN1Discriminator(16, 128, 16), torch.randn(4, 3, 16, 16)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    halved = F.avg_pool2d(images, 2)
+    torch.testing.assert_close(model(images, alpha=0), model(halved))
+    with pytest.raises(InputError, match=r"from 8 to 16, not \(4, 3, 32, 32\)"):
+        model(torch.zeros(4, 3, 32, 32))
+
+    def layer(x, conv):
+        weight = conv.weight / conv.weight[0].numel() ** 0.5
+        return F.conv2d(x, weight, padding=weight.shape[2] // 2)
+
+    def act(x, bias):
+        return formats.act(x + bias.view(-1, *[1] * (x.ndim - 2)))
+
+    for alpha in (0.25, 1):
+        x, blur = None, torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+        for size, seen in ((16, images), (8, halved)):
+            block, from_rgb = model.blocks[f"b{size}"], model.from_rgb[f"b{size}"]
+            own = act(layer(seen, from_rgb), from_rgb.bias)
+            x = own if x is None else alpha * x + (1 - alpha) * own
+            x = act(layer(x, block.conv0), block.conv0.bias)
+            x = F.conv2d(x, blur.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+            x = act(F.avg_pool2d(layer(x, block.conv1), 2), block.bias)
+        x = act(layer(formats.deviation(x, 4), model.conv), model.conv.bias).flatten(1)
+        x = act(x @ model.fc.weight.T / x.shape[1] ** 0.5, model.fc.bias)
+        _close(model(images, alpha=alpha), x @ model.out.weight.T / x.shape[1] ** 0.5 + model.out.bias)
+    save(model, tmp_path / "d.safetensors")
+    loaded = read_discriminator(tmp_path / "d.safetensors")
+    assert type(loaded) is StyleGAN1Discriminator and torch.equal(loaded(images), model(images))

@@ -22,13 +22,18 @@ from dystyle.generators.foreign_names import (
     rosinality_generator,
 )
 from dystyle.generators.nvidia_pickle import TORCH_MAGIC, read_pickle
-from dystyle.generators.stylegan1 import StyleGAN1
+from dystyle.generators.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from dystyle.generators.stylegan2 import DIM, Discriminator, StyleGAN2
 from dystyle.torch_files import is_named, misfit, read_torch, unwrapped
 from dystyle.weights import load, load_header, read_structure, resolve
 from dystyle.weights import save as save_tensors
 
-FORMATS = {StyleGAN2: "stylegan2", StyleGAN1: "stylegan1", Discriminator: "stylegan2_discriminator"}
+FORMATS = {
+    StyleGAN2: "stylegan2",
+    StyleGAN1: "stylegan1",
+    Discriminator: "stylegan2_discriminator",
+    StyleGAN1Discriminator: "stylegan1_discriminator",
+}
 _WHAT = "StyleGAN2, pSp or encoder4editing"
 _NAMED = 8  # of a file's entries, in a message
 

@@ -1,7 +1,8 @@
 """The first StyleGAN (Karras et al. 2019, arXiv 1812.04948): synthesis by adaptive instance normalisation.
 
 Mapping, W+ rows and the way to call it are StyleGAN2's. Every size has a picture of its own instead of adding
-to the one below, as its progressive training left it.
+to the one below: generator and discriminator grow from small pictures to large ones, and a new size fades in
+(Karras et al. 2018, arXiv 1710.10196, section 2 and figure 2).
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dystyle.generators.stylegan2 import DIM, Conv, Linear, Noise, StyleGAN2
+from dystyle.errors import InputError
+from dystyle.generators.stylegan2 import DIM, Conv, Discriminator, Linear, Noise, StyleGAN2, channel_table
 from dystyle.ops import bias_act, filter2d, setup_filter
 
 
@@ -76,3 +78,83 @@ class StyleGAN1(StyleGAN2):
     """The generator; arguments and attributes as for `StyleGAN2`, S space by "b64.layer0", "b64.layer1"."""
 
     block = SynthesisBlock
+
+    def forward(
+        self,
+        codes: Tensor | Mapping[str, Tensor],
+        size: int | None = None,
+        noise: Noise = "fixed",
+        alpha: float = 1.0,
+    ) -> Tensor:
+        """As for `StyleGAN2`; a size that fades in is mixed with the picture of half of it.
+
+        Args:
+            alpha: 0..1, how far it has faded in. Of 4 px there is no half: they are there from the start.
+        """
+        _, image, below = self._synthesize(codes, size, noise)
+        return image if alpha == 1 or below is None else fade(below, image, alpha)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions, of which the second one halves, (b, c_in, s, s) -> (b, c_out, s / 2, s / 2)."""
+
+    def __init__(self, channels_in: int, channels_out: int, clamp: float | None) -> None:
+        super().__init__()
+        self.clamp = clamp
+        self.conv0 = Conv(channels_in, channels_in, 3, clamp=clamp)
+        self.conv1 = Conv(channels_in, channels_out, 3, act=None)
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        self.register_buffer("blur", setup_filter((1, 2, 1)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.conv1(filter2d(self.conv0(x), self.blur)), 2)
+        return bias_act(x, self.bias, act="lrelu", clamp=self.clamp)
+
+
+class StyleGAN1Discriminator(Discriminator):
+    """The discriminator, of pictures of 8 px to `size`; arguments and attributes as for `Discriminator`."""
+
+    block = DiscriminatorBlock
+
+    def __init__(
+        self,
+        size: int = 1024,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        c_dim: int = 0,
+        mapping_layers: int = 8,
+        clamp: float | None = None,
+        group: int | None = 4,
+    ) -> None:
+        super().__init__(size, channel_base, channel_max, c_dim, mapping_layers, clamp, group)
+        channels = channel_table(size, channel_base, channel_max)
+        self.from_rgb = nn.ModuleDict({f"b{s}": Conv(3, c, 1, clamp=clamp) for s, c in channels.items()})
+
+    def forward(self, images: Tensor, c: Tensor | None = None, alpha: float = 1.0) -> Tensor:
+        """(b, 3, s, s) images of a size up to `size`, and (b, c_dim) labels -> (b, 1).
+
+        Args:
+            alpha: 0..1, how far the block of this size has faded in; the rest is what the block behind it
+                sees of the halved pictures itself.
+
+        Raises:
+            InputError: images of another size, or missing labels.
+        """
+        size, sizes = images.shape[-1], list(self.blocks)
+        if images.ndim != 4 or images.shape[1:] != (3, size, size) or f"b{size}" not in sizes:
+            raise InputError(
+                f"Images have the shape (b, 3, s, s), s from 8 to {self.size}, not {tuple(images.shape)}."
+            )
+        first = sizes.index(f"b{size}")
+        x = self.from_rgb[f"b{size}"](self._cast(images, first))
+        for index, name in enumerate(sizes[first:], first):
+            x = self.blocks[name](self._cast(x, index))
+            if index == first and alpha != 1:
+                halved = self._cast(F.avg_pool2d(images, 2), first)
+                x = self.from_rgb[f"b{size // 2}"](halved).lerp(x, alpha)
+        return self._logits(x, c)
+
+
+def fade(below: Tensor, picture: Tensor, alpha: float) -> Tensor:
+    """Of pictures (b, 3, s, s) alpha, 0..1, and the rest of those of half the size, enlarged."""
+    return F.interpolate(below, scale_factor=2.0).lerp(picture, alpha)
