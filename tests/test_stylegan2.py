@@ -536,3 +536,50 @@ def test_a_size_of_the_first_discriminator_fades_in(tmp_path):
     save(model, tmp_path / "d.safetensors")
     loaded = read_discriminator(tmp_path / "d.safetensors")
     assert type(loaded) is StyleGAN1Discriminator and torch.equal(loaded(images), model(images))
+
+
+def _write_tensorflow(path, size=128, change=lambda state: None, protocol=4, **options):
+    g = formats.tensorflow_generator(size, 1024, 24, 3)
+    d = formats.tensorflow_discriminator(size, 1024, 24)
+    change(g)
+    path.write_bytes(formats.tensorflow_pickle(g, d, protocol, **options))
+    return g, d
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_first_stylegans_own_files(tmp_path, protocol):
+    """At 128 px, where its doubling convolution becomes another one."""
+    path = tmp_path / "a.pkl"
+    g, d = _write_tensorflow(path, protocol=protocol, use_wscale=True, resolution=128)
+    model, discriminator = read_generator(path), read_discriminator(path)
+    assert type(model) is StyleGAN1 and type(discriminator) is StyleGAN1Discriminator
+    z, codes = torch.randn(3, 512), _codes(model)
+    _close(model.map(z), formats.tensorflow_map(g, z))
+    expected = formats.tensorflow_images(g, codes)
+    for size, image in zip(model.sizes, expected, strict=True):
+        _close(model(codes, size), image)
+    images = torch.randn(4, 3, 128, 128)
+    _close(discriminator(images), formats.tensorflow_logits(d, images))
+    assert np.array_equal(model.mean_w, g["dlatent_avg"]) and 0 < model.std_w.min()
+    assert read_generator(path, "G").mean_w.abs().max() == 0
+
+
+def test_other_networks_of_the_first_stylegan_are_refused(tmp_path):
+    path, key = tmp_path / "a.pkl", "synthesis/8x8/Conv1/Noise/weight"
+    _write_tensorflow(path, 8, lambda state: state.pop(key))
+    with pytest.raises(InputError, match=f"'{key}' is missing"):
+        read_generator(path)
+    _write_tensorflow(path, 8, lambda state: state.update({key: np.zeros((24, 1), np.float32)}))
+    with pytest.raises(InputError, match=f"'{key}' has the shape"):
+        read_generator(path)
+    for option, value in (("lod", 1.5), ("fused_scale", True), ("blur_filter", [1, 3, 3, 1])):
+        _write_tensorflow(path, 8, **{option: value})
+        with pytest.raises(InputError, match=f"has {option} = "):
+            read_generator(path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"dnnlib.tflib.network", b"dnnlib.tflib.nothing"))
+    with pytest.raises(InputError, match="names 'dnnlib.tflib.nothing.Network'"):
+        read_generator(path)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        read_generator(path)
