@@ -11,9 +11,12 @@ from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import EditingConfig, evaluate_editing
+from dystyle.evaluation.sheets import MixingConfig, make_mixing_sheet
 from dystyle.metrics.comparison import compare, is_right
 from dystyle.metrics.distances import frechet
 from dystyle.metrics.efficientnet import EfficientNetLite0
+from dystyle.pictures import load_image
+from dystyle.pipeline import FaceEditor
 
 
 def test_comparison_counts_what_was_asked_for_and_what_was_not():
@@ -78,6 +81,32 @@ def test_efficientnets_features_tell_its_classes():
         logits = features @ network.weights["_fc.weight"].T + network.weights["_fc.bias"]
         classes[name] = int(logits.argmax())
     assert classes["chelsea"] in (281, 282, 285) and classes["coffee"] == 967  # cats, espresso
+
+
+def test_columns_of_the_mixing_sheet_hold_the_styles_they_are_named_after(tmp_path, monkeypatch):
+    """Pictures here are 18 stripes, one a row of the code, white where it is the other's."""
+
+    class Stripes(FaceEditor):
+        def __init__(self) -> None:
+            pass
+
+        def sample(self, seed: int, truncation: float) -> np.ndarray:
+            return np.full((18, 512), seed, np.float32)
+
+        def synthesize(self, code: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(np.uint8(255 * code[:, :1, None]), (18, 18, 3)).copy()
+
+    monkeypatch.setattr(FaceEditor, "from_pretrained", lambda **_: Stripes())
+    out = tmp_path / "sheet.png"
+    make_mixing_sheet(MixingConfig(out=out, seeds=(0,), others=(1,), size=18))
+    columns = load_image(out)[-18:, 9::18, 0].T / 255
+    rows = np.arange(18)
+    for column, others in zip(
+        columns, (rows < 0, rows < 4, (rows >= 4) & (rows < 8), rows >= 8, rows >= 0), strict=True
+    ):
+        assert np.array_equal(column, others)
+    with pytest.raises(InputError, match="as many --others as --seeds"):
+        make_mixing_sheet(MixingConfig(seeds=(1,), others=()))
 
 
 def planted(rng: np.random.Generator) -> tuple[np.ndarray, dict]:
