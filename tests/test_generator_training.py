@@ -644,6 +644,9 @@ def test_as_many_pictures_as_asked_for_are_made_of_two_codes(tmp_path, folder):
     for mixing in (0.0, 0.5):
         codes = GeneratorTrainer(small(tmp_path / f"{mixing}", folder, mixing=mixing))._codes(400)
         assert abs((codes != codes[:, :1]).any(2).any(1).float().mean().item() - mixing) < 0.1
+    grows = GeneratorTrainer(growing(tmp_path / "growing", folder, mixing=1.0))
+    codes = grows._codes(50)[:, : grows.generator.rows(8)]  # of the first size
+    assert (codes != codes[:, :1]).any(2).any(1).all()
 
 
 def test_average_follows_with_the_half_life(tmp_path, folder):
