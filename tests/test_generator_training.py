@@ -444,7 +444,7 @@ def test_the_fid_is_that_of_the_file(tmp_path, folder):
 
 def growing(out: Path, data: Path, **changes) -> GeneratorConfig:
     """8 px for two steps, two in which 16 px fade in, and the same with 32 px."""
-    return small(out, data, architecture="stylegan1", size=32, phase=8, steps=8, **changes)
+    return small(out, data, architecture="stylegan1", size=32, phase=8, steps=8, evaluate_every=4, **changes)
 
 
 def test_sizes_fade_in_in_turn():
@@ -483,7 +483,7 @@ def test_a_growing_run_shows_both_networks_its_sizes_and_goes_on_inside_a_fade(t
     sizes = [(8, 1.0), (8, 1.0), (16, 0.0), (16, 0.5), (16, 1.0), (16, 1.0), (32, 0.0), (32, 0.5)]
     assert set(seen) == {(number, *stage) for number, stage in enumerate(sizes)}
     assert [(log["growth/size"], log["growth/alpha"]) for log in logs] == sizes
-    assert cv2.imread(str(tmp_path / "straight" / "samples-000003.png")).shape == (6 * 32, 10 * 32, 3)
+    assert cv2.imread(str(tmp_path / "straight" / "samples-000004.png")).shape == (6 * 32, 10 * 32, 3)
 
     interrupted = GeneratorTrainer(growing(tmp_path / "interrupted", folder, checkpoint_every=1))
     step = interrupted.train_step
