@@ -564,6 +564,14 @@ def test_the_first_stylegans_own_files(tmp_path, protocol):
     assert read_generator(path, "G").mean_w.abs().max() == 0
 
 
+def test_the_first_stylegan_runs_as_an_engine(tmp_path):
+    g, _ = _write_tensorflow(tmp_path / "a.pkl", 32)
+    editor = FaceEditor.from_pretrained(generator=tmp_path / "a.pkl", backend="onnx")
+    code = editor.sample(7, truncation=0.5)
+    expected = formats.tensorflow_images(g, torch.from_numpy(code[None]))[-1][0].permute(1, 2, 0).numpy()
+    assert np.abs(editor.synthesize(code) - (expected * 127.5 + 127.5).clip(0, 255)).max() < 0.6
+
+
 def test_other_networks_of_the_first_stylegan_are_refused(tmp_path):
     path, key = tmp_path / "a.pkl", "synthesis/8x8/Conv1/Noise/weight"
     _write_tensorflow(path, 8, lambda state: state.pop(key))

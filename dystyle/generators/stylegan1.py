@@ -35,7 +35,14 @@ class StyledLayer(nn.Module):
             x = x + grain * self.noise_strength[:, None, None].to(x.dtype)
         x = bias_act(x, self.bias, act="lrelu", gain=1, clamp=self.clamp)
         scale, shift = style.to(x.dtype)[:, :, None, None].chunk(2, 1)
-        return F.instance_norm(x, eps=1e-8) * (scale + 1) + shift
+        return instance_norm(x) * (scale + 1) + shift
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """(b, c, s, s) with mean 0 and mean square 1 in every channel. PyTorch's own does not go to ONNX."""
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = y - y.mean((2, 3), keepdim=True)
+    return (y * (y.square().mean((2, 3), keepdim=True) + 1e-8).rsqrt()).to(x.dtype)
 
 
 class SynthesisBlock(nn.Module):

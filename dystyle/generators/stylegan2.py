@@ -366,15 +366,15 @@ class Conv(nn.Module):
         clamp: float | None = None,
     ) -> None:
         super().__init__()
-        self.down, self.act, self.clamp = down, act or "linear", clamp
+        self.down, self.padding, self.act, self.clamp = down, kernel // 2, act or "linear", clamp
         self.weight = nn.Parameter(torch.randn(channels_out, channels_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels_out)) if act else None
         self.scale = (channels_in * kernel**2) ** -0.5
         self.register_buffer("filter", setup_filter(FILTER), persistent=False)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        weight, padding = (self.weight * self.scale).to(x.dtype), self.weight.shape[2] // 2
-        x = conv2d_resample(x, weight, self.filter, down=self.down, padding=padding)
+        weight = (self.weight * self.scale).to(x.dtype)
+        x = conv2d_resample(x, weight, self.filter, down=self.down, padding=self.padding)
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(x, self.bias, act=self.act, gain=ACTIVATIONS[self.act].gain * gain, clamp=clamp)
 
