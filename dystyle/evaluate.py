@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
 COMMAND: attributes, editing, inversion, photos, methods, dependency, translators, spaces, components,
-identifiability, latency, neighbours, engines, ops, generator or sheet.
+identifiability, latency, neighbours, engines, ops, generator, sheet or mixing.
 """
 
 import inspect
@@ -37,7 +37,7 @@ from dystyle.evaluation import (
     speed,
     translators,
 )
-from dystyle.evaluation.sheets import SheetConfig, make_sheet
+from dystyle.evaluation.sheets import MixingConfig, SheetConfig, make_mixing_sheet, make_sheet
 from dystyle.memory import keep_freed_memory
 
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json", help="file to write the result to")]
@@ -183,10 +183,15 @@ def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> Non
     make_sheet(config)
 
 
+def mixing(config: tyro.conf.OmitArgPrefixes[MixingConfig] = MixingConfig()) -> None:  # noqa: B008
+    """People with the coarse, the middle or the fine styles of another one, as one picture."""
+    make_mixing_sheet(config)
+
+
 def main() -> None:
     keep_freed_memory()
     commands = {name: report.command() for name, report in REPORTS.items()}
-    commands |= {"components": show_components, "sheet": sheet}
+    commands |= {"components": show_components, "sheet": sheet, "mixing": mixing}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

@@ -100,6 +100,8 @@ def models(folder: Path) -> dict[str, bytes]:
         found[f"rosinality {new}.pt"] = path.read_bytes()
     state = formats.nvidia_generator(16, 128, 16, 2, 0)
     networks = {"G_ema": state, "D": formats.nvidia_discriminator(16, 128, 16, 0)}
+    first = formats.tensorflow_generator(16, 128, 16, 2), formats.tensorflow_discriminator(16, 128, 16)
+    found["tensorflow.pkl"] = formats.tensorflow_pickle(*first, protocol=4)
     return found | {"nvidia.pkl": formats.nvidia_pickle(networks, 256.0, "source", 4)}
 
 

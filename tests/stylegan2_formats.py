@@ -1,4 +1,4 @@
-"""StyleGAN2 in its public formats, written down a second time: key names and shapes, and what they mean.
+"""StyleGAN in its public formats, written down a second time: key names and shapes, and what they mean.
 
 Plain PyTorch, none of the project's code: random files for the readers, and the pictures they stand for.
 """
@@ -392,3 +392,176 @@ def nvidia_pickle(networks: dict[str, dict[str, Tensor]], clamp: float, source: 
         }
         contents |= {"training_set_kwargs": easy_dict(path="faces.zip"), "augment_pipe": None}
         return pickle.dumps(contents, protocol=protocol)
+
+
+# --- NVIDIA's stylegan, in TensorFlow ----------------------------------------------------------------------
+
+
+def tensorflow_generator(
+    size: int, base: int, most: int, layers: int, seed: int = 4
+) -> dict[str, np.ndarray]:
+    """Variables of `Gs`, random; those of its parts by "mapping/..." and "synthesis/..."."""
+    rng, table, state = np.random.default_rng(seed), channels(size, base, most), {}
+
+    def put(key: str, *shape: int, mean: float = 0.0, scale: float = 1.0) -> None:
+        state[key] = np.float32(mean + scale * rng.standard_normal(shape))
+
+    put("dlatent_avg", 512)
+    for i in range(layers):
+        put(f"mapping/Dense{i}/weight", 512, 512, scale=100.0)
+        put(f"mapping/Dense{i}/bias", 512, scale=30.0)
+    for level, (s, c) in enumerate(table.items()):
+        block, names = f"synthesis/{s}x{s}", ("Conv0_up", "Conv1") if level else ("Const", "Conv")
+        for index, name in enumerate(names):
+            if name == "Const":
+                put(f"{block}/Const/const", 1, c, 4, 4, mean=1.0)
+            else:
+                put(f"{block}/{name}/weight", 3, 3, table[s // 2] if name == "Conv0_up" else c, c)
+            put(f"{block}/{name}/Noise/weight", c)
+            put(f"{block}/{name}/bias", c)
+            put(f"{block}/{name}/StyleMod/weight", 512, 2 * c)
+            put(f"{block}/{name}/StyleMod/bias", 2 * c)
+            put(f"synthesis/noise{2 * level + index}", 1, 1, s, s)
+        lod = f"synthesis/ToRGB_lod{len(table) - 1 - level}"
+        put(f"{lod}/weight", 1, 1, c, 3)
+        put(f"{lod}/bias", 3)
+    return state
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array)
+
+
+def _he(weight: np.ndarray, gain: float = 2**0.5) -> Tensor:
+    """He's constant, by which a weight is multiplied when it is used."""
+    return _tensor(weight) * (gain / np.prod(weight.shape[:-1]) ** 0.5)
+
+
+def _tf_conv(x: Tensor, weight: np.ndarray, gain: float = 2**0.5) -> Tensor:
+    return F.conv2d(x, _he(weight, gain).permute(3, 2, 0, 1), padding=weight.shape[0] // 2)
+
+
+def _tf_up(x: Tensor, weight: np.ndarray) -> Tensor:
+    """Doubling and a convolution; from 128 px on a transposed convolution with the kernel at four places."""
+    if x.shape[-1] < 64:
+        return _tf_conv(x.repeat_interleave(2, 2).repeat_interleave(2, 3), weight)
+    padded = F.pad(_he(weight).permute(2, 3, 0, 1), (1, 1, 1, 1))
+    kernel = padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]
+    return F.conv_transpose2d(x, kernel, stride=2, padding=1)
+
+
+def _tf_blur(x: Tensor) -> Tensor:
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    return F.conv2d(x, kernel.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+
+
+def _tf_bias(x: Tensor, bias: np.ndarray) -> Tensor:
+    return x + _tensor(bias).view(-1, *[1] * (x.ndim - 2))
+
+
+def tensorflow_map(state: dict, z: Tensor) -> Tensor:
+    x = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+    for i in range(sum(key.startswith("mapping/") for key in state) // 2):
+        x = x @ _he(state[f"mapping/Dense{i}/weight"]) * 0.01 + 0.01 * _tensor(
+            state[f"mapping/Dense{i}/bias"]
+        )
+        x = act(x, 1)
+    return x
+
+
+def tensorflow_images(state: dict, w_plus: Tensor) -> list[Tensor]:
+    """The pictures of all sizes, with the file's own noise."""
+
+    def finish(x: Tensor, key: str, row: int) -> Tensor:
+        grain = _tensor(state[f"synthesis/noise{row}"]) * _tensor(state[f"{key}/Noise/weight"])[:, None, None]
+        x = act(_tf_bias(x + grain, state[f"{key}/bias"]), 1)
+        x = x - x.mean((2, 3), keepdim=True)
+        x = x / (x.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
+        style = w_plus[:, row] @ _he(state[f"{key}/StyleMod/weight"], 1) + _tensor(
+            state[f"{key}/StyleMod/bias"]
+        )
+        scale, shift = style.view(len(x), 2, -1, 1, 1).unbind(1)
+        return x * (scale + 1) + shift
+
+    sizes, x, images = sum("ToRGB" in key for key in state) // 2, None, []
+    for level in range(sizes):
+        block = f"synthesis/{4 << level}x{4 << level}"
+        if level:
+            x = finish(_tf_blur(_tf_up(x, state[f"{block}/Conv0_up/weight"])), f"{block}/Conv0_up", 2 * level)
+        else:
+            x = finish(
+                _tensor(state[f"{block}/Const/const"]).expand(len(w_plus), -1, -1, -1), f"{block}/Const", 0
+            )
+        name = f"{block}/{'Conv1' if level else 'Conv'}"
+        x = finish(_tf_conv(x, state[f"{name}/weight"]), name, 2 * level + 1)
+        lod = f"synthesis/ToRGB_lod{sizes - 1 - level}"
+        images.append(_tf_bias(_tf_conv(x, state[f"{lod}/weight"], 1), state[f"{lod}/bias"]))
+    return images
+
+
+def tensorflow_discriminator(size: int, base: int, most: int, seed: int = 5) -> dict[str, np.ndarray]:
+    """Variables of `D`, random."""
+    rng, table = np.random.default_rng(seed), channels(size, base, most)
+    last, shapes = table[4], {}
+    for level, (s, c) in enumerate(reversed(table.items())):
+        shapes[f"FromRGB_lod{level}"] = (1, 1, 3, c)
+        if s > 4:
+            shapes[f"{s}x{s}/Conv0"], shapes[f"{s}x{s}/Conv1_down"] = (3, 3, c, c), (3, 3, c, table[s // 2])
+    shapes |= {"4x4/Conv": (3, 3, last + 1, last), "4x4/Dense0": (16 * last, last), "4x4/Dense1": (last, 1)}
+    state = {}
+    for key, shape in shapes.items():
+        state[f"{key}/weight"] = np.float32(rng.standard_normal(shape))
+        state[f"{key}/bias"] = np.float32(rng.standard_normal(shape[-1]))
+    return state
+
+
+def tensorflow_logits(state: dict, images: Tensor) -> Tensor:
+    def conv(x: Tensor, key: str) -> Tensor:
+        return act(_tf_bias(_tf_conv(x, state[f"{key}/weight"]), state[f"{key}/bias"]), 1)
+
+    size = images.shape[-1]
+    x = conv(images, "FromRGB_lod0")
+    while size > 4:
+        x = _tf_conv(_tf_blur(conv(x, f"{size}x{size}/Conv0")), state[f"{size}x{size}/Conv1_down/weight"])
+        x = act(_tf_bias(F.avg_pool2d(x, 2), state[f"{size}x{size}/Conv1_down/bias"]), 1)
+        size //= 2
+    x = conv(deviation(x, 4), "4x4/Conv").flatten(1)
+    x = act(_tf_bias(x @ _he(state["4x4/Dense0/weight"]), state["4x4/Dense0/bias"]), 1)
+    return x @ _he(state["4x4/Dense1/weight"], 1) + _tensor(state["4x4/Dense1/bias"])
+
+
+def tensorflow_pickle(
+    generator: dict, discriminator: dict, protocol: int, lod: float = 0.0, **options
+) -> bytes:
+    """A pickle of the tuple (G, D, Gs); of G all variables are 0."""
+
+    class Network:
+        def __init__(self, name: str, variables: dict, **parts: "Network") -> None:
+            self.state = {"version": 3, "name": name, "static_kwargs": options, "components": parts}
+            self.state |= {"build_module_src": "raise SystemExit", "build_func_name": f"{name}_style"}
+            self.state["variables"] = [("lod", np.float32(lod)), *variables.items()]
+
+        def __getstate__(self) -> dict:
+            return self.state
+
+    def split(variables: dict) -> "Network":
+        parts = {
+            part: {
+                key.removeprefix(f"{part}/"): v for key, v in variables.items() if key.startswith(f"{part}/")
+            }
+            for part in ("synthesis", "mapping")
+        }
+        own = {"dlatent_avg": variables["dlatent_avg"]}
+        return Network("G", own, **{part: Network(part, found) for part, found in parts.items()})
+
+    names = ("dnnlib", "dnnlib.tflib", "dnnlib.tflib.network")
+    Network.__module__, Network.__qualname__ = names[-1], "Network"
+    sys.modules.update({name: types.ModuleType(name) for name in names})
+    sys.modules[names[-1]].Network = Network
+    try:
+        blank = {key: np.zeros_like(value) for key, value in generator.items()}
+        contents = (split(blank), Network("D", discriminator), split(generator))
+        return pickle.dumps(contents, protocol=protocol)
+    finally:
+        for name in names:
+            del sys.modules[name]

@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
+import skimage.data
+import torch
 
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import EditingConfig, evaluate_editing
+from dystyle.evaluation.sheets import MixingConfig, make_mixing_sheet
 from dystyle.metrics.comparison import compare, is_right
 from dystyle.metrics.distances import frechet
+from dystyle.metrics.efficientnet import EfficientNetLite0
+from dystyle.pictures import load_image
+from dystyle.pipeline import FaceEditor
 
 
 def test_comparison_counts_what_was_asked_for_and_what_was_not():
@@ -52,6 +59,54 @@ def test_frechet_distance_of_shifted_sets_is_the_squared_shift():
     a = list(np.random.default_rng(0).standard_normal((200, 8)))
     assert frechet(a, a) == pytest.approx(0, abs=1e-6)
     assert frechet(a, [x + 0.5 for x in a]) == pytest.approx(8 * 0.25, rel=1e-6)
+
+
+def test_frechet_distance_of_differing_covariances_is_scipys():
+    """In all dimensions, and where there are fewer samples than dimensions."""
+    rng = np.random.default_rng(0)
+    for count, size in ((400, 6), (5, 9)):
+        a, b = (rng.standard_normal((count, size)) @ rng.standard_normal((size, size)) for _ in range(2))
+        first, second = np.cov(a.T), np.cov(b.T)
+        root = scipy.linalg.sqrtm(first).real  # of the product, made symmetric
+        spread = np.trace(first + second - 2 * scipy.linalg.sqrtm(root @ second @ root).real)
+        expected = np.square(a.mean(0) - b.mean(0)).sum() + spread
+        assert frechet(a, b, components=None) == pytest.approx(expected, rel=1e-4)
+
+
+def test_efficientnets_features_tell_its_classes():
+    network, classes = EfficientNetLite0(), {}
+    for name in ("chelsea", "coffee"):
+        picture = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1)[None] / 127.5 - 1
+        features = network.embed(torch.nn.functional.interpolate(picture, (256, 256)))
+        logits = features @ network.weights["_fc.weight"].T + network.weights["_fc.bias"]
+        classes[name] = int(logits.argmax())
+    assert classes["chelsea"] in (281, 282, 285) and classes["coffee"] == 967  # cats, espresso
+
+
+def test_columns_of_the_mixing_sheet_hold_the_styles_they_are_named_after(tmp_path, monkeypatch):
+    """Pictures here are 18 stripes, one a row of the code, white where it is the other's."""
+
+    class Stripes(FaceEditor):
+        def __init__(self) -> None:
+            pass
+
+        def sample(self, seed: int, truncation: float) -> np.ndarray:
+            return np.full((18, 512), seed, np.float32)
+
+        def synthesize(self, code: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(np.uint8(255 * code[:, :1, None]), (18, 18, 3)).copy()
+
+    monkeypatch.setattr(FaceEditor, "from_pretrained", lambda **_: Stripes())
+    out = tmp_path / "sheet.png"
+    make_mixing_sheet(MixingConfig(out=out, seeds=(0,), others=(1,), size=18))
+    columns = load_image(out)[-18:, 9::18, 0].T / 255
+    rows = np.arange(18)
+    for column, others in zip(
+        columns, (rows < 0, rows < 4, (rows >= 4) & (rows < 8), rows >= 8, rows >= 0), strict=True
+    ):
+        assert np.array_equal(column, others)
+    with pytest.raises(InputError, match="as many --others as --seeds"):
+        make_mixing_sheet(MixingConfig(seeds=(1,), others=()))
 
 
 def planted(rng: np.random.Generator) -> tuple[np.ndarray, dict]:

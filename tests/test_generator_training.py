@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.ndimage
 import torch
 from PIL import Image
@@ -23,7 +24,9 @@ from dystyle.evaluation import speed
 from dystyle.evaluation.speed import GeneratorSpeedConfig, OpsConfig
 from dystyle.generators.checkpoints import save
 from dystyle.training import augment as ada
+from dystyle.training import generator
 from dystyle.training.generator import GeneratorConfig, GeneratorTrainer, path_lengths, r1_penalty
+from dystyle.training.growth import Growth, shrink
 from dystyle.training.pictures import Pictures
 
 SIZE = 32
@@ -268,6 +271,7 @@ def test_augmentation_can_be_differentiated():
         return ada.recolour(ada.warp(ada.blit(x, *draws[0]), draws[1]), draws[2])
 
     assert torch.autograd.gradcheck(transform, images, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: transform(x).square(), images, fast_mode=True)
 
 
 def test_augmentation_grows_when_the_discriminator_is_overconfident():
@@ -293,6 +297,34 @@ def test_r1_of_a_linear_discriminator():
     torch.testing.assert_close(quadratic, 4 * images.square().sum((1, 2, 3)))
     (gradient,) = torch.autograd.grad(quadratic.sum(), images)  # it can be learnt from
     torch.testing.assert_close(gradient, 8 * images)
+
+
+def test_r1_goes_through_the_augmentation(tmp_path, folder, monkeypatch):
+    """Of a linear discriminator w behind an affine augmentation of matrix A it is |A^T w|^2, not |w|^2."""
+    trainer, states = GeneratorTrainer(small(tmp_path, folder, lr=0.0)), []
+    weight = torch.randn(192, 1, requires_grad=True)
+    trainer.discriminator.forward = lambda images: images.flatten(1) @ weight
+    trainer.p = 0.9
+
+    def remember(x: torch.Tensor, p: float) -> torch.Tensor:
+        states.append(torch.get_rng_state())
+        return ada.augment(x, p)
+
+    monkeypatch.setattr(generator, "augment", remember)
+    monkeypatch.setattr(trainer, "_descend", lambda *_: None)
+    images = reals(folder)
+    penalty, count = trainer.train_step(images)["r1"], len(images)
+    torch.set_rng_state(states[-1])
+    blits, geometry = ada.draw_blits(count, 0.9, 8), ada.draw_geometry(count, 0.9, 8)
+    colours, expected = ada.draw_colours(count, 0.9) * torch.tensor([1.0, 1, 1, 0]), []
+    for i in range(count):  # A, column by column
+        columns = ada.blit(torch.eye(192).view(192, 3, 8, 8), *(x[i].expand(192, *x[i].shape) for x in blits))
+        columns = ada.recolour(
+            ada.warp(columns, geometry[[i]].expand(192, 3, 3)), colours[[i]].expand(192, 3, 4)
+        )
+        expected.append((columns.flatten(1) @ weight).square().sum().item())
+    assert penalty == pytest.approx(np.mean(expected), rel=1e-4)
+    assert abs(np.mean(expected) / weight.square().sum().item() - 1) > 0.1
 
 
 def test_path_length_of_a_linear_generator():
@@ -375,6 +407,134 @@ def test_an_interrupted_run_ends_as_a_straight_one(tmp_path, folder, monkeypatch
     assert [row["step"] for row in figures] == [3, 6]
     assert f"| 24 | 0 | {figures[1]['frechet']:.3f} |" in (tmp_path / "interrupted/generator.md").read_text()
     assert cv2.imread(str(tmp_path / "straight" / "samples-000006.png")).shape == (48, 80, 3)
+
+
+class Means(torch.nn.Module):
+    """What NVIDIA's file of Inception takes and gives; its features are mean levels and their squares."""
+
+    def forward(self, levels: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert levels.dtype == torch.uint8 and return_features
+        means = levels.float().mean((2, 3))
+        return torch.cat((means, means.square() / 255), 1)
+
+
+def test_the_fid_is_that_of_the_file(tmp_path, folder):
+    torch.jit.script(Means()).save(tmp_path / "inception.pt")
+    config = small(tmp_path / "run", folder, inception=str(tmp_path / "inception.pt"), mirror=False)
+    trainer = GeneratorTrainer(config)
+    trainer.evaluate()
+    levels = (
+        ((trainer._render(trainer.average.map(trainer._fixed_z(8, 0))) + 1) * 127.5).clamp(0, 255).round()
+    )
+    order = [Pictures(folder, 8)[index] for index in Pictures(folder, 8)._shuffled(np.arange(8), seed=1)]
+    features = []
+    for means in (levels.mean((2, 3)).double().numpy(), np.stack(order).mean((1, 2))):
+        features.append(np.concatenate((means, means**2 / 255), 1))
+    (fake, real), spreads = features, [np.cov(x.T) for x in features]
+    root = scipy.linalg.sqrtm(spreads[0] @ spreads[1]).real
+    expected = np.square(fake.mean(0) - real.mean(0)).sum() + np.trace(sum(spreads) - 2 * root)
+    assert trainer.figures[0]["fid"] == pytest.approx(expected, rel=1e-3)
+    trainer.write_card()
+    card = (tmp_path / "run" / "generator.md").read_text()
+    assert "Inception's features" in card and f"| {trainer.figures[0]['fid']:.3f} |" in card
+    (tmp_path / "inception.pt").write_bytes(b"no")
+    with pytest.raises(InputError, match="no TorchScript"):
+        GeneratorTrainer(replace(config, out=tmp_path / "other"))
+
+
+def growing(out: Path, data: Path, **changes) -> GeneratorConfig:
+    """8 px for two steps, two in which 16 px fade in, and the same with 32 px."""
+    return small(out, data, architecture="stylegan1", size=32, phase=8, steps=8, evaluate_every=4, **changes)
+
+
+def test_sizes_fade_in_in_turn():
+    growth = Growth(8, 32, 100)
+    assert [growth.at(n) for n in (0, 99)] == [(8, 1.0)] * 2
+    assert [growth.at(n) for n in (100, 125, 199)] == [(16, 0.0), (16, 0.25), (16, 0.99)]
+    assert [growth.at(n) for n in (200, 299)] == [(16, 1.0)] * 2
+    assert [growth.at(n) for n in (300, 350)] == [(32, 0.0), (32, 0.5)]
+    assert growth.pictures == 400 and [growth.at(n) for n in (400, 10**9)] == [(32, 1.0)] * 2
+    still = Growth(32, 32, 100)
+    assert still.pictures == 0 and all(still.at(n) == (32, 1.0) for n in (0, 100, 150, 10**9))
+
+
+def test_real_pictures_fade_as_generated_ones_do():
+    images = photos(2)
+    assert torch.equal(shrink(images, 32, 1), images)
+    small = images.view(2, 3, 16, 2, 16, 2).mean((3, 5))
+    torch.testing.assert_close(shrink(images, 16, 1), small)
+    smaller = small.view(2, 3, 8, 2, 8, 2).mean((3, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(shrink(images, 16, 0.25), 0.25 * small + 0.75 * smaller)
+
+
+def test_a_growing_run_shows_both_networks_its_sizes_and_goes_on_inside_a_fade(tmp_path, folder, monkeypatch):
+    torch.use_deterministic_algorithms(True)
+    straight, seen = GeneratorTrainer(growing(tmp_path / "straight", folder)), []
+    judge, step = straight.discriminator.forward, straight.train_step
+
+    def remember(images: torch.Tensor, **fading) -> torch.Tensor:
+        seen.append((straight.step, images.shape[-1], fading.get("alpha", 1.0)))
+        return judge(images, **fading)
+
+    logs = []
+    monkeypatch.setattr(straight.discriminator, "forward", remember)
+    monkeypatch.setattr(straight, "train_step", lambda reals: logs.append(step(reals)) or logs[-1])
+    weights = load_file(straight.run())
+    sizes = [(8, 1.0), (8, 1.0), (16, 0.0), (16, 0.5), (16, 1.0), (16, 1.0), (32, 0.0), (32, 0.5)]
+    assert set(seen) == {(number, *stage) for number, stage in enumerate(sizes)}
+    assert [(log["growth/size"], log["growth/alpha"]) for log in logs] == sizes
+    assert cv2.imread(str(tmp_path / "straight" / "samples-000004.png")).shape == (6 * 32, 10 * 32, 3)
+
+    interrupted = GeneratorTrainer(growing(tmp_path / "interrupted", folder, checkpoint_every=1))
+    step = interrupted.train_step
+
+    def stop_in_a_fade(reals: torch.Tensor) -> dict[str, float]:
+        if interrupted.step == 7:
+            raise Stop
+        return step(reals)
+
+    monkeypatch.setattr(interrupted, "train_step", stop_in_a_fade)
+    with pytest.raises(Stop):
+        interrupted.run()
+    other = load_file(GeneratorTrainer(growing(tmp_path / "interrupted", folder)).run())
+    torch.use_deterministic_algorithms(False)
+    assert weights.keys() == other.keys()
+    for name, value in weights.items():
+        assert np.array_equal(value, other[name]), name
+
+
+def test_adam_begins_anew_where_a_fade_begins_or_ends(tmp_path, folder):
+    trainer, steps = GeneratorTrainer(growing(tmp_path, folder, augment=False)), []
+    for trainer.step in range(8):
+        trainer.train_step(photos(4))
+        state = trainer.g_optimiser.state[trainer.generator.blocks["b4"].const]
+        steps.append(int(state["step"]))
+    assert steps == [1, 2] * 4
+
+
+def test_r1_grows_with_the_pictures(tmp_path, folder, monkeypatch):
+    """As by pictures enlarged to the full size: doubled, a pixel is four with a quarter of its gradient."""
+    trainer = GeneratorTrainer(growing(tmp_path, folder, augment=False, r1=3.0, r1_every=1, lr=0.0))
+    losses, weights = [], []
+    monkeypatch.setattr(trainer, "_descend", lambda loss, *_: losses.append(loss.item()))
+    for trainer.step in (0, 4, 8):
+        logs = trainer.train_step(photos(4))
+        weights.append(losses[-1] / logs["r1"])
+    assert weights == pytest.approx([1.5 / 16, 1.5 / 4, 1.5])
+
+
+def test_growth_that_does_not_end_is_refused(tmp_path, folder):
+    with pytest.raises(InputError, match="give --steps 8 or more"):
+        GeneratorTrainer(replace(growing(tmp_path / "a", folder), steps=7))
+    with pytest.raises(InputError, match="Nothing grows from 12 px"):
+        GeneratorTrainer(growing(tmp_path / "b", folder, smallest=12))
+    grown = GeneratorTrainer(growing(tmp_path / "c", folder))
+    save(grown.generator, tmp_path / "g.safetensors")
+    start = str(tmp_path / "g.safetensors")
+    again = GeneratorTrainer(replace(growing(tmp_path / "d", folder, start=start), steps=1))
+    assert again.growth.at(0) == (32, 1.0)
+    with pytest.raises(InputError, match="is a StyleGAN1; .* starts from a StyleGAN2"):
+        GeneratorTrainer(small(tmp_path / "e", folder, size=32, start=start))
 
 
 def taught(folder: Path, out: Path, steps: int = 12, **changes) -> GeneratorTrainer:
@@ -469,10 +629,24 @@ def test_augmentation_follows_what_the_discriminator_makes_of_real_pictures(tmp_
         assert trainer.p == pytest.approx(expected)
 
 
+def test_pictures_are_augmented_exactly_whatever_the_precision(tmp_path, folder, monkeypatch):
+    trainer, seen = GeneratorTrainer(small(tmp_path, folder)), []
+    trainer.p = 0.9
+    monkeypatch.setattr(trainer.accelerator, "autocast", lambda: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(trainer.discriminator, "forward", lambda images: seen.append(images) or images)
+    torch.manual_seed(3)
+    trainer._judge(reals(folder))
+    torch.manual_seed(3)
+    assert torch.equal(seen[0], ada.augment(reals(folder), 0.9))
+
+
 def test_as_many_pictures_as_asked_for_are_made_of_two_codes(tmp_path, folder):
     for mixing in (0.0, 0.5):
         codes = GeneratorTrainer(small(tmp_path / f"{mixing}", folder, mixing=mixing))._codes(400)
         assert abs((codes != codes[:, :1]).any(2).any(1).float().mean().item() - mixing) < 0.1
+    grows = GeneratorTrainer(growing(tmp_path / "growing", folder, mixing=1.0))
+    codes = grows._codes(50)[:, : grows.generator.rows(8)]  # of the first size
+    assert (codes != codes[:, :1]).any(2).any(1).all()
 
 
 def test_average_follows_with_the_half_life(tmp_path, folder):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dystyle import FaceEditor, InputError, edit
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save, write_rosinality
-from dystyle.generators.stylegan1 import StyleGAN1
+from dystyle.generators.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
 from dystyle.pictures import load_image, save_picture
 
@@ -490,3 +490,104 @@ def test_the_first_stylegan(tmp_path):
     save(model, tmp_path / "a.safetensors")
     loaded = read_generator(tmp_path / "a.safetensors")
     assert isinstance(loaded, StyleGAN1) and torch.equal(loaded(codes), model(codes))
+
+
+def test_a_size_of_the_first_stylegan_fades_in(tmp_path):
+    """Generator: between the enlarged picture of half the size and its own, in a straight line."""
+    model, codes = StyleGAN1(16, 128, 16, mapping_layers=2), torch.randn(3, 512)
+    for size in (8, 16):
+        below, own = model(codes, size // 2), model(codes, size)
+        for alpha in (0, 0.25, 1):
+            mixed = (1 - alpha) * below.repeat_interleave(2, 2).repeat_interleave(2, 3) + alpha * own
+            torch.testing.assert_close(model(codes, size, alpha=alpha), mixed)
+    assert torch.equal(model(codes, 16, alpha=0)[:, :, ::2, ::2], model(codes, 8))
+
+
+def test_a_size_of_the_first_discriminator_fades_in(tmp_path):
+    """At 0 the halved pictures count alone, at 1 the block of their size; they mix before the next one."""
+    model, images = StyleGAN1Discriminator(16, 128, 16), torch.randn(4, 3, 16, 16)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    halved = F.avg_pool2d(images, 2)
+    torch.testing.assert_close(model(images, alpha=0), model(halved))
+    with pytest.raises(InputError, match=r"from 8 to 16, not \(4, 3, 32, 32\)"):
+        model(torch.zeros(4, 3, 32, 32))
+
+    def layer(x, conv):
+        weight = conv.weight / conv.weight[0].numel() ** 0.5
+        return F.conv2d(x, weight, padding=weight.shape[2] // 2)
+
+    def act(x, bias):
+        return formats.act(x + bias.view(-1, *[1] * (x.ndim - 2)))
+
+    for alpha in (0.25, 1):
+        x, blur = None, torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+        for size, seen in ((16, images), (8, halved)):
+            block, from_rgb = model.blocks[f"b{size}"], model.from_rgb[f"b{size}"]
+            own = act(layer(seen, from_rgb), from_rgb.bias)
+            x = own if x is None else alpha * x + (1 - alpha) * own
+            x = act(layer(x, block.conv0), block.conv0.bias)
+            x = F.conv2d(x, blur.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
+            x = act(F.avg_pool2d(layer(x, block.conv1), 2), block.bias)
+        x = act(layer(formats.deviation(x, 4), model.conv), model.conv.bias).flatten(1)
+        x = act(x @ model.fc.weight.T / x.shape[1] ** 0.5, model.fc.bias)
+        _close(model(images, alpha=alpha), x @ model.out.weight.T / x.shape[1] ** 0.5 + model.out.bias)
+    save(model, tmp_path / "d.safetensors")
+    loaded = read_discriminator(tmp_path / "d.safetensors")
+    assert type(loaded) is StyleGAN1Discriminator and torch.equal(loaded(images), model(images))
+
+
+def _write_tensorflow(path, size=128, change=lambda state: None, protocol=4, **options):
+    g = formats.tensorflow_generator(size, 1024, 24, 3)
+    d = formats.tensorflow_discriminator(size, 1024, 24)
+    change(g)
+    path.write_bytes(formats.tensorflow_pickle(g, d, protocol, **options))
+    return g, d
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_first_stylegans_own_files(tmp_path, protocol):
+    """At 128 px, where its doubling convolution becomes another one."""
+    path = tmp_path / "a.pkl"
+    g, d = _write_tensorflow(path, protocol=protocol, use_wscale=True, resolution=128)
+    model, discriminator = read_generator(path), read_discriminator(path)
+    assert type(model) is StyleGAN1 and type(discriminator) is StyleGAN1Discriminator
+    z, codes = torch.randn(3, 512), _codes(model)
+    _close(model.map(z), formats.tensorflow_map(g, z))
+    expected = formats.tensorflow_images(g, codes)
+    for size, image in zip(model.sizes, expected, strict=True):
+        _close(model(codes, size), image)
+    images = torch.randn(4, 3, 128, 128)
+    _close(discriminator(images), formats.tensorflow_logits(d, images))
+    assert np.array_equal(model.mean_w, g["dlatent_avg"]) and 0 < model.std_w.min()
+    assert read_generator(path, "G").mean_w.abs().max() == 0
+
+
+def test_the_first_stylegan_runs_as_an_engine(tmp_path):
+    g, _ = _write_tensorflow(tmp_path / "a.pkl", 32)
+    editor = FaceEditor.from_pretrained(generator=tmp_path / "a.pkl", backend="onnx")
+    code = editor.sample(7, truncation=0.5)
+    expected = formats.tensorflow_images(g, torch.from_numpy(code[None]))[-1][0].permute(1, 2, 0).numpy()
+    assert np.abs(editor.synthesize(code) - (expected * 127.5 + 127.5).clip(0, 255)).max() < 0.6
+
+
+def test_other_networks_of_the_first_stylegan_are_refused(tmp_path):
+    path, key = tmp_path / "a.pkl", "synthesis/8x8/Conv1/Noise/weight"
+    _write_tensorflow(path, 8, lambda state: state.pop(key))
+    with pytest.raises(InputError, match=f"'{key}' is missing"):
+        read_generator(path)
+    _write_tensorflow(path, 8, lambda state: state.update({key: np.zeros((24, 1), np.float32)}))
+    with pytest.raises(InputError, match=f"'{key}' has the shape"):
+        read_generator(path)
+    for option, value in (("lod", 1.5), ("fused_scale", True), ("blur_filter", [1, 3, 3, 1])):
+        _write_tensorflow(path, 8, **{option: value})
+        with pytest.raises(InputError, match=f"has {option} = "):
+            read_generator(path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"dnnlib.tflib.network", b"dnnlib.tflib.nothing"))
+    with pytest.raises(InputError, match="names 'dnnlib.tflib.nothing.Network'"):
+        read_generator(path)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        read_generator(path)

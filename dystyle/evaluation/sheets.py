@@ -11,10 +11,12 @@ from tqdm import tqdm
 
 from dystyle.attributes import validate_configuration
 from dystyle.edit import parse_configuration
+from dystyle.errors import InputError
 from dystyle.pictures import save_picture
 from dystyle.pipeline import FaceEditor
 
 LINE, LETTER = 18, 9  # pixels
+MIDDLE, FINE = 4, 8  # rows of W+ from which the styles of 16 and of 64 px begin, see StyleGAN's figure 3
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,42 @@ def make_sheet(config: SheetConfig) -> None:
         pictures = [editor.synthesize(edited, face=face) for edited in codes]
         rows.append(([] if face is None else [face.portrait]) + pictures)
     titles = ["photo"] * bool(config.photos) + ["unedited", *config.edits]
+    save_picture(compose(rows, titles, config.size), config.out)
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """A contact sheet of style mixing.
+
+    Attributes:
+        out: picture to write.
+        seeds, others: random people, one row for each pair.
+        size: pixels of one picture.
+        truncation: of the random people.
+    """
+
+    out: Path = Path("mixing.jpg")
+    seeds: tuple[int, ...] = (1, 2, 3, 4)
+    others: tuple[int, ...] = (5, 6, 7, 8)
+    size: int = 256
+    truncation: float = 0.7
+
+
+def make_mixing_sheet(config: MixingConfig) -> None:
+    """Render people with the coarse, the middle or the fine styles of another one (StyleGAN, section 3.1).
+
+    Raises:
+        InputError: not as many others as people.
+    """
+    if len(config.seeds) != len(config.others) or not config.seeds:
+        raise InputError("Give as many --others as --seeds, one or more.")
+    editor, rows = FaceEditor.from_pretrained(backend="onnx"), []
+    for pair in tqdm(list(zip(config.seeds, config.others, strict=True)), desc="contact sheet"):
+        own, other = (editor.sample(seed, config.truncation) for seed in pair)
+        coarse, fine = editor.mix(other, own, MIDDLE), editor.mix(own, other, FINE)
+        middle = editor.mix(editor.mix(own, other, MIDDLE), own, FINE)
+        rows.append([editor.synthesize(code) for code in (own, coarse, middle, fine, other)])
+    titles = ("a person", "coarse of the other", "middle of the other", "fine of the other", "the other")
     save_picture(compose(rows, titles, config.size), config.out)
 
 

@@ -1,4 +1,4 @@
-"""Read and write StyleGAN2 in its public formats: ours, rosinality's, pSp's and encoder4editing's, NVIDIA's.
+"""Read and write StyleGAN in its public formats: ours, rosinality's, pSp's and encoder4editing's, NVIDIA's.
 
 What a network looks like (size, channels, depth of the mapping) is read off the shapes, then every key and
 shape has to fit. Nothing in a file is executed.
@@ -20,26 +20,54 @@ from dystyle.generators.foreign_names import (
     nvidia_generator,
     rosinality_discriminator,
     rosinality_generator,
+    tensorflow_discriminator,
+    tensorflow_generator,
 )
-from dystyle.generators.nvidia_pickle import TORCH_MAGIC, read_pickle
-from dystyle.generators.stylegan1 import StyleGAN1
+from dystyle.generators.nvidia_pickle import TORCH_MAGIC, TensorFlowNetwork, read_pickle
+from dystyle.generators.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from dystyle.generators.stylegan2 import DIM, Discriminator, StyleGAN2
 from dystyle.torch_files import is_named, misfit, read_torch, unwrapped
 from dystyle.weights import load, load_header, read_structure, resolve
 from dystyle.weights import save as save_tensors
 
-FORMATS = {StyleGAN2: "stylegan2", StyleGAN1: "stylegan1", Discriminator: "stylegan2_discriminator"}
+FORMATS = {
+    StyleGAN2: "stylegan2",
+    StyleGAN1: "stylegan1",
+    Discriminator: "stylegan2_discriminator",
+    StyleGAN1Discriminator: "stylegan1_discriminator",
+}
 _WHAT = "StyleGAN2, pSp or encoder4editing"
 _NAMED = 8  # of a file's entries, in a message
+# Of the first StyleGAN's options those that its networks here have no choice of.
+_FIXED = {
+    "use_wscale": True,
+    "use_styles": True,
+    "use_noise": True,
+    "use_pixel_norm": False,
+    "use_instance_norm": True,
+    "const_input_layer": True,
+    "normalize_latents": True,
+    "nonlinearity": "lrelu",
+    "mapping_nonlinearity": "lrelu",
+    "mapping_lrmul": 0.01,
+    "fused_scale": "auto",
+    "blur_filter": [1, 2, 1],
+    "mbstd_group_size": 4,
+    "mbstd_num_features": 1,
+    "label_size": 0,
+    "num_channels": 3,
+    "lod": 0,
+}
 
 
 def read_generator(name_or_path: str | os.PathLike[str], key: str | None = None) -> StyleGAN2:
     """The generator in any file that holds one, in float32, frozen, with `mean_w` and `std_w`.
 
-    Our own files may hold a `StyleGAN1` instead.
+    Our own files, and NVIDIA's of the first StyleGAN, hold a `StyleGAN1` instead.
 
     Args:
-        key: which of the file's networks, such as "g" or "G"; None: the averaged one, "g_ema" or "G_ema".
+        key: which of the file's networks, such as "g" or "G"; None: the averaged one, "g_ema", "G_ema" or
+            "Gs".
 
     Raises:
         InputError: the file is missing, damaged or no such file, or a key or shape does not fit.
@@ -48,9 +76,15 @@ def read_generator(name_or_path: str | os.PathLike[str], key: str | None = None)
     if path.suffix == ".safetensors":
         return _read_own(path, StyleGAN2)
     if _is_nvidia(path):
-        found = _one_of(path, read_pickle(path), key or "G_ema")
-        state, structure = found.tensors, _nvidia_structure(path, found.tensors, found.options)
-        model = _build(path, StyleGAN2, structure, state, nvidia_generator)
+        networks = read_pickle(path)
+        found = _one_of(path, networks, key or ("Gs" if "Gs" in networks else "G_ema"))
+        if isinstance(found, TensorFlowNetwork):
+            _check_options(path, found)
+            structure = _tensorflow_structure(path, found.tensors)
+            model = _build(path, StyleGAN1, structure, found.tensors, tensorflow_generator)
+        else:
+            structure = _nvidia_structure(path, found.tensors, found.options)
+            model = _build(path, StyleGAN2, structure, found.tensors, nvidia_generator)
         mean = model.mean_w.clone()
     else:
         checkpoint = read_torch(path, _WHAT)
@@ -74,6 +108,10 @@ def read_discriminator(name_or_path: str | os.PathLike[str]) -> Discriminator:
         return _read_own(path, Discriminator)
     if _is_nvidia(path):
         found = _one_of(path, read_pickle(path), "D")
+        if isinstance(found, TensorFlowNetwork):
+            _check_options(path, found)
+            structure = _tensorflow_judge_structure(path, found.tensors)
+            return _build(path, StyleGAN1Discriminator, structure, found.tensors, tensorflow_discriminator)
         state, options, names = found.tensors, found.options, nvidia_discriminator
     else:
         state, options, names = _state(path, read_torch(path, _WHAT), "d"), {}, rosinality_discriminator
@@ -172,7 +210,9 @@ def _build(path: Path, kind: type, structure: dict, state: Mapping[str, Tensor],
     model = kind(**structure)
     loaded = model.state_dict()
     for there, entry in names.entries.items():
-        tensor = given[there].float().reshape(loaded[entry.key].shape)
+        tensor = given[there].float() * entry.factor
+        tensor = tensor if entry.order is None else tensor.permute(entry.order)
+        tensor = tensor.reshape(loaded[entry.key].shape)
         loaded[entry.key] = tensor.flip(2, 3) if entry.flipped else tensor
     model.load_state_dict(loaded)
     return model.eval().requires_grad_(False)
@@ -252,6 +292,29 @@ def _nvidia_structure(path: Path, state: Mapping[str, Tensor], options: Mapping[
         **_labels(path, state),
         "clamp": options.get("synthesis.b4.conv1.conv_clamp"),
     }
+
+
+def _check_options(path: Path, network: TensorFlowNetwork) -> None:
+    """Raises:
+    InputError: a network of the first StyleGAN is of another kind, or its training broke off while it grew.
+    """
+    for name, value in network.options.items():
+        wanted = _FIXED.get(name.rpartition("/")[2], value)
+        if value != wanted:
+            raise InputError(f"The StyleGAN1 in '{path}' has {name} = {value}, where only {wanted} is read.")
+
+
+def _tensorflow_structure(path: Path, state: Mapping[str, Tensor]) -> dict:
+    size = max(_numbers(state, "synthesis/#x#/Conv1/weight"), default=4)
+    first = _shape(path, state, "synthesis/4x4/Const/const", 4)[1]
+    last = _shape(path, state, "synthesis/ToRGB_lod0/weight", 4)[2]
+    return {**_channels(size, first, last), "mapping_layers": len(_numbers(state, "mapping/Dense#/weight"))}
+
+
+def _tensorflow_judge_structure(path: Path, state: Mapping[str, Tensor]) -> dict:
+    size = max(_numbers(state, "#x#/Conv0/weight"), default=4)
+    first = _shape(path, state, "4x4/Conv/weight", 4)[3]
+    return _channels(size, first, _shape(path, state, "FromRGB_lod0/weight", 4)[3])
 
 
 def _labels(path: Path, state: Mapping[str, Tensor]) -> dict[str, int]:

@@ -1,15 +1,21 @@
-"""Where the public formats of StyleGAN2 keep what the networks here hold: names, shapes, reversed kernels.
+"""Where the public formats of StyleGAN keep what the networks here hold: names, shapes, reversed kernels.
 
 rosinality is https://github.com/rosinality/stylegan2-pytorch, whose generator is also the `decoder.*` of pSp
-and encoder4editing; nvidia is stylegan2-ada-pytorch and the StyleGAN2 configurations of stylegan3.
+and encoder4editing; nvidia is stylegan2-ada-pytorch and the StyleGAN2 configurations of stylegan3; tensorflow
+is https://github.com/NVlabs/stylegan, the first StyleGAN.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dystyle.generators.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from dystyle.generators.stylegan2 import FILTER, Discriminator, StyleGAN2
 from dystyle.ops import setup_filter
+from dystyle.ops.bias_act import ACTIVATIONS
+
+GAIN = ACTIVATIONS["lrelu"].gain
+FUSED = 128  # px from which TensorFlow's StyleGAN doubles and convolves in one
 
 
 @dataclass(frozen=True)
@@ -18,13 +24,17 @@ class Entry:
 
     Attributes:
         key: its name in the network here.
-        shape: there; apart from dimensions of size 1 it is the shape here.
+        shape: there; apart from dimensions of size 1, and their order, it is the shape here.
         flipped: its kernel is stored the other way round.
+        order: which dimension there each one here is; None: the same.
+        factor: what is to be multiplied with what stands there.
     """
 
     key: str
     shape: tuple[int, ...]
-    flipped: bool
+    flipped: bool = False
+    order: tuple[int, ...] | None = None
+    factor: float = 1.0
 
 
 class Names:
@@ -44,6 +54,15 @@ class Names:
         """A tensor with `ones` dimensions of size 1 before (negative: taken away) and `after` behind."""
         shape = (1,) * ones + self._shapes[here][max(-ones, 0) :] + (1,) * after
         self.entries[there] = Entry(here, shape, flipped)
+
+    def turn(self, there: str, here: str, factor: float = 1.0, flipped: bool = False) -> None:
+        """TensorFlow's weight of a layer (in, out), or of a convolution (height, width, in, out)."""
+        shape, order = self._shapes[here], (3, 2, 0, 1) if len(self._shapes[here]) == 4 else (1, 0)
+        turned = tuple(shape[order.index(dimension)] for dimension in range(len(order)))
+        self.entries[there] = Entry(here, turned, flipped, order, factor)
+
+    def scale(self, there: str, here: str, factor: float) -> None:
+        self.entries[there] = Entry(here, self._shapes[here], factor=factor)
 
     def layer(self, there: str, here: str) -> None:
         """A layer's weight and its bias, if it has one."""
@@ -138,6 +157,59 @@ def nvidia_discriminator(network: Discriminator) -> Names:
     names.layer("b4.out", "out")
     if network.c_dim:
         _nvidia_mapping(names, network)
+    return names
+
+
+def tensorflow_generator(network: StyleGAN1) -> Names:
+    """`Gs`, `G`.
+
+    He's gain of root 2 is there the weights', when they are used; here it is the activation's, and in the
+    synthesis nobody's.
+    """
+    names, largest = Names(network), network.size
+    names.add("dlatent_avg", "mean_w")
+    for index in range(len(network.mapping.layers)):
+        here, there = f"mapping.layers.{index}", f"mapping/Dense{index}"
+        names.turn(f"{there}/weight", f"{here}.weight")
+        names.scale(f"{there}/bias", f"{here}.bias", 1 / GAIN)
+    for level, size in enumerate(network.sizes):
+        here, there = f"blocks.b{size}", f"synthesis/{size}x{size}"
+        layers = ("Conv0_up", "Conv1") if level else ("Const", "Conv")
+        if level:
+            # From 128 px on it is a transposed convolution there, whose kernel is the other way round.
+            names.turn(f"{there}/Conv0_up/weight", f"{here}.conv0.weight", GAIN, flipped=size >= FUSED)
+        else:
+            names.add(f"{there}/Const/const", f"{here}.const")
+        names.turn(f"{there}/{layers[1]}/weight", f"{here}.conv1.weight", GAIN)
+        for index, layer in enumerate(layers):
+            own = f"{here}.layer{index}"
+            names.add(f"{there}/{layer}/bias", f"{own}.bias")
+            names.add(f"{there}/{layer}/Noise/weight", f"{own}.noise_strength")
+            names.add(f"synthesis/noise{2 * level + index}", f"{own}.noise")
+            names.turn(f"{there}/{layer}/StyleMod/weight", f"{own}.affine.weight")
+            names.add(f"{there}/{layer}/StyleMod/bias", f"{own}.affine.bias")
+        colours = f"synthesis/ToRGB_lod{(largest // size).bit_length() - 1}"
+        names.turn(f"{colours}/weight", f"{here}.to_rgb.weight")
+        names.add(f"{colours}/bias", f"{here}.to_rgb.bias")
+    return names
+
+
+def tensorflow_discriminator(network: StyleGAN1Discriminator) -> Names:
+    """`D`, whose activations have no gain there."""
+    names, layers = Names(network), {"4x4/Conv": "conv", "4x4/Dense0": "fc"}
+    for name in network.from_rgb:
+        lod = (network.size // int(name[1:])).bit_length() - 1
+        layers[f"FromRGB_lod{lod}"] = f"from_rgb.{name}"
+    for name in network.blocks:
+        size = name[1:]
+        layers[f"{size}x{size}/Conv0"] = f"blocks.{name}.conv0"
+        names.turn(f"{size}x{size}/Conv1_down/weight", f"blocks.{name}.conv1.weight")
+        names.scale(f"{size}x{size}/Conv1_down/bias", f"blocks.{name}.bias", 1 / GAIN)
+    for there, here in layers.items():
+        names.turn(f"{there}/weight", f"{here}.weight")
+        names.scale(f"{there}/bias", f"{here}.bias", 1 / GAIN)
+    names.turn("4x4/Dense1/weight", "out.weight")
+    names.add("4x4/Dense1/bias", "out.bias")
     return names
 
 

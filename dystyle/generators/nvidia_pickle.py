@@ -1,8 +1,8 @@
-"""Read the networks in NVIDIA's pickles (stylegan2-ada-pytorch, stylegan3) without running anything in them.
+"""Read the networks in NVIDIA's pickles (stylegan, stylegan2-ada-pytorch, stylegan3) and run nothing in them.
 
-Such a pickle holds each network as its attributes and the source code of its class, which the original loader
-executes. Here the source stays a string. The pickle may name only what is listed in `_vocabulary`, all of it
-inert; a file that names anything else is refused before it is called.
+Such a pickle holds each network as its attributes and the source code of its class, or of the function that
+builds it, which the original loader executes. Here the source stays a string. The pickle may name only what
+is listed in `_vocabulary`, all of it inert; a file that names anything else is refused before it is called.
 """
 
 import io
@@ -28,28 +28,50 @@ class Network:
     """What a pickle says about a module.
 
     Attributes:
-        name: of its class.
         tensors: parameters and buffers by their names, with those of the modules in it.
         options: its plain attributes, by names such as "synthesis.b8.conv0.conv_clamp".
     """
 
     def __init__(self, description: dict) -> None:
         state = description["state"]
-        self.name = description["class_name"]
         tensors = {**state["_parameters"], **state["_buffers"]}
         self.tensors: dict[str, Tensor] = {key: t for key, t in tensors.items() if t is not None}
         self.options = {key: value for key, value in state.items() if isinstance(value, _PLAIN)}
-        for name, module in state["_modules"].items():
-            self.tensors |= {f"{name}.{key}": tensor for key, tensor in module.tensors.items()}
-            self.options |= {f"{name}.{key}": value for key, value in module.options.items()}
-            if max(len(self.tensors), len(self.options)) > _MOST:  # modules that hold each other twice
+        self._add_parts(state["_modules"], ".")
+
+    def _add_parts(self, parts: dict[str, "Network"], dot: str) -> None:
+        for name, part in parts.items():
+            self.tensors |= {f"{name}{dot}{key}": tensor for key, tensor in part.tensors.items()}
+            self.options |= {f"{name}{dot}{key}": value for key, value in part.options.items()}
+            if max(len(self.tensors), len(self.options)) > _MOST:  # parts that hold each other twice
                 raise pickle.UnpicklingError(f"more than {_MOST} tensors or attributes")
+
+
+class TensorFlowNetwork(Network):
+    """What a pickle of the first StyleGAN says about one, by names such as "synthesis/8x8/Conv1/weight".
+
+    Attributes:
+        tensors: its variables, in TensorFlow's order of dimensions.
+        options: the arguments it was built with, and variables that are single numbers, such as "lod".
+    """
+
+    def __setstate__(self, state: dict) -> None:
+        self.tensors, self.options = {}, dict(state["static_kwargs"])
+        for key, value in state["variables"]:
+            if isinstance(value, _PLAIN):
+                self.options[key] = value
+            else:
+                self.tensors[key] = value.tensor
+        self._add_parts(state.get("components", {}), "/")
 
 
 def _vocabulary() -> dict[str, Callable]:
     """What a pickle may name; made anew for every file, which then cannot change it for the next one."""
 
     class Described(Network):
+        pass
+
+    class Listed(TensorFlowNetwork):
         pass
 
     class EasyDict(dict):
@@ -62,11 +84,28 @@ def _vocabulary() -> dict[str, Callable]:
         def __setstate__(self, state: tuple) -> None:
             self.order = state[1]
 
+        def numbers(self, data: bytes) -> np.ndarray:
+            if self.code[0] not in "fiub":
+                raise pickle.UnpicklingError(f"NumPy values of the kind {self.code}")
+            kind = np.dtype(self.code).newbyteorder(self.order if self.order in "<>" else "=")
+            return np.frombuffer(data, kind).astype(kind.newbyteorder("="))
+
     def scalar(kind: Kind, data: bytes) -> int | float | bool:
-        if kind.code[0] not in "fiub":
-            raise pickle.UnpicklingError(f"a NumPy scalar of the kind {kind.code}")
-        order = kind.order if kind.order in "<>" else "="
-        return np.frombuffer(data, np.dtype(kind.code).newbyteorder(order), 1)[0].item()
+        return kind.numbers(data)[0].item()
+
+    class Array:  # numpy.ndarray
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def __setstate__(self, state: tuple) -> None:
+            _, shape, kind, columns_first, data = state
+            numbers = kind.numbers(data).reshape(shape, order="F" if columns_first else "C")
+            self.tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+
+    def array(data: bytes, kind: Kind, shape: tuple, order: str) -> Array:
+        made = Array()
+        made.__setstate__((1, shape, kind, order == "F", data))
+        return made
 
     def storage(data: bytes) -> torch.TypedStorage:
         if not data.startswith(TORCH_MAGIC):  # an archive could be packed
@@ -88,12 +127,20 @@ def _vocabulary() -> dict[str, Callable]:
         "torch.storage._load_from_bytes": storage,
         "torch._utils._rebuild_tensor_v2": tensor,
         "torch._utils._rebuild_parameter": parameter,
+        "dnnlib.tflib.network.Network": Listed,
         "dnnlib.util.EasyDict": EasyDict,
         "collections.OrderedDict": OrderedDict,
         "builtins.set": set,
         "numpy.dtype": Kind,
-        "numpy.core.multiarray.scalar": scalar,
-        "numpy._core.multiarray.scalar": scalar,
+        "numpy.ndarray": Array,
+    } | {
+        f"numpy.{core}.{name}": function
+        for core in ("core", "_core")
+        for name, function in {
+            "multiarray.scalar": scalar,
+            "multiarray._reconstruct": Array,
+            "numeric._frombuffer": array,
+        }.items()
     }
 
 
@@ -116,7 +163,7 @@ def _check_memo(file: io.BufferedIOBase) -> None:
 
 
 def read_pickle(path: Path) -> dict[str, Network]:
-    """The networks of a pickle by name: "G", "D", "G_ema".
+    """The networks of a pickle by name: "G", "D", "G_ema", which the first StyleGAN's call "Gs".
 
     Raises:
         InputError: the file is damaged, no such pickle, or would run code.
@@ -126,14 +173,17 @@ def read_pickle(path: Path) -> dict[str, Network]:
             _check_memo(file)
             file.seek(0)
             contents = _Unpickler(file).load()
+        if isinstance(contents, tuple):
+            contents = dict(zip(("G", "D", "Gs"), contents, strict=True))
         networks = {key: value for key, value in contents.items() if isinstance(value, Network)}
     except InputError as error:
         raise InputError(
-            f"'{path}' was refused: {error}, which has no place in a pickle of stylegan2-ada-pytorch or "
-            "stylegan3, and might run code."
+            f"'{path}' was refused: {error}, which has no place in a pickle of stylegan, "
+            "stylegan2-ada-pytorch or stylegan3, and might run code."
         ) from error
     except Exception as error:  # a broken pickle can raise anything
         raise InputError(
-            f"'{path}' is damaged or no pickle of stylegan2-ada-pytorch or stylegan3; fetch it again."
+            f"'{path}' is damaged or no pickle of stylegan, stylegan2-ada-pytorch or stylegan3; fetch it "
+            "again."
         ) from error
     return networks

@@ -306,17 +306,19 @@ class StyleGAN2(nn.Module):
         """
         return self._synthesize(codes, size, noise)[1]
 
-    def _synthesize(self, codes, size: int | None, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _synthesize(self, codes, size: int | None, noise: Noise) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Activations, the picture, and that of half the size, which 4 px have not."""
         if noise not in ("fixed", "random", "none"):
             raise InputError(f"noise = {noise!r} is unknown; choose from fixed, random, none.")
         blocks = self._upto(size)
         styles = codes if isinstance(codes, Mapping) else self.styles(codes, size)
-        x = image = None
+        x = image = below = None
         for block in blocks:
             half = block.size > self.size >> self.half and self.mean_w.is_cuda
             dtype = torch.float16 if half else self.mean_w.dtype
-            x, image = block(x, image, _of_block(block, styles), noise, self.form, dtype)
-        return x, image
+            below = image
+            x, image = block(x, below, _of_block(block, styles), noise, self.form, dtype)
+        return x, image, below
 
     def _upto(self, size: int | None) -> list[SynthesisBlock]:
         size = size or self.size
@@ -364,15 +366,15 @@ class Conv(nn.Module):
         clamp: float | None = None,
     ) -> None:
         super().__init__()
-        self.down, self.act, self.clamp = down, act or "linear", clamp
+        self.down, self.padding, self.act, self.clamp = down, kernel // 2, act or "linear", clamp
         self.weight = nn.Parameter(torch.randn(channels_out, channels_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels_out)) if act else None
         self.scale = (channels_in * kernel**2) ** -0.5
         self.register_buffer("filter", setup_filter(FILTER), persistent=False)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        weight, padding = (self.weight * self.scale).to(x.dtype), self.weight.shape[2] // 2
-        x = conv2d_resample(x, weight, self.filter, down=self.down, padding=padding)
+        weight = (self.weight * self.scale).to(x.dtype)
+        x = conv2d_resample(x, weight, self.filter, down=self.down, padding=self.padding)
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(x, self.bias, act=self.act, gain=ACTIVATIONS[self.act].gain * gain, clamp=clamp)
 
@@ -416,6 +418,8 @@ class Discriminator(nn.Module):
         half: so many blocks, from the largest down, compute in float16 on GPUs.
     """
 
+    block: type[nn.Module] = ResidualBlock
+
     def __init__(
         self,
         size: int = 1024,
@@ -440,11 +444,7 @@ class Discriminator(nn.Module):
         self.size, self.c_dim, self.group, self.half = size, c_dim, group, 0
         self.from_rgb = Conv(3, channels[size], 1, clamp=clamp)
         self.blocks = nn.ModuleDict(
-            {
-                f"b{s}": ResidualBlock(c, channels[s // 2], clamp)
-                for s, c in reversed(channels.items())
-                if s > 4
-            }
+            {f"b{s}": self.block(c, channels[s // 2], clamp) for s, c in reversed(channels.items()) if s > 4}
         )
         last = channels[4]
         self.conv = Conv(last + 1, last, 3, clamp=clamp)
@@ -466,6 +466,10 @@ class Discriminator(nn.Module):
         x = self.from_rgb(self._cast(images, 0))
         for index, block in enumerate(self.blocks.values()):
             x = block(self._cast(x, index))
+        return self._logits(x, c)
+
+    def _logits(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """Activations (b, channels, 4, 4) -> (b, 1)."""
         x = self.conv(minibatch_deviation(x.to(self.fc.weight.dtype), self.group))
         x = self.out(self.fc(x.flatten(1)))
         if self.c_dim:

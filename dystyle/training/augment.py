@@ -20,7 +20,7 @@ TARGET = 0.6  # of r_t
 
 
 def augment(images: Tensor, p: float) -> Tensor:
-    """Transform pictures (b, 3, s, s) in [-1, 1] at random, differentiably.
+    """Transform pictures (b, 3, s, s) in [-1, 1] at random; can be differentiated twice.
 
     Args:
         p: probability of each transformation, 0..1; 0 returns the pictures as they are.
@@ -125,11 +125,45 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     inverse = torch.linalg.inv(matrices)[:, :2].to(images.dtype)
     y, x = torch.meshgrid(places.to(images.dtype), places.to(images.dtype), indexing="ij")
     grid = torch.stack((x, y, torch.ones_like(x)), 2) @ inverse.transpose(1, 2)[:, None]
-    fine = F.grid_sample(fine, grid / (size / 2), padding_mode="reflection", align_corners=False)
+    fine = _Sample.apply(fine, grid / (size / 2))
     border = len(wavelet) // 2 - 1 - 2 * margin
     result = upfirdn2d(fine, wavelet, down=2, padding=border, flip_filter=True)
     moved = (matrices != torch.eye(3, device=images.device)).any(2).any(1)
     return torch.where(moved[:, None, None, None], result, images)
+
+
+class _Sample(torch.autograd.Function):
+    """Pictures (b, c, h, w) at places (b, h', w', 2); PyTorch's own differentiates this once only.
+
+    Linear in the pictures: its gradient is the transposed map, and the gradient of that this map again.
+    Places get no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, images: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.shape = images.shape
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Spread.apply(gradient, ctx.saved_tensors[0], ctx.shape), None
+
+
+class _Spread(torch.autograd.Function):
+    """The transpose of `_Sample`: (b, c, h', w') -> pictures of `shape`."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(grid)
+        with torch.enable_grad():
+            blank = values.new_zeros(shape).requires_grad_(True)
+            sampled = F.grid_sample(blank, grid, padding_mode="reflection", align_corners=False)
+        return torch.autograd.grad(sampled, blank, values)[0]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Sample.apply(gradient, ctx.saved_tensors[0]), None, None
 
 
 def _scaling(x: Tensor, y: Tensor) -> Tensor:

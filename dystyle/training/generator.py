@@ -1,5 +1,7 @@
 """Train a StyleGAN2 on a folder of pictures (Karras et al. 2020, arXiv 1912.04958; ADA: arXiv 2006.06676).
 
+Or the first StyleGAN (Karras et al. 2019, arXiv 1812.04948), whose networks grow: see `growth`.
+
 `accelerate launch -m dystyle.train generator` trains on several GPUs, and `torchrun --nproc_per_node 2 -m --
 dystyle.train generator` in processes on CPUs: each sees pictures of its own, and the gradients are averaged.
 """
@@ -10,7 +12,7 @@ import math
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,13 +28,17 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
 
 from dystyle.errors import InputError
+from dystyle.generators import STYLEGAN2_SIZES as SIZES
 from dystyle.generators.checkpoints import read_discriminator, read_generator, save
+from dystyle.generators.stylegan1 import StyleGAN1, StyleGAN1Discriminator
 from dystyle.generators.stylegan2 import Discriminator, StyleGAN2
-from dystyle.knowledge.readings import IdentityNetwork
-from dystyle.metrics.distances import frechet
+from dystyle.metrics.distances import PRINCIPAL_COMPONENTS, frechet
+from dystyle.metrics.efficientnet import EfficientNetLite0
+from dystyle.metrics.inception import Inception
 from dystyle.pictures import save_picture
 from dystyle.training import resume
 from dystyle.training.augment import adapt, augment
+from dystyle.training.growth import Growth, shrink
 from dystyle.training.pictures import Pictures
 
 DIM = 512
@@ -43,19 +49,22 @@ CHUNK = 32  # pictures at once when nothing is learnt
 ADAPT_EVERY = 4  # steps between changes of the augmentation's probability
 FEWEST = 4  # pictures: either half of them has a covariance
 LEAST = {"steps": 1, "batch": 1, "compared": FEWEST, "paths": 1, "r1_every": 1, "path_every": 1}
-LEAST |= {"checkpoint_every": 1, "evaluate_every": 1}
+LEAST |= {"checkpoint_every": 1, "evaluate_every": 1, "phase": 1}
 FREE = ("steps", "checkpoint_every", "evaluate_every")  # settings that may change while a run goes on
+KINDS = {"stylegan2": (StyleGAN2, Discriminator), "stylegan1": (StyleGAN1, StyleGAN1Discriminator)}
 WARM_UP = 0.05  # the average's half-life is at most this share of the pictures seen so far
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Training of a StyleGAN2 generator.
+    """Training of a StyleGAN generator.
 
     Attributes:
         data: folder or zip file of pictures, four or more; labels in its `dataset.json` are not used.
         out: folder of the run (checkpoints, log, grids, final weights); an interrupted run goes on.
         size: pixels of the pictures, a power of two.
+        architecture: "stylegan2", or "stylegan1", which grows from `smallest` px: a size fades in during
+            `phase` pictures, and the next one after as many more. Networks from files do not grow.
         channel_base, channel_max, mapping_layers: structure, see `StyleGAN2`.
         start, start_discriminator: files to start from, in any format that `read_generator` and
             `read_discriminator` take; their structure counts.
@@ -64,17 +73,22 @@ class GeneratorConfig:
         precision: "bf16" for everything but regularisation, losses and weights; or "fp16" for the four
             largest blocks of both networks, their activations clamped, as the ADA paper's code does (GPUs).
         r1: weight of the gradient penalty; None: 0.0002 size^2 / pictures of a step, as in the ADA paper.
-        path_length: weight of the path length regularisation.
+            While networks grow, it does with the square of their size.
+        path_length: weight of the path length regularisation; None: 2, and 0 for stylegan1, which has none.
         r1_every, path_every: steps between them (lazy regularisation, section 3.1).
         mixing: share of the pictures that are made of two codes.
         half_life: of the averaged generator, in pictures.
         augment: adaptive augmentation; ada_speed: pictures in which its probability can go from 0 to 1.
         compared: pictures in the Frechet distance; paths: in the perceptual path length.
+        inception: NVIDIA's TorchScript file `inception-2015-12-05.pt`, to take the FID of as many, too.
     """
 
     data: Path
     out: Path = Path("runs/generator")
     size: int = 256
+    architecture: Literal["stylegan2", "stylegan1"] = "stylegan2"
+    smallest: int = 8
+    phase: int = 600_000
     channel_base: int = 32768
     channel_max: int = 512
     mapping_layers: int = 8
@@ -86,7 +100,7 @@ class GeneratorConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     lr: float = 0.002
     r1: float | None = None
-    path_length: float = 2.0
+    path_length: float | None = None
     r1_every: int = 16
     path_every: int = 4
     mixing: float = 0.9
@@ -95,6 +109,7 @@ class GeneratorConfig:
     ada_speed: float = 500_000
     compared: int = 2000
     paths: int = 256
+    inception: str | None = None
     checkpoint_every: int = 1000
     evaluate_every: int = 5000
     seed: int = 0
@@ -117,13 +132,32 @@ def path_lengths(images: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
     return gradients.square().sum(2).mean(1).sqrt()
 
 
-def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int) -> None:
+def _check_start(name: str, network: StyleGAN2 | Discriminator, size: int, kinds: tuple[type, type]) -> None:
     if network.size != size:
         raise InputError(f"'{name}' is of {network.size} px; give --size {network.size} to start from it.")
-    if type(network) not in (StyleGAN2, Discriminator):
-        raise InputError(f"'{name}' is a {type(network).__name__}; training here is of StyleGAN2 alone.")
+    if type(network) not in kinds:
+        raise InputError(
+            f"'{name}' is a {type(network).__name__}; training with this --architecture starts from a "
+            f"{kinds[0].__name__} and a {kinds[1].__name__}."
+        )
     if network.c_dim:
         raise InputError(f"'{name}' knows classes, and training here is without; start from another one.")
+
+
+def _growth(config: GeneratorConfig, batch: int) -> Growth:
+    """How the networks grow by `batch` pictures a step; those of StyleGAN2 and from files are of one size."""
+    grows = config.architecture == "stylegan1" and config.start is None and config.start_discriminator is None
+    if grows and (config.smallest not in SIZES or not SMALLEST <= config.smallest <= config.size):
+        raise InputError(
+            f"Nothing grows from {config.smallest} px; give --smallest a power of two, {SMALLEST} to --size."
+        )
+    growth = Growth(config.smallest if grows else config.size, config.size, config.phase)
+    if (needed := -(-growth.pictures // batch)) > config.steps:
+        raise InputError(
+            f"In {config.steps} steps nothing grows to {config.size} px; give --steps {needed} or more, or a "
+            "smaller --phase."
+        )
+    return growth
 
 
 def _describe(source: Path, names: list[str]) -> tuple[str, bool]:
@@ -141,6 +175,24 @@ def _describe(source: Path, names: list[str]) -> tuple[str, bool]:
     except (ValueError, AttributeError):
         labels = None
     return f"{len(names)} pictures, {digest}", bool(labels)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A network by whose features real and generated pictures are compared.
+
+    Attributes:
+        embed: pictures (b, 3, s, s) in [-1, 1] -> (b, n).
+        about: what it sees, for the card.
+        components: see `frechet`.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    about: str
+    components: int | None
+
+    def distance(self, real: np.ndarray, fake: np.ndarray) -> float:
+        return frechet(real, fake, self.components)
 
 
 class GeneratorTrainer:
@@ -167,6 +219,8 @@ class GeneratorTrainer:
             mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=cpu
         )
         self.device = torch.device("cpu") if cpu else self.accelerator.device
+        self.batch = config.batch * self.accelerator.num_processes
+        self.growth = _growth(config, self.batch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.pictures = Pictures(config.data, config.size, config.mirror)
         if (count := len(self.pictures.names)) < FEWEST:
@@ -182,31 +236,38 @@ class GeneratorTrainer:
         self.average.requires_grad_(False)
         self.g_optimiser = self._optimiser(self.generator, config.path_every)
         self.d_optimiser = self._optimiser(self.discriminator, config.r1_every)
-        self.batch = config.batch * self.accelerator.num_processes
         self.r1 = 0.0002 * config.size**2 / self.batch if config.r1 is None else config.r1
+        default = 2.0 if config.architecture == "stylegan2" else 0.0
+        self.path_length = default if config.path_length is None else config.path_length
         self.mean_length = torch.zeros((), device=self.device)
         self.p, self.signs = 0.0, []
         self.step, self.seconds = 0, 0.0
         self.figures: list[dict[str, float]] = []
-        self.identity = IdentityNetwork().to(self.device)
+        self.look = EfficientNetLite0(self.device)
+        about = "EfficientNet-Lite0's features, in their leading principal components, not the FID"
+        self.judges = {"frechet": Judge(self.look.embed, about, PRINCIPAL_COMPONENTS)}
+        if config.inception is not None:
+            network = Inception(config.inception, self.device)
+            self.judges["fid"] = Judge(network.embed, "Inception's features", None)
 
     def _networks(self) -> tuple[StyleGAN2, StyleGAN2, Discriminator]:
         """The generator, its average and the discriminator, fresh or from files."""
         config, half = self.config, self.config.precision == "fp16"
+        kinds = KINDS[config.architecture]
         structure = {name: getattr(config, name) for name in ("size", "channel_base", "channel_max")}
         generator = {"mapping_layers": config.mapping_layers} | structure
         source = judge = None
         if config.start is not None:
             source = read_generator(config.start)
-            _check_start(config.start, source, config.size)
+            _check_start(config.start, source, config.size, kinds)
             generator = source.structure
             structure |= {name: generator[name] for name in ("channel_base", "channel_max")}
         if config.start_discriminator is not None:
             judge = read_discriminator(config.start_discriminator)
-            _check_start(config.start_discriminator, judge, config.size)
+            _check_start(config.start_discriminator, judge, config.size, kinds)
             structure = judge.structure
         clamp = {"clamp": CLAMP} if half else {}
-        networks = *(StyleGAN2(**generator | clamp) for _ in range(2)), Discriminator(**structure | clamp)
+        networks = *(kinds[0](**generator | clamp) for _ in range(2)), kinds[1](**structure | clamp)
         for network, start in zip(networks, (source, source, judge), strict=True):
             if start is not None:
                 network.load_state_dict(start.state_dict())
@@ -255,7 +316,7 @@ class GeneratorTrainer:
             last = self.step == config.steps
             if main and (self.step % config.evaluate_every == 0 or last):
                 self.evaluate()
-                logs |= {f"quality/{name}": self.figures[-1][name] for name in ("frechet", "ppl")}
+                logs |= {f"quality/{name}": self.figures[-1][name] for name in (*self.judges, "ppl")}
                 grid = self.sample_grid()
                 writer.add_image("samples", grid, self.step, dataformats="HWC")
                 save_picture(grid, config.out / f"samples-{self.step:06d}.png")
@@ -280,12 +341,14 @@ class GeneratorTrainer:
     def train_step(self, reals: Tensor) -> dict[str, float]:
         """One step of both networks on real pictures (b, 3, size, size); returns the numbers to log."""
         config, logs = self.config, {}
+        size, alpha = self._grow()
+        reals = shrink(reals, size, alpha)
         self.discriminator.requires_grad_(False)
         logs["loss/generator"] = F.softplus(-self._judge(self._fakes(len(reals)))).mean()
         self._descend(logs["loss/generator"], self.generator, self.g_optimiser)
-        if self.step % config.path_every == 0 and config.path_length:
+        if self.step % config.path_every == 0 and self.path_length:
             penalty, logs["path/length"] = self._path_penalty(max(1, len(reals) // 2))
-            loss = penalty * config.path_length * config.path_every
+            loss = penalty * self.path_length * config.path_every
             self._descend(loss, self.generator, self.g_optimiser)
         self.discriminator.requires_grad_(True)
 
@@ -295,27 +358,51 @@ class GeneratorTrainer:
         logs["loss/discriminator"] = F.softplus(-real).mean() + F.softplus(fake).mean()
         self._descend(logs["loss/discriminator"], self.discriminator, self.d_optimiser)
         if self.step % config.r1_every == 0 and self.r1:
-            # At the discriminator's input: its gradient needs a gradient, the augmentation's does not.
-            images = augment(reals, self.p).requires_grad_(True)
-            logs["r1"] = r1_penalty(self.discriminator(images), images).mean()
-            loss = logs["r1"] * self.r1 / 2 * config.r1_every
+            # By the pictures before the augmentation, as the ADA paper's code does.
+            images = reals.requires_grad_(True)
+            logs["r1"] = r1_penalty(self._score(augment(images, self.p)), images).mean()
+            loss = logs["r1"] * self.r1 * (size / config.size) ** 2 / 2 * config.r1_every
             self._descend(loss, self.discriminator, self.d_optimiser)
 
         self._follow()
         logs |= {"score/real": real.mean(), "score/fake": fake.mean(), "ada/signs": real.sign().mean()}
         if config.augment:
             self._adapt(logs["ada/signs"].detach())
-        return {name: float(value.detach()) for name, value in logs.items()} | {"ada/p": self.p}
+        logs = {name: float(value.detach()) for name, value in logs.items()} | {"ada/p": self.p}
+        return logs | {"growth/size": size, "growth/alpha": alpha}
+
+    def _grow(self) -> tuple[int, float]:
+        """Size of this step and how far it has faded in; Adam begins anew where a fade begins or ends."""
+        now, before = (self.growth.at(max(0, step) * self.batch) for step in (self.step, self.step - 1))
+        if (now[0], now[1] < 1) != (before[0], before[1] < 1):
+            self.g_optimiser.state.clear()
+            self.d_optimiser.state.clear()
+        return now
+
+    def _grown(self) -> tuple[int, dict[str, float]]:
+        """Size of the pictures now, and what both networks have to know of a fade."""
+        size, alpha = self.growth.at(self.step * self.batch)
+        return size, {} if alpha == 1 else {"alpha": alpha}
+
+    def _score(self, images: Tensor) -> Tensor:
+        """The discriminator's logits (b, 1)."""
+        return self.discriminator(images, **self._grown()[1])
+
+    def _generate(self, codes: Tensor) -> Tensor:
+        """Pictures of W+ codes with random noise."""
+        size, fading = self._grown()
+        return self.generator(codes, size, "random", **fading)
 
     def _judge(self, images: Tensor) -> Tensor:
         """The discriminator's logits (b, 1) of augmented pictures."""
+        images = augment(images, self.p)  # in float32: places in a picture do not fit into bfloat16
         with self.accelerator.autocast():
-            return self.discriminator(augment(images, self.p)).float()
+            return self._score(images).float()
 
     def _codes(self, count: int) -> Tensor:
         """Random W+ codes (count, rows, 512); some change to a second person's at a random row."""
         first, second = self.generator.map(torch.randn(2 * count, DIM)).chunk(2)
-        rows = self.generator.rows()
+        rows = self.generator.rows(self._grown()[0])
         crossover = torch.randint(1, rows, (count,))
         mixed = torch.rand(count) < self.config.mixing
         return self.generator.mix(first, second, torch.where(mixed, crossover, rows))
@@ -323,12 +410,12 @@ class GeneratorTrainer:
     def _fakes(self, count: int) -> Tensor:
         codes = self._codes(count)
         with self.accelerator.autocast():
-            return self.generator(codes, noise="random").float()
+            return self._generate(codes).float()
 
     def _path_penalty(self, count: int) -> tuple[Tensor, Tensor]:
         """(|J^T y| - a)^2 with a the running mean of |J^T y| (equation 4), averaged, and the mean length."""
         codes = self._codes(count)
-        images = self.generator(codes, noise="random")
+        images = self._generate(codes)
         lengths = path_lengths(images, codes, torch.randn_like(images))
         mean = self.accelerator.reduce(lengths.detach().mean(), "mean")
         self.mean_length = self.mean_length.lerp(mean, 0.01)
@@ -363,60 +450,52 @@ class GeneratorTrainer:
 
     @torch.no_grad()
     def _render(self, codes: Tensor) -> Tensor:
-        """The averaged generator's pictures of W or W+ codes, with its fixed noise."""
-        return torch.cat([self.average(chunk, noise="fixed") for chunk in codes.split(CHUNK)])
+        """The averaged generator's pictures of W or W+ codes, with fixed noise; enlarged while it grows."""
+        size, fading = self._grown()
+        images = [self.average(chunk, size, "fixed", **fading) for chunk in codes.split(CHUNK)]
+        return F.interpolate(torch.cat(images), (self.config.size, self.config.size))
 
     def _fixed_z(self, count: int, seed: int) -> Tensor:
         """The same numbers in every evaluation, without touching those of the training."""
         z = np.random.default_rng(seed).standard_normal((count, DIM), np.float32)
         return torch.from_numpy(z).to(self.device)
 
-    @torch.no_grad()
-    def _embed(self, images: Tensor) -> np.ndarray:
-        """Identity embeddings (b, 1024) of pictures in [-1, 1]."""
-        return torch.cat([self.identity(chunk) for chunk in images.split(CHUNK)]).cpu().numpy()
-
-    def _real_embeddings(self) -> np.ndarray:
-        """Embeddings of the first pictures in a shuffled order, read once a run."""
+    def _real_features(self, name: str) -> np.ndarray:
+        """Of the first pictures in a shuffled order, as a judge sees them; read once a run."""
         count = min(self.config.compared, len(self.pictures))
-        path = self.config.out / f"embeddings-{count}.npy"
+        path = self.config.out / f"{name}-{count}.npy"
         if not path.exists():
-            embeddings, batches = [], self.pictures.batches(CHUNK, self.config.seed + 1)
+            features, batches = [], self.pictures.batches(CHUNK, self.config.seed + 1)
             for _ in trange(0, count, CHUNK, desc="reading pictures", mininterval=10):
-                images = torch.from_numpy(next(batches)).to(self.device)
-                embeddings.append(self._embed(images.permute(0, 3, 1, 2) / 127.5 - 1))
+                images = torch.from_numpy(next(batches)).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
+                features.append(self.judges[name].embed(images).cpu().numpy())
             with resume.whole(path) as file:
-                np.save(file, np.concatenate(embeddings)[:count])
+                np.save(file, np.concatenate(features)[:count])
         return np.load(path)
 
     @torch.no_grad()
     def evaluate(self) -> None:
         """Add to `figures.json` what the averaged generator has reached.
 
-        "frechet": of identity embeddings, see `frechet`; not the Inception FID. "ppl": mean squared change of
-        the embedding over the squared step, at ends of paths in W, without outliers; not LPIPS.
+        "frechet": of EfficientNet-Lite0's features, see `frechet`; "fid": of Inception's, where its file was
+        given. "ppl": mean distance by EfficientNet-Lite0 over the squared step, at ends of paths in W,
+        without outliers; not LPIPS.
         """
-        config, real = self.config, self._real_embeddings()
-        z = self._fixed_z(len(real), config.seed)
-        codes = self.average.map(z)
-        fake = np.concatenate([self._embed(self._render(chunk)) for chunk in codes.split(CHUNK)])
+        config, row = self.config, {"step": self.step, "pictures": self.step * self.batch}
+        row["minutes"] = self.seconds / 60
+        for name, judge in self.judges.items():
+            real = self._real_features(name)
+            codes = self.average.map(self._fixed_z(len(real), config.seed))
+            fake = [judge.embed(self._render(chunk)).cpu().numpy() for chunk in codes.split(CHUNK)]
+            row[name] = judge.distance(real, np.concatenate(fake))
         starts, ends = self.average.map(self._fixed_z(2 * config.paths, config.seed + 1)).chunk(2)
-        a, b = (
-            np.concatenate([self._embed(self._render(chunk)) for chunk in codes.split(CHUNK)])
-            for codes in (starts, starts.lerp(ends, STEP))
+        pairs = zip(starts.split(CHUNK), starts.lerp(ends, STEP).split(CHUNK), strict=True)
+        distances = (
+            torch.cat([self.look.distances(self._render(a), self._render(b)) for a, b in pairs]) / STEP**2
         )
-        distances = np.square(a - b).sum(1) / STEP**2
-        low, high = np.quantile(distances, (0.01, 0.99))
-        self.figures.append(
-            {
-                "step": self.step,
-                "pictures": self.step * self.batch,
-                "minutes": self.seconds / 60,
-                "frechet": frechet(real, fake),
-                "ppl": float(distances[(distances >= low) & (distances <= high)].mean()),
-                "p": self.p,
-            }
-        )
+        low, high = distances.quantile(0.01), distances.quantile(0.99)
+        row["ppl"] = float(distances[(distances >= low) & (distances <= high)].mean())
+        self.figures.append(row | {"p": self.p})
         (config.out / "figures.json").write_text(json.dumps(self.figures, indent=2) + "\n")
 
     def sample_grid(self, rows: int = 6, columns: int = 10) -> np.ndarray:
@@ -466,26 +545,32 @@ class GeneratorTrainer:
 
     def write_card(self) -> None:
         """`generator.md`: a card for the weights."""
-        config, real = self.config, self._real_embeddings()
+        config, about = self.config, []
+        for name, judge in self.judges.items():
+            real = self._real_features(name)
+            apart = judge.distance(real[::2], real[1::2])
+            about.append(
+                f"{name}: Frechet distance of {judge.about}, of {len(real)} pictures; halves of the real "
+                f"ones are {apart:.3f} apart."
+            )
         lines = [
             "# generator",
             "",
-            f"A StyleGAN2 of {config.size} px, trained on {len(self.pictures.names)} pictures. {self.step} "
-            f"steps of {self.batch} pictures in {self.accelerator.num_processes} process(es) took "
+            f"A {type(self.average).__name__} of {config.size} px, trained on "
+            f"{len(self.pictures.names)} pictures. {self.step} steps of {self.batch} pictures in "
+            f"{self.accelerator.num_processes} process(es) took "
             f"{self.seconds / 60:.0f} minutes.",
             "",
             f"Made by `python -m dystyle.train generator` with {json.dumps(resume.recipe(self.config))}.",
             "",
-            f"Frechet distance: of the identity network's embeddings of {len(real)} pictures, not the "
-            f"Inception FID; halves of the real ones are {frechet(real[::2], real[1::2]):.3f} apart. PPL: in "
-            "W, of the same embeddings, not LPIPS.",
+            *about,
+            "ppl: path length in W, by the distance of EfficientNet-Lite0's features, not LPIPS.",
             "",
-            "| pictures seen | minutes | Frechet | PPL | augmentation p |",
-            "|---|---|---|---|---|",
+            f"| pictures seen | minutes | {' | '.join(self.judges)} | ppl | augmentation p |",
+            "|---" * (4 + len(self.judges)) + "|",
         ]
-        lines += [
-            f"| {row['pictures']:,} | {row['minutes']:.0f} | {row['frechet']:.3f} | {row['ppl']:.1f} | "
-            f"{row['p']:.2f} |"
-            for row in self.figures
-        ]
+        for row in self.figures:
+            figures = [f"{row['pictures']:,}", f"{row['minutes']:.0f}"]
+            figures += [f"{row[name]:.3f}" for name in self.judges]
+            lines.append(f"| {' | '.join(figures)} | {row['ppl']:.1f} | {row['p']:.2f} |")
         (config.out / "generator.md").write_text("\n".join(lines) + "\n")
