@@ -167,14 +167,13 @@ class StyleSpaceConfig:
         people: whose styles and readings say which channels an attribute's examples share.
         pictures: of the first of them, on which gradient maps are taken.
         shown: faces on which channels are tried.
-        tried: channels tried for each attribute: of those that its examples share, and of those that change
-            its place in the face most.
+        tried: channels tried for each attribute.
     """
 
     people: RandomPeople = field(default_factory=RandomPeople)
     pictures: int = 200
     shown: int = 4
-    tried: int = 8
+    tried: int = 4
     out: Path = Path("weights/methods/stylespace.safetensors")
 
 
@@ -300,26 +299,22 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
     chosen, indices, signs, slopes, report = {}, [], [], [], {}
     for name, value in values.items():
         levels = ATTRIBUTES[name].value_to_level(value)
-        rankings = [np.abs(by_examples(s, levels, min(EXAMPLES, len(s) // 4))) * local.get(name, 1.0)]
-        if name in local:  # what is rare has few examples: closed eyes
-            rankings.append(atlas.visible * local[name])
-        tried = np.unique([np.argsort(-ranking)[: config.tried] for ranking in rankings])
-        effects, sides = [], []
+        evidence = by_examples(s, levels, min(EXAMPLES, len(s) // 4))
+        upwards = deviations * np.sign(evidence)
+        effects, tried = [], np.argsort(-np.abs(evidence) * local.get(name, 1.0))[: config.tried]
         for index in tried:
             known = Channels.of(generator, [index], s)
-            one = StyleSpaceEditor({name: channels[index]}, deviations[[index]], np.ones(1), widths, known)
+            one = StyleSpaceEditor({name: channels[index]}, upwards[[index]], np.ones(1), widths, known)
 
             def move(code: np.ndarray, side: float, one=one) -> np.ndarray:
                 return one.mover(code, one.names, read)(np.array([side * TRIAL]))
 
-            changes = effect(name, move, shown, before, read)
-            sides.append(-1.0 if changes[name] < 0 else 1.0)
-            effects.append({other: sides[-1] * change for other, change in changes.items()})
+            effects.append(effect(name, move, shown, before, read))
         best = most_selective(name, effects)
         index, changes = tried[best], effects[best]
         chosen[name] = channels[index]
         indices.append(index)
-        signs.append(sides[best])
+        signs.append(np.sign(evidence[index]))
         slopes.append(max(changes[name] / TRIAL, 1e-3))
         report[name] = {"layer": channels[index][0], "channel": channels[index][1], "effect": changes}
     signed, known = deviations[indices] * signs, Channels.of(generator, indices, s)
