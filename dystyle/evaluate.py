@@ -1,7 +1,7 @@
 """Evaluate: python -m dystyle.evaluate COMMAND --help.
 
 COMMAND: attributes, editing, inversion, photos, methods, dependency, translators, spaces, components,
-identifiability, latency, neighbours, engines, ops, generator, sheet or mixing.
+atlas, identifiability, latency, neighbours, engines, ops, generator, sheet or mixing.
 """
 
 import inspect
@@ -22,6 +22,7 @@ import tyro
 
 from dystyle.errors import InputError
 from dystyle.evaluation import (
+    channel_atlas,
     components,
     dependency,
     editing,
@@ -178,6 +179,13 @@ def show_components(
     print(components.show_components(config))
 
 
+def show_atlas(
+    config: tyro.conf.OmitArgPrefixes[channel_atlas.AtlasConfig] = channel_atlas.AtlasConfig(),  # noqa: B008
+) -> None:
+    """Show what StyleSpace's channels do, region by region."""
+    print(channel_atlas.make_atlas(config))
+
+
 def sheet(config: tyro.conf.OmitArgPrefixes[SheetConfig] = SheetConfig()) -> None:  # noqa: B008 (frozen)
     """A contact sheet of edits, to be looked at."""
     make_sheet(config)
@@ -191,7 +199,7 @@ def mixing(config: tyro.conf.OmitArgPrefixes[MixingConfig] = MixingConfig()) -> 
 def main() -> None:
     keep_freed_memory()
     commands = {name: report.command() for name, report in REPORTS.items()}
-    commands |= {"components": show_components, "sheet": sheet, "mixing": mixing}
+    commands |= {"components": show_components, "atlas": show_atlas, "sheet": sheet, "mixing": mixing}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m dystyle.evaluate")
     except InputError as error:

@@ -10,14 +10,23 @@ from dystyle import FaceEditor
 from dystyle import editors as registry
 from dystyle.attributes import ATTRIBUTES
 from dystyle.edit import EditOptions
-from dystyle.editors import METHODS, Method
+from dystyle.editors import METHODS, Method, styleflow
 from dystyle.editors.base import StrengthEditor, StyledCode
-from dystyle.editors.ganspace import Components, candidates, explained
+from dystyle.editors.ganspace import FARTHEST, Components, GanSpaceEditor, candidates, explained
 from dystyle.editors.interfacegan import Latents
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy
 from dystyle.editors.search import effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
-from dystyle.editors.stylespace import affine_layers, by_examples, region_energy, styles
+from dystyle.editors.stylespace import (
+    REGIONS,
+    Atlas,
+    affine_layers,
+    by_examples,
+    located,
+    region_energy,
+    regions_of,
+    styles,
+)
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
 from dystyle.evaluation.components import dependence, drawn_at_random, peaks
@@ -130,7 +139,7 @@ def test_people_are_read_once_and_where_reading_stopped(editor, tmp_path, monkey
     run = editor.backend.run
     monkeypatch.setattr(editor.backend, "run", lambda name, x: asked.append(len(x)) or run(name, x))
     again = People.read(editor.backend, latents.map, mean_w, 3, 5, tmp_path)
-    assert asked == [1, 1] and again.values == pytest.approx(people.values, abs=1e-4)
+    assert again.values == pytest.approx(people.values, abs=1e-4) and asked == [1, 1]
 
 
 def test_planted_components_come_back_in_order_and_explain_their_attribute():
@@ -139,7 +148,9 @@ def test_planted_components_come_back_in_order_and_explain_their_attribute():
     deviations = np.array([6.0, 5, 4, 3, 2, 1.5])
     x = rng.standard_normal((4000, 6))
     w = (x * deviations) @ basis + 0.01 * rng.standard_normal((4000, 512)) + 1.0
-    found = Components.of(w, 6)
+    found = Components.of((w[:900], w[900:3000], w[3000:]), 6)  # as they come, in parts
+    assert np.allclose(found.mean, w.mean(0), atol=1e-4)
+    assert np.allclose(found.deviations**2, np.linalg.eigvalsh(np.cov(w.T))[:-7:-1], rtol=1e-3)
     assert np.allclose(np.abs((found.basis * basis).sum(1)), 1, atol=0.01)
     assert np.allclose(found.deviations, deviations, rtol=0.05)
     assert found.share.sum() > 0.99
@@ -152,6 +163,18 @@ def test_planted_components_come_back_in_order_and_explain_their_attribute():
     moved = found.apply(code, 3, 2.0, (4, 8))
     assert np.abs(moved[[3, 8]]).max() == 0
     assert np.linalg.norm(moved[4]) == pytest.approx(2 * found.deviations[3], rel=1e-4)
+
+
+def test_components_together_go_no_farther_than_their_bound(tmp_path):
+    planted = Components(np.zeros(512), np.eye(512)[:2], np.float32([3, 2]), np.float32([0.7, 0.3]))
+    chosen = {"age": (0, -1, 4, 8), "smile": (1, 1, 0, 16)}
+    GanSpaceEditor(planted, chosen, np.ones(2)).save(tmp_path / "some.safetensors", planted)
+    editor = GanSpaceEditor.load(str(tmp_path / "some.safetensors"))
+    move = editor.mover(np.zeros((18, 512), np.float32), ("age", "smile"), lambda code: {})
+    near, far = move(np.array([1.0, 2.0])), move(np.array([30.0, 40.0]))
+    assert near[4, :3] == pytest.approx([-3, 4, 0]) and near[3, :3] == pytest.approx([0, 4, 0])
+    assert np.abs(near[16:]).max() == 0
+    assert far[4, :2] / planted.deviations == pytest.approx([-0.6 * FARTHEST, 0.8 * FARTHEST])
 
 
 def test_peaks_and_dependence_of_known_distributions():
@@ -202,6 +225,47 @@ def test_planted_channel_is_found_from_few_examples():
     s[:, 123] -= 3 * s[:, 123].std() * age
     distances = by_examples(s, age, 40)
     assert np.abs(distances).argmax() == 123 and distances[123] < 0
+    few = np.zeros((400, 2))
+    few[:40] = np.stack((2 + 0.1 * age[:40], 4 + 3 * age[:40]), 1)  # agreement counts, not the distance alone
+    theta = by_examples(few, np.arange(400)[::-1], 40)
+    normal = (few - few.mean(0)) / few.std(0)
+    assert theta[0] > theta[1] and theta == pytest.approx(normal[:40].mean(0) / normal[:40].std(0))
+
+
+def test_a_channel_planted_in_a_region_is_found_there():
+    rng, areas = np.random.default_rng(0), np.array([5, 20, 75])
+    energies = rng.chisquare(1, (60, 3, 4)) * 1e-3  # of 60 pictures, with the noise of one sign pattern
+    signs = rng.chisquare(1, (60, 3))
+    energies[:, 0, 0] += signs[:, 0]  # all in the small region
+    energies[..., 1] += areas / 100 * signs  # everywhere alike
+    energies[:, 2, 2] += 3 * signs[:, 2]  # mostly in the large one
+    energies[..., 3] = 0  # beyond the picture's resolution
+    regions, shares = located(energies, np.tile(areas, (60, 1)))
+    assert regions.tolist() == [0, -1, 2, -1]
+    assert shares[0, 0] > 0.8 and shares[2, 2] > 0.8 and not shares[:, 3].any()
+    regions, _ = located(energies, np.tile([0, 25, 75], (60, 1)))
+    assert 0 not in regions  # what is not in the pictures has no channels
+    atlas = Atlas(np.int8([2, -1, 2, 0]), np.float32([1, 9, 3, 2]))
+    assert atlas.top(REGIONS[2], 5) == [2, 0] and atlas.top(REGIONS[2], 1) == [2] and not atlas.top("hair", 3)
+
+
+def test_regions_of_a_real_face(editor):
+    code = editor.sample(5)
+    face = editor.invert(editor.synthesize(code))
+    corners = np.float32(face.quad)
+    points = (face.landmarks - corners[0]) / np.linalg.norm(
+        corners[2] - corners[1]
+    )  # upright, as it is drawn
+    kinds = np.full((128, 128), 3)
+    kinds[:30], kinds[30:100, 20:108] = 1, 0  # hair above, a face, and ground
+    masks = dict(zip(REGIONS, regions_of(points, kinds), strict=True))
+    assert np.sum(list(masks.values()), 0).max() == 1 and np.all(sum(masks.values()) == 1)
+    heights = {name: np.nonzero(mask)[0].mean() for name, mask in masks.items() if mask.any()}
+    order = ("hair", "brows", "eyes", "nose", "mouth", "jaw")
+    assert sorted(order, key=heights.__getitem__) == list(order)
+    assert 30 < masks["eyes"].sum() < masks["brows"].sum() < masks["jaw"].sum() < masks["skin"].sum()
+    left, right = np.nonzero(masks["ears"])[1] < 64, np.nonzero(masks["ears"])[1] > 64
+    assert left.sum() > 10 and right.sum() > 10
 
 
 def test_gradient_energy_is_that_of_the_channels_pictures():
@@ -224,35 +288,52 @@ def test_gradient_energy_is_that_of_the_channels_pictures():
     assert np.all(total[3:] == 0)
 
 
-def test_log_density_of_a_known_flow_is_exact():
-    flow = Flow(2, 1, hidden=4)
+def test_log_density_of_a_known_flow_is_exact(monkeypatch):
+    monkeypatch.setattr(styleflow, "SOLVER_STEPS", 6)
+    flow = Flow(2, 1, hidden=4).eval()
     flow.velocity = lambda t, x, conditions: 0.7 * x + conditions
     x, a = torch.tensor([[0.3, -1.2], [2.0, 0.5]]), torch.tensor([[0.5], [-1.0]])
     z = (x + a / 0.7) * np.exp(-0.7) - a / 0.7
     expected = -0.5 * z.square().sum(1) - np.log(2 * np.pi) - 2 * 0.7
     assert torch.allclose(flow.log_density(x, a), expected, atol=1e-3)
-    assert torch.allclose(flow.transport(x, a, 1.0, 0.0), z, atol=1e-3)
+    assert torch.allclose(flow.to_normal(x, a), z, atol=1e-3)
     # Of a linear flow Hutchinson's estimate has no noise.
     assert torch.allclose(flow.log_density(x, a, torch.ones(2, 2)), expected, atol=1e-3)
 
 
-def test_log_density_of_a_random_network_is_that_of_its_map():
+def test_log_density_of_a_random_network_is_that_of_its_map(monkeypatch):
+    monkeypatch.setattr(styleflow, "SOLVER_STEPS", 6)
     torch.manual_seed(0)
     flow, x, a = Flow(3, 2, hidden=8), torch.randn(1, 3), torch.randn(1, 2)
     for p in flow.parameters():
-        p.data *= 0.5
-    jacobian = torch.autograd.functional.jacobian(lambda y: flow.transport(y[None], a, 1.0, 0.0)[0], x[0])
-    z = flow.transport(x, a, 1.0, 0.0)
+        p.data = 0.4 * torch.randn(p.shape)
+    flow.outer(1 + 2 * torch.randn(400, 3))  # it has seen codes that are no standard normal ones
+    flow.inner(-1 + 3 * torch.randn(400, 3))
+    flow.eval()
+    jacobian = torch.autograd.functional.jacobian(lambda y: flow.to_normal(y[None], a)[0], x[0])
+    z = flow.to_normal(x, a)
     expected = -0.5 * z.square().sum() - 1.5 * np.log(2 * np.pi) + torch.linalg.det(jacobian).abs().log()
     assert flow.log_density(x, a).item() == pytest.approx(expected.item(), abs=1e-3)
-    assert torch.allclose(flow.transport(z, a, 0.0, 1.0), x, atol=1e-4)
+    assert torch.allclose(flow.from_normal(z, a), x, atol=1e-4)
+
+
+def test_p_is_w_before_its_last_bend():
+    latents, z = Latents(), np.random.default_rng(0).standard_normal((4, 512), dtype=np.float32)
+    x = z / np.sqrt(np.mean(z * z, 1, keepdims=True) + 1e-8)
+    for weight, bias in latents.layers[:-1]:
+        x = x @ weight + bias
+        x = 2**0.5 * np.where(x > 0, x, 0.2 * x)
+    weight, bias = latents.layers[-1]
+    p = styleflow.unbend(latents.map(z))
+    assert p == pytest.approx(2**0.5 * (x @ weight + bias), rel=1e-3, abs=1e-4)
+    assert styleflow.bend(p) == pytest.approx(latents.map(z), rel=1e-6)
 
 
 def test_flow_learns_a_conditional_density_and_edits_by_it(tmp_path):
     torch.manual_seed(0)
     a = torch.rand(800, 1) * 2 - 1
     x = torch.cat((2 * a + 0.3 * torch.randn(800, 1), torch.randn(800, 1)), 1)
-    flow = Flow(2, 1, hidden=16)
+    flow = Flow(2, 1, hidden=16).train()
     losses = flow.fit(x, a, steps=60, batch=128, rate=0.05, exact=True)
     entropy = (2 * 0.5 * np.log(2 * np.pi * np.e) + np.log(0.3)) / 2  # of x given a, per dimension
     assert np.mean(losses[-10:]) < entropy + 0.2 < losses[0]
@@ -264,6 +345,13 @@ def test_flow_learns_a_conditional_density_and_edits_by_it(tmp_path):
     code = np.zeros((18, 512), np.float32)
     move = editor.mover(code, ("age",), lambda code: {"age": 42.5})  # the middle of the scale
     assert np.abs(move(np.zeros(1)) - code).max() < 1e-4
+    down = move(np.array([-0.8])) - code
+    assert down[0, 0] == pytest.approx(-1.6 / 5, abs=0.08)  # W's lower half is P's, bent
+    other = np.zeros((18, 512), np.float32)
+    other[3, 0] = 0.5  # rows are codes of their own
+    moved = editor.mover(other, ("age",), lambda code: {"age": 42.5})(np.array([0.8])) - other
+    assert np.allclose(np.delete(moved, 3, 0), np.delete(move(np.array([0.8])), 3, 0), atol=1e-4)
+    assert 0.5 < moved[3, 0] < 3 and np.abs(moved[3] - moved[2]).max() > 1e-3
     change = move(np.array([0.8])) - code
     assert change[0, 0] == pytest.approx(1.6, abs=0.4) and abs(change[0, 1]) < 0.4
     editor.bands = np.array([[4, 8]])
@@ -382,6 +470,31 @@ def test_styleflow_draws_people_as_asked(editor):
         people = [flow.sample(seed, someone | {name: value}) for seed in (1, 2) for value in (low, high)]
         read = [editor.measure(editor.synthesize(person, 256))[name] for person in people]
         assert np.mean(np.subtract(read[1::2], read[::2])) > 0.4 * (high - low)
+
+
+def test_the_solver_takes_enough_steps(monkeypatch):
+    editor, rng = StyleFlowEditor.load("methods/styleflow"), np.random.default_rng(5)
+    x = editor.encode(Latents().map(rng.standard_normal((16, 512))))
+    conditions = torch.from_numpy(rng.uniform(-1, 1, (16, len(editor.names)))).float()
+    z = editor.flow.to_normal(x, conditions)
+    assert (z - x).abs().max() > 0.5  # it does flow
+    assert torch.allclose(editor.flow.from_normal(z, conditions), x, atol=1e-3)
+    monkeypatch.setattr(styleflow, "SOLVER_STEPS", 16)
+    assert torch.allclose(editor.flow.to_normal(x, conditions), z, atol=2e-3)
+
+
+def test_a_moustache_is_not_asked_to_come_without_a_beard(tmp_path):
+    torch.manual_seed(0)
+    flow, basis = Flow(2, 2, hidden=4), np.eye(512, dtype=np.float32)[:2]
+    for layer in flow.layers[-1:]:
+        layer.shift.weight.data[:, :2] = torch.eye(2)  # each coordinate moves with a condition of its own
+    names = ("mustache", "beard")
+    editor = StyleFlowEditor(names, flow, np.zeros(512, np.float32), basis, np.ones(2, np.float32))
+    code, seen = np.zeros((18, 512), np.float32), {"mustache": 0.5, "beard": 0.5}
+    alone = editor.mover(code, ("mustache",), lambda code: seen)(np.array([0.6]))
+    assert alone[0, :2] == pytest.approx([0.6, 0.6], abs=1e-4)
+    both = editor.mover(code, names, lambda code: seen)(np.array([0.6, 0.2]))
+    assert both[0, :2] == pytest.approx([0.6, 0.2], abs=1e-4)
 
 
 def test_style_offsets_are_those_of_another_code(reference):

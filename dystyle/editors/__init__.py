@@ -25,7 +25,7 @@ METHODS: dict[str, Method] = {
     "interfacegan_wplus": Method(LINEAR, "methods/wplus", "InterFaceGAN in W+"),
     "mean_difference": Method(LINEAR, "methods/mean", "Mean differences"),
     "logistic": Method(LINEAR, "methods/logistic", "Logistic regression"),
-    "ganspace": Method(LINEAR, "methods/ganspace", "GANSpace"),
+    "ganspace": Method("dystyle.editors.ganspace:GanSpaceEditor", "methods/ganspace", "GANSpace"),
     "stylespace": Method("dystyle.editors.stylespace:StyleSpaceEditor", "methods/stylespace", "StyleSpace"),
     "styleflow": Method("dystyle.editors.styleflow:StyleFlowEditor", "methods/styleflow", "StyleFlow"),
 }

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 
-from dystyle.attributes import ATTRIBUTES
+from dystyle.alignment import hull
+from dystyle.attributes import EARS, JAW, PARTS
 from dystyle.backend import Backend
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.search import Read
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
     from dystyle.generators.mobile_stylegan import MobileStyleGAN
 
-EXAMPLES = 50  # faces of either end that an attribute's channels are found from
+EXAMPLES = 50  # faces that an attribute's channels are found from
 FARTHEST = 40.0  # deviations that a channel may be moved
 # Times the range among people, to which a channel goes: with 1 hardly anything changes, with 3 noses get dark
 # stripes and lips break (eight people looked at).
 BEYOND = 2.0
-PROBES = 4  # random sign patterns for the gradient maps
+PROBES = 1  # random sign patterns for the gradient maps of a picture; there are many pictures
+STEADY = 0.5  # share of the pictures in which a channel has to prefer its region
+REGIONS = ("eyes", "brows", "nose", "mouth", "jaw", "skin", "ears", "hair", "neck", "background")
+EAR_MARGIN = 0.05  # how wide ears are, in sides of the picture
 
 
 # Edits need no torch: the search for channels imports it.
@@ -61,20 +64,24 @@ def channel_names(generator: "MobileStyleGAN") -> list[tuple[str, int]]:
 
 
 def by_examples(s: np.ndarray, levels: np.ndarray, examples: int = EXAMPLES) -> np.ndarray:
-    """How far each channel of the highest faces lies from the lowest ones': signed, (channels,).
+    """How far each channel of an attribute's examples lies from all people's mean: signed, (channels,).
 
-    The difference of the means of both ends in units of their spread: what an attribute's examples share.
+    theta = |mean| / deviation of the examples, once all channels are in units of all people's deviations
+    (section 4.2 there): what examples differ from people in, and agree in. The sign is that of the mean.
+
+    Args:
+        s: (n, channels) of people. levels: (n,) of the attribute; the highest are the examples.
     """
-    order = np.argsort(levels, kind="stable")
-    low, high = s[order[:examples]], s[order[-examples:]]
-    spread = np.sqrt((low.var(0) + high.var(0)) / 2) + 1e-12
-    return (high.mean(0) - low.mean(0)) / spread
+    normal = (s - s.mean(0)) / (s.std(0) + 1e-12)
+    positive = normal[np.argsort(levels, kind="stable")[-examples:]]
+    return positive.mean(0) / (positive.std(0) + 1e-12)
 
 
 def region_energy(
     render: Callable[[Sequence["torch.Tensor"]], "torch.Tensor"],
     offsets: Sequence["torch.Tensor"],
     masks: np.ndarray,
+    seed: int = 0,
 ) -> np.ndarray:
     """Energy of every channel's gradient map within each region, (m, channels).
 
@@ -83,11 +90,11 @@ def region_energy(
 
     Args:
         render: offsets -> picture (1, 3, s, s); offsets: leaf tensors, one a layer.
-        masks: (m, s, s) bool, the regions.
+        masks: (m, s, s) bool, the regions. seed: of the signs.
     """
     import torch
 
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     energies = np.zeros((len(masks), sum(offset.numel() for offset in offsets)))
     for _ in range(PROBES):
         picture = render(offsets)
@@ -100,11 +107,83 @@ def region_energy(
     return energies
 
 
-def region_mask(points: np.ndarray, name: str, size: int) -> np.ndarray:
-    """The region of an attribute with one as (s, s) bool, a little enlarged; points (468, 2) in pixels."""
-    hull = cv2.convexHull(np.int32(points[list(ATTRIBUTES[name].region)].round()))
-    mask = cv2.fillConvexPoly(np.zeros((size, size), np.uint8), hull, 1)
-    return cv2.dilate(mask, np.ones((size // 16, size // 16), np.uint8)).astype(bool)
+def region_mask(points: np.ndarray, margin: float, size: int) -> np.ndarray:
+    """What points (n, 2) enclose, and a margin around it, (size, size) bool; both in sides of the picture."""
+    corners = np.array(((0, 0), (0, size), (size, size), (size, 0)))
+    return hull(points * size, corners, margin, size)
+
+
+def regions_of(points: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Where each of `REGIONS` is, (m, s, s) bool, none twice.
+
+    Args:
+        points: (468, 2) of the face mesh, in sides of the picture.
+        kinds: (s, s) int, of `dystyle.encoders.KINDS`. Ears are face beside the mesh; neck is other face
+            beyond it, and things.
+    """
+
+    def enclosed(indices: Sequence[int], margin: float) -> np.ndarray:
+        return region_mask(points[list(indices)], margin, len(kinds))
+
+    found = {
+        part: np.any([enclosed(some, PARTS[part][1][0]) for some in PARTS[part][0]], 0)
+        for part in ("eyes", "brows", "nose", "mouth")
+    }
+    mesh = enclosed(range(len(points)), 0)
+    face, hair, things, background = kinds == np.arange(4)[:, None, None]
+    sides = [enclosed(EARS[: len(EARS) // 2], EAR_MARGIN), enclosed(EARS[len(EARS) // 2 :], EAR_MARGIN)]
+    found["jaw"] = enclosed(JAW, 0) & ~hair
+    found["skin"] = mesh & ~hair
+    found["ears"] = np.any(sides, 0) & face & ~mesh
+    found |= {"hair": hair, "neck": face | things, "background": background}
+    taken, masks = np.zeros_like(mesh), []
+    for name in REGIONS:
+        masks.append(found[name] & ~taken)
+        taken |= found[name]
+    return np.stack(masks)
+
+
+def located(energies: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which region each channel belongs to (section 4.1 there), and its share of the energy.
+
+    That where its gradient energy is densest, share of all against share of the area, in at least `STEADY`
+    of the pictures.
+
+    Args:
+        energies: (pictures, m, channels); the regions fill the picture. areas: (pictures, m), any unit.
+
+    Returns:
+        (channels,) int, -1 for none; (m, channels), means over the pictures, 0 where there is no energy.
+    """
+    shares = energies / np.maximum(energies.sum(1, keepdims=True), 1e-20)
+    area = (areas / areas.sum(1, keepdims=True))[..., None]
+    preferred = np.where(area > 0, shares / np.maximum(area, 1e-20), 0).argmax(1)
+    counts = np.stack([(preferred == region).mean(0) for region in range(energies.shape[1])])
+    steady = (counts.max(0) >= STEADY) & (energies.sum((0, 1)) > 0)
+    return np.where(steady, counts.argmax(0), -1), shares.mean(0)
+
+
+class Atlas(NamedTuple):
+    """Where every channel of S acts.
+
+    Attributes:
+        regions: (channels,) int8, of `REGIONS`; -1: nowhere in particular.
+        visible: (channels,) float32, what a deviation of it changes in the picture (root of its energy).
+    """
+
+    regions: np.ndarray
+    visible: np.ndarray
+
+    @classmethod
+    def load(cls, name_or_path: str = "methods/stylespace") -> "Atlas":
+        """As `StyleSpaceEditor.save` wrote it."""
+        tensors, _ = load(name_or_path)
+        return cls(*(tensors[f"atlas_{field}"] for field in cls._fields))
+
+    def top(self, region: str, count: int) -> list[int]:
+        """The channels of a region, those that change most first."""
+        inside = np.flatnonzero(self.regions == REGIONS.index(region))
+        return inside[np.argsort(-self.visible[inside], kind="stable")][:count].tolist()
 
 
 class Channels(NamedTuple):
@@ -179,9 +258,10 @@ class StyleSpaceEditor(StrengthEditor):
 
         return move
 
-    def save(self, path: Path) -> None:
-        """Write safetensors."""
-        tensors = {"deviations": self.deviations, "slopes": self.slopes, **self.channels._asdict()}
+    def save(self, path: Path, atlas: Atlas) -> None:
+        """Write safetensors, with the atlas of all channels."""
+        tensors = {f"atlas_{field}": value for field, value in atlas._asdict().items()}
+        tensors |= {"deviations": self.deviations, "slopes": self.slopes, **self.channels._asdict()}
         tensors["channels"] = np.int32([channel for _, channel in self.chosen.values()])
         layers = [layer for layer, _ in self.chosen.values()]
         tensors["widths"] = np.int32([self.widths[layer] for layer in layers])

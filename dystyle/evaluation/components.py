@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from scipy.stats import gaussian_kde, rankdata
 
@@ -24,7 +25,9 @@ class ComponentsConfig:
     """GANSpace's components, shown and measured.
 
     Attributes:
-        out: contact sheet: a component a row, from `-amount` to `amount` deviations.
+        out: contact sheet: components in rows, from `-amount` to `amount` deviations each.
+        size: of one picture, in pixels; of less than 256, the captions are numbers alone.
+        across: components beside each other.
         first, count: which components.
         rows: rows of W+ to move.
         features: the components of early features instead of W's.
@@ -36,6 +39,8 @@ class ComponentsConfig:
     out: Path = Path("components.png")
     first: int = 0
     count: int = 10
+    size: int = PREVIEW
+    across: int = 1
     amount: float = 2.0
     rows: tuple[int, int] = (0, ROWS)
     seed: int = 0
@@ -99,9 +104,10 @@ def show_components(config: ComponentsConfig) -> str:
         change = level_changes(editor.measure(row[0]), editor.measure(row[-1]))
         name = max(change, key=lambda key: abs(change[key]) / spread[key])
         lines.append(f"| {index} | {name} | {' | '.join(f'{c:+.2f}' for c in change.values())} |")
-        pictures += row
-        captions += [f"{index}: {amount:+g} ({name})" for amount in amounts]
-    save_picture(tile(pictures, captions, len(amounts)), config.out)
+        pictures += [cv2.resize(picture, (config.size,) * 2, interpolation=cv2.INTER_AREA) for picture in row]
+        small = config.size < PREVIEW
+        captions += [str(index) if small else f"{index}: {amount:+g} ({name})" for amount in amounts]
+    save_picture(tile(pictures, captions, len(amounts) * config.across), config.out)
     return "\n".join((*lines, "", _shape(components, config)))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -22,14 +23,14 @@ class People:
 
     Attributes:
         z, w: (n, 512) float32. mixed: (n, 18, 512), see `dystyle.metrics.drawing.sample_codes`.
-        values, mixed_values: (n, attributes) float32, in the order of `ATTRIBUTES` and their units.
+        values, mixed_values: (n, attributes) float32, in the order of `ATTRIBUTES` and their units; read
+            when they are first asked for.
     """
 
     z: np.ndarray
     w: np.ndarray
     mixed: np.ndarray
-    values: np.ndarray
-    mixed_values: np.ndarray
+    _read: Callable[[np.ndarray, str], np.ndarray]
 
     @classmethod
     def read(
@@ -41,7 +42,7 @@ class People:
         seed: int,
         folder: Path,
     ) -> "People":
-        """Draw people, without truncation, and read them.
+        """Draw people, without truncation, to be read.
 
         Args:
             map_z: z (n, 512) -> W (n, 512). mean_w: (512,).
@@ -51,12 +52,15 @@ class People:
         z = rng.standard_normal((count, 512), dtype=np.float32)
         w = map_z(z)
         mixed = sample_codes(rng, count, map_z, mean_w, psi=(1.0, 1.0))
-        files = (folder / f"{name}-{seed}-{count}.npy" for name in ("w", "mixed"))
-        values = [
-            read_codes(backend, codes, file)
-            for codes, file in zip((np.repeat(w[:, None], 18, 1), mixed), files, strict=True)
-        ]
-        return cls(z, w, mixed, *values)
+        return cls(z, w, mixed, lambda x, kind: read_codes(backend, x, folder / f"{kind}-{seed}-{count}.npy"))
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        return self._read(np.repeat(self.w[:, None], 18, 1), "w")
+
+    @cached_property
+    def mixed_values(self) -> np.ndarray:
+        return self._read(self.mixed, "mixed")
 
 
 def read_codes(backend: Backend, codes: np.ndarray, file: Path) -> np.ndarray:

@@ -10,34 +10,43 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.func import functional_call
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
-from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components, save_ganspace
+from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components
 from dystyle.editors.interfacegan import PICTURE_ROWS, Latents, ZEditor
 from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy, normal_svm
 from dystyle.editors.search import Read, effect, most_selective
-from dystyle.editors.styleflow import Flow, StyleFlowEditor
+from dystyle.editors.styleflow import BEND, Flow, StyleFlowEditor, unbend
 from dystyle.editors.stylespace import (
     EXAMPLES,
+    REGIONS,
+    Atlas,
     Channels,
     StyleSpaceEditor,
     affine_layers,
     by_examples,
     channel_names,
+    located,
     region_energy,
     region_mask,
+    regions_of,
     styles,
 )
+from dystyle.encoders import SIZE
+from dystyle.encoders.parser import FeatureParser
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
 from dystyle.metrics.labels import read_label_codes, read_labels
-from dystyle.metrics.people import People
+from dystyle.metrics.people import SMALL, People
 from dystyle.pipeline import FaceEditor
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.resume import make_folder, whole
 
 PREVIEW = 256
+LOCAL_MARGIN = 0.03  # around an attribute's place, in sides of the picture
+PART = 10_000  # codes at a time
 TRIAL = 8.0  # deviations that a channel is moved by to see what it does
 CONDITION = 1.0  # change of a condition of the flow, likewise
 
@@ -84,6 +93,24 @@ def _stored(file: Path, wanted: dict) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class RandomPeople:
+    """Random people to fit to.
+
+    Attributes:
+        count: people, of this seed. folder: of their readings, see `dystyle.metrics.people`.
+    """
+
+    count: int = 8000
+    seed: int = 60_000
+    folder: Path = Path("runs/people")
+
+    def read(self, generator: MobileStyleGAN) -> People:
+        """They, and what is read of them."""
+        backend, mean_w = FaceEditor.from_pretrained(backend="auto").backend, generator.mean_w.numpy()
+        return People.read(backend, Latents().map, mean_w, self.count, self.seed, self.folder)
+
+
+@dataclass(frozen=True)
 class DirectionsConfig:
     """Direction vectors: mean differences, and logistic regression with its accuracy over labels.
 
@@ -103,15 +130,12 @@ class InterFaceGanConfig:
     """InterFaceGAN in Z, W and W+: hyperplanes of support vector machines.
 
     Attributes:
-        count: people, of this seed. people: folder of their readings, see `dystyle.metrics.people`.
-        share: of them at either end of an attribute, which a hyperplane separates. The paper takes .02 of
-            500,000; of fewer people .05 are right more often (docs/methods.md).
+        share: of the people at either end of an attribute, which a hyperplane separates. The paper takes .02
+            of 500,000; of fewer people .05 are right more often (docs/methods.md).
         out: folder to write `z.safetensors`, `w.safetensors` and `wplus.safetensors` to.
     """
 
-    count: int = 8000
-    seed: int = 60_000
-    people: Path = Path("runs/people")
+    people: RandomPeople = field(default_factory=RandomPeople)
     share: float = 0.05
     out: Path = Path("weights/methods")
 
@@ -121,12 +145,14 @@ class GanSpaceConfig:
     """GANSpace: components of W and of early features, named by measurement.
 
     Attributes:
-        samples: random codes the components are found from; features are those of the first convolution.
+        people: whose readings say which components are tried for an attribute.
+        samples: random codes the components are found from.
+        feature_samples: as many of the first convolution's features.
         shown: faces on which components are tried.
     """
 
-    faces: Faces = field(default_factory=Faces)
-    samples: int = 50_000
+    people: RandomPeople = field(default_factory=RandomPeople)
+    samples: int = 1_000_000
     feature_samples: int = 4000
     components: int = 100
     shown: int = 4
@@ -138,11 +164,14 @@ class StyleSpaceConfig:
     """StyleSpace: one channel for each attribute.
 
     Attributes:
-        shown: faces on which gradient maps are taken and channels tried.
+        people: whose styles and readings say which channels an attribute's examples share.
+        pictures: of the first of them, on which gradient maps are taken.
+        shown: faces on which channels are tried.
         tried: channels tried for each attribute.
     """
 
-    faces: Faces = field(default_factory=Faces)
+    people: RandomPeople = field(default_factory=RandomPeople)
+    pictures: int = 200
     shown: int = 4
     tried: int = 4
     out: Path = Path("weights/methods/stylespace.safetensors")
@@ -153,15 +182,18 @@ class StyleFlowConfig:
     """StyleFlow: a conditional continuous normalizing flow.
 
     Attributes:
-        components: principal components of W that it works on.
+        people: whom it learns from; the last tenth is held out.
+        samples: more random codes, of which nothing is read.
+        components: principal components of P, from these, that it works on.
         shown: faces on which bands of rows are tried.
     """
 
-    faces: Faces = field(default_factory=Faces)
-    components: int = 128
-    hidden: int = 256
-    steps: int = 1500
-    batch: int = 64
+    people: RandomPeople = field(default_factory=RandomPeople)
+    samples: int = 20_000
+    components: int = 192
+    hidden: int = 512
+    steps: int = 300
+    batch: int = 128
     lr: float = 1e-3
     shown: int = 2
     out: Path = Path("weights/methods/styleflow.safetensors")
@@ -193,9 +225,7 @@ def fit_interfacegan(config: InterFaceGanConfig, generator: MobileStyleGAN) -> d
         cosines of the directions.
     """
     make_folder(config.out)
-    latents, backend = Latents(), FaceEditor.from_pretrained(backend="auto").backend
-    mean_w, std_w = generator.mean_w.numpy(), generator.std_w.numpy()
-    people = People.read(backend, latents.map, mean_w, config.count, config.seed, config.people)
+    people, std_w = config.people.read(generator), generator.std_w.numpy()
     normal, report = partial(normal_svm, share=config.share), {}
     for name, editor, codes, values, std in (
         ("z", ZEditor, people.z, people.values, np.ones(512)),
@@ -225,40 +255,45 @@ def boundaries(codes: np.ndarray, values: np.ndarray, std: np.ndarray, share: fl
 def fit_ganspace(config: GanSpaceConfig, generator: MobileStyleGAN) -> dict:
     """Write the editor; returns shares of variance and of attributes' change, and the components' names."""
     make_folder(config.out.parent)
-    codes, values = config.faces.read()
-    rng, count = np.random.default_rng(0), config.components
-    w = generator.map(rng.standard_normal((config.samples, 512), dtype=np.float32))
-    components = Components.of(w, count)
-    some = w[: config.feature_samples]
+    count, latents, rng = config.components, Latents(), np.random.default_rng(0)
+    sizes = [PART] * (config.samples // PART) + [config.samples % PART] * (config.samples % PART > 0)
+    draws = (rng.standard_normal((size, 512), dtype=np.float32) for size in sizes)
+    components = Components.of(map(latents.map, tqdm(draws, "codes", len(sizes), mininterval=10)), count)
+    some = latents.map(rng.standard_normal((config.feature_samples, 512), dtype=np.float32))
     with torch.no_grad():
         parts = torch.from_numpy(some).split(256)
         maps = [generator.conv1(generator.const, part).flatten(1).numpy() for part in parts]
     features = Components.of_features(some, np.concatenate(maps), 20)
-    rows = codes[:, :PICTURE_ROWS].mean(1)
+    people = config.people.read(generator)
+    values = dict(zip(ATTRIBUTES, people.values.T, strict=True))
     editor = FaceEditor.from_pretrained(backend="onnx")
     shown = [editor.sample(seed) for seed in range(config.shown)]
-    found = candidates(rows, values, components)
-    linear, names = name_components(found, components, shown, _reader(editor), generator.std_w.numpy())
-    save_ganspace(config.out, linear, components, features)
-    variance = {str(n): float(components.share[:n].sum()) for n in (20, count)}
+    named, effects = name_components(
+        candidates(people.w, values, components), components, shown, _reader(editor)
+    )
+    named.save(config.out, features)
     return {
-        "variance": variance,
+        "variance": {str(n): float(components.share[:n].sum()) for n in (20, count)},
         "feature_variance": float(features.share.sum()),
-        "attributes": explained(rows, values, components, (20, count)),
-        "names": names,
+        "attributes": explained(people.w, values, components, (20, count)),
+        "chosen": named.chosen,
+        "effects": effects,
     }
 
 
 def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
-    """Write the editor; returns by attribute the channel and what it changes."""
+    """Write the editor; returns by attribute the channel and what it changes, and how many channels belong to
+    each region."""
     make_folder(config.out.parent)
-    codes, values = config.faces.read()
-    s, channels = styles(generator, np.asarray(codes)), channel_names(generator)
+    people = config.people.read(generator)
+    values = dict(zip(ATTRIBUTES, people.values.T, strict=True))
+    codes = np.broadcast_to(people.w[:, None], (len(people.w), 18, 512))
+    s, channels = styles(generator, codes), channel_names(generator)
     deviations = s.std(0)
+    atlas, local = map_channels(generator, codes[: config.pictures], deviations)
     editor = FaceEditor.from_pretrained(backend="torch")  # an engine would be compiled for every channel
     read = _reader(editor)
     shown = [editor.sample(seed) for seed in range(config.shown)]
-    local = _locality(generator, shown)
     before = [read(code) for code in shown]
     widths = {name: layer.out_features for name, (layer, _) in affine_layers(generator).items()}
     chosen, indices, signs, slopes, report = {}, [], [], [], {}
@@ -283,19 +318,27 @@ def fit_stylespace(config: StyleSpaceConfig, generator: MobileStyleGAN) -> dict:
         slopes.append(max(changes[name] / TRIAL, 1e-3))
         report[name] = {"layer": channels[index][0], "channel": channels[index][1], "effect": changes}
     signed, known = deviations[indices] * signs, Channels.of(generator, indices, s)
-    StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths, known).save(config.out)
+    StyleSpaceEditor(chosen, np.float32(signed), np.float32(slopes), widths, known).save(config.out, atlas)
+    report["regions"] = {name: int((atlas.regions == i).sum()) for i, name in enumerate(REGIONS)}
     return report
 
 
-def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Share of every channel's gradient energy that lies in the attributes' regions, (channels,) by name."""
+def map_channels(
+    generator: MobileStyleGAN, codes: np.ndarray, deviations: np.ndarray
+) -> tuple[Atlas, dict[str, np.ndarray]]:
+    """Where the channels act in the pictures of codes (n, 18, 512); deviations (channels,) among people.
+
+    Returns:
+        The atlas, and by attribute with a place in the face the share of every channel's gradient energy that
+        lies there, (channels,).
+    """
     from dystyle.engines.graphs import reader
 
-    layers, state = affine_layers(generator), generator.state_dict()
-    local = [name for name, row in ATTRIBUTES.items() if row.region]
-    energies = np.zeros((len(local) + 1, sum(layer.out_features for layer, _ in layers.values())))
-    for code in codes:
-        x = torch.from_numpy(code[None])
+    layers, state, parser = affine_layers(generator), generator.state_dict(), FeatureParser.load("parser")
+    local = {name: row.region for name, row in ATTRIBUTES.items() if row.region}
+    energies, areas, overlaps = [], [], np.zeros((len(local), len(REGIONS)))
+    for seed, code in enumerate(tqdm(codes, "gradient maps", mininterval=10)):
+        x = torch.from_numpy(np.array(code[None], np.float32))
         offsets = [torch.zeros(layer.out_features, requires_grad=True) for layer, _ in layers.values()]
 
         def render(offsets, x=x):
@@ -303,40 +346,81 @@ def _locality(generator: MobileStyleGAN, codes: list[np.ndarray]) -> dict[str, n
                 f"{name}.bias": state[f"{name}.bias"] + offset
                 for name, offset in zip(layers, offsets, strict=True)
             }
-            return functional_call(generator, biases, (x, PREVIEW))
+            return functional_call(generator, biases, (x, SMALL))
 
         with torch.no_grad():
             half, one = torch.full((1,), 0.5), torch.ones(1)
-            face = crop(render(offsets), 192, half, MESH_CROP[0] * one, MESH_CROP[1] * one)
+            face = crop(generator(x, SMALL), 192, half, MESH_CROP[0] * one, MESH_CROP[1] * one)
             points = reader().mesh((face + 1) / 2)[0, :, :2].numpy()
-        points = (np.array((0.5, MESH_CROP[0])) + (points / 192 - 0.5) * MESH_CROP[1]) * PREVIEW
-        masks = [region_mask(points, name, PREVIEW) for name in local]
-        energies += region_energy(render, offsets, np.stack([*masks, np.ones_like(masks[0])]))
-    return dict(zip(local, energies[:-1] / np.maximum(energies[-1], 1e-12), strict=True))
+            kinds = parser(generator.features(x, SIZE))
+            kinds = F.interpolate(kinds, (SMALL, SMALL), mode="bilinear").argmax(1)[0].numpy()
+        points = np.array((0.5, MESH_CROP[0])) + (points / 192 - 0.5) * MESH_CROP[1]
+        masks = regions_of(points, kinds)
+        energies.append(region_energy(render, offsets, masks, seed))
+        areas.append(masks.sum((1, 2)))
+        for total, region in zip(overlaps, local.values(), strict=True):
+            total += (masks & region_mask(points[list(region)], LOCAL_MARGIN, SMALL)).sum((1, 2))
+    regions, shares = located(np.stack(energies), np.stack(areas))
+    inside = overlaps / np.maximum(np.sum(areas, 0), 1) @ shares
+    visible = np.sqrt(np.mean(energies, 0).sum(0)) * deviations
+    return Atlas(regions.astype(np.int8), np.float32(visible)), dict(zip(local, inside, strict=True))
 
 
 def fit_styleflow(config: StyleFlowConfig, generator: MobileStyleGAN) -> dict:
-    """Write the editor; returns the negative log-likelihood per dimension (nats), rows, and effects."""
+    """Write the editor; returns negative log-likelihoods of codes that were held out, rows, and effects.
+
+    In nats: "gain", by which the flow is better for a code than the normal distribution of its coordinates,
+    on people held out and on those "learnt" from; per dimension of W those of a normal distribution in W
+    ("normal_in_w"), of one in P ("normal_in_p"), and of the latter with the flow ("flow").
+    """
     make_folder(config.out.parent)
-    codes, values = config.faces.read()
-    w = codes[:, :PICTURE_ROWS].mean(1)
-    space = Components.of(w, config.components)
-    levels = np.stack([ATTRIBUTES[name].value_to_level(value) for name, value in values.items()], 1)
+    people = config.people.read(generator)
+    rows = ATTRIBUTES.values()
+    levels = np.stack([row.value_to_level(v) for row, v in zip(rows, people.values.T, strict=True)], 1)
+    z = np.random.default_rng(config.people.seed + 1).standard_normal((config.samples, 512), dtype=np.float32)
+    others = Latents().map(z)
+    space = Components.of([unbend(others)], config.components)
     torch.manual_seed(0)
-    flow = Flow(config.components, len(values), config.hidden)
-    editor = StyleFlowEditor(tuple(values), flow, space.mean, space.basis, space.deviations)
-    x, conditions = editor.encode(w), torch.from_numpy(np.float32(levels))
+    flow = Flow(config.components, len(ATTRIBUTES), config.hidden)
+    editor = StyleFlowEditor(tuple(ATTRIBUTES), flow, space.mean, space.basis, space.deviations)
+    x, conditions = editor.encode(people.w), torch.from_numpy(np.float32(levels))
+    learnt = len(x) * 9 // 10
     flow.requires_grad_(True).train()
-    losses = flow.fit(x, conditions, config.steps, config.batch, config.lr)
+    flow.fit(x[:learnt], conditions[:learnt], config.steps, config.batch, config.lr)
     flow.eval().requires_grad_(False)
+    gains = [gain(flow, *some) for some in zip(x.split(learnt), conditions.split(learnt), strict=True)]
+    held = people.w[learnt:]
+    normal = [
+        -normal_log_density(others, held).mean(),
+        -normal_log_density(unbend(others), unbend(held)).mean(),
+    ]
+    normal[1] -= np.log(BEND) * (held < 0).sum(1).mean()
     effects = _choose_bands(editor, config.shown)
     editor.save(config.out)
+    per_dimension = np.array([*normal, normal[1] - gains[1]]) / held.shape[1]
     return {
-        "first": float(np.mean(losses[:20])),
-        "last": float(np.mean(losses[-50:])),
+        "gain": {"held out": gains[1], "learnt": gains[0]},
+        **dict(zip(("normal_in_w", "normal_in_p", "flow"), per_dimension.tolist(), strict=True)),
         "rows": dict(zip(editor.names, editor.bands.tolist(), strict=True)),
         "effects": effects,
     }
+
+
+def normal_log_density(samples: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """log p(x), (n,), of x (n, d) by the normal distribution of samples (m, d)."""
+    lower = np.linalg.cholesky(np.cov(samples.T.astype(np.float64)))
+    z = np.linalg.solve(lower, (x - samples.mean(0, dtype=np.float64)).T)
+    return -0.5 * (z**2).sum(0) - np.log(lower.diagonal()).sum() - 0.5 * len(lower) * np.log(2 * np.pi)
+
+
+def gain(flow: Flow, x: torch.Tensor, conditions: torch.Tensor) -> float:
+    """Mean nats by which a flow explains x (b, dim) better than a standard normal distribution does."""
+    random = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, x.shape, generator=random) * 2.0 - 1
+    parts = zip(x.split(256), conditions.split(256), signs.split(256), strict=True)
+    flowing = torch.cat([flow.log_density(*part).detach() for part in parts])
+    normal = -0.5 * (x.square().sum(1) + flow.dim * np.log(2 * np.pi))
+    return float((flowing - normal).mean())
 
 
 def _choose_bands(flow: StyleFlowEditor, shown: int) -> dict[str, dict[str, float]]:
