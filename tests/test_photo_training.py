@@ -25,7 +25,7 @@ from dystyle.training import carrier, features
 from dystyle.training.carrier import CarrierConfig, flow_losses, train_carrier
 from dystyle.training.features import FeaturesConfig, prior, train_features
 from dystyle.training.pairs import Pairs, flow, mesh
-from dystyle.training.photo import FACE, Part, PhotoConfig, Stage, descend, face_losses, fill, picture_losses
+from dystyle.training.photo import FACE, Part, Stage, descend, face_losses, fill, picture_losses
 from dystyle.training.portraits import Portraits
 from dystyle.weights import load
 
@@ -184,7 +184,7 @@ def test_parts_are_where_the_generator_makes_them():
 
 
 def test_gradients_that_are_not_finite_are_left_out_and_counted(tmp_path):
-    config = PhotoConfig(tmp_path, steps=3, batch=1, lr=0.1, warm_up=1, ema=0.0, checkpoint_every=1)
+    config = FeaturesConfig(tmp_path, steps=3, batch=1, lr=0.1, warm_up=1, ema=0.0, checkpoint_every=1)
     tracks = []
     for faults in ((), (1,)):
         network = nn.Linear(2, 1)
