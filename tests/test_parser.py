@@ -18,9 +18,9 @@ from dystyle.training.parser import ParserConfig, fit_parser
 
 def test_a_place_is_what_the_cluster_is_whose_direction_it_has():
     centres = torch.eye(512)[[3, 7, 9]]
-    mean, scale = torch.full((512,), 5.0), torch.full((512,), 2.0)
+    mean, scale = torch.linspace(-9, 500, 512), torch.full((512,), 2.0)
     parser = FeatureParser(["hair", "background", "hair"], mean, scale, centres)
-    features = torch.full((1, 512, 1, 3), 5.0)
+    features = mean[None, :, None, None].repeat(1, 1, 1, 3)
     features[0, 3, 0, 0] += 1  # however far from the mean
     features[0, 7, 0, 1] += 100
     features[0, [7, 9], 0, 2] += 4  # as much the one as the other
