@@ -582,9 +582,11 @@ class FaceEditor:
         """What the carrier has to know of a face's features before an edit, see `dystyle.engines.graphs`."""
         if "restored" not in face.kept:
             features = self._features(face.code)
-            face.kept["restored"] = (features[0] + face.residual).astype(np.float16)
-            face.kept["sampled"] = features[0, ::SAMPLED].astype(np.float16)
-            (face.kept["read"],), (face.kept["unmoved"],) = self.backend.run("carrier_start", features)
+            (read,), (unmoved,) = self.backend.run("carrier_start", features)
+            sampled = features[0, ::SAMPLED].astype(np.float16)
+            restored = (features[0] + face.residual).astype(np.float16)
+            # All at once: another thread may be at the same face.
+            face.kept.update(sampled=sampled, read=read, unmoved=unmoved, restored=restored)
         return {name: face.kept[name][None] for name in ("restored", "sampled", "read", "unmoved")}
 
     def _restored(self, face: InvertedFace) -> np.ndarray:
