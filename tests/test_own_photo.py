@@ -311,6 +311,25 @@ def test_a_photo_with_colours_keeps_them(editor, face):
     assert tone_of(np.full((256, 256, 3), (200, 120, 60), np.uint8)) is not None  # one colour is one tone
 
 
+def test_a_second_thread_never_sees_half_of_what_a_photo_keeps(editor, face, monkeypatch):
+    """Sliders move while an edit's first preview is still at it."""
+    fresh = InvertedFace(face.code, face.portrait, face.quad, face.box, residual=face.residual)
+    run = editor.backend.run
+
+    def meanwhile(name, *arguments, **others):
+        if name == "carrier_start":
+            monkeypatch.setattr(editor.backend, "run", run)
+            first = editor._start(fresh)  # the other thread, which finds nothing or all of it
+            assert {key: first[key].shape[1:] for key in ("read", "unmoved")} == {
+                "read": (32, 64, 64),
+                "unmoved": (2, 32, 32),
+            }
+        return run(name, *arguments, **others)
+
+    monkeypatch.setattr(editor.backend, "run", meanwhile)
+    assert editor._start(fresh)["restored"].shape == (1, 512, 64, 64)
+
+
 def test_without_an_edit_the_carrier_keeps_the_residual():
     carrier, codes = Carrier.load("carrier"), torch.randn(1, 1, 512).expand(1, 18, 512) * 0.3
     features = generator().features(generator().mean_w + codes * generator().std_w, 64)
