@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 COARSE = 256  # resolution of masks and blurs
+GROUP = 128  # the most channels that OpenCV moves at once
 STILL, MOVING = 0.01, 0.03  # half pictures, up to which a move is none, and from which it is whole
 FINE = 0.75  # px of 256, standard deviation of the blur that fine structure does not survive
 # Differences, of 255, up to which fine structure stays as it is, and from which on none does; its strength up
@@ -23,36 +24,62 @@ def changes(
         least, full: differences, of 255, up to which nothing counts as changed, and from which all does.
         blur: px of 256, standard deviation: finer structure does not count.
     """
-    size = (COARSE, COARSE)
     if blur:
-        first, second = (
-            cv2.GaussianBlur(cv2.resize(x, size, interpolation=cv2.INTER_AREA), (0, 0), blur)
-            for x in (edited, before)
-        )
-        difference = _largest(cv2.absdiff(first, second)).astype(np.float32)
+        difference = _largest(np.abs(cv2.GaussianBlur(_difference(edited, before), (0, 0), blur)))
     else:
         difference = _largest(cv2.absdiff(edited, before)).astype(np.float32)
-        difference = cv2.resize(difference, size, interpolation=cv2.INTER_AREA)
+        difference = cv2.resize(difference, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
     mask = np.clip((difference - least) / (full - least), 0, 1)
     mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     return cv2.GaussianBlur(mask, (0, 0), 2.5)
 
 
-def move(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """A picture or map (s, s, ...), each place taken from where a flow says; itself where nothing moves.
+class Flow:
+    """Where each place of an edited picture comes from.
 
     Args:
-        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`. Small moves
-            are none: what hardly moves keeps its very pixels.
+        flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`.
     """
-    size = len(picture)
-    columns, rows = (cv2.resize(axis, (size, size), interpolation=cv2.INTER_LINEAR) for axis in flow)
-    strength = np.clip((np.hypot(columns, rows) - STILL) / (MOVING - STILL), 0, 1) * np.float32(size / 2)
-    if not strength.any():
-        return picture
-    places = np.arange(size, dtype=np.float32)
-    columns, rows = places + columns * strength, places[:, None] + rows * strength
-    return cv2.remap(picture, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+    def __init__(self, flow: np.ndarray) -> None:
+        self.flow = flow
+        self._places: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
+
+    def move(self, picture: np.ndarray) -> np.ndarray:
+        """A picture or map (s, s, ...), moved; itself where nothing moves. Small moves are none: what hardly
+        moves keeps its very pixels."""
+        size = len(picture)
+        if size not in self._places:
+            strength = _ramp(cv2.magnitude(*self.flow), STILL, MOVING)
+            places = self._places_of(self.flow * strength, size)
+            self._places[size] = cv2.convertMaps(*places, cv2.CV_16SC2) if strength.any() else None
+        if (places := self._places[size]) is None:
+            return picture
+        return cv2.remap(picture, *places, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+    def carry(self, features: np.ndarray) -> np.ndarray:
+        """Features by place, see `by_place`, moved however little: (c, h, w) float32, as
+        `dystyle.encoders.carrier.warp` does but for the 32nd of a place that OpenCV rounds to."""
+        groups, size, _, channels = features.shape
+        moved = np.empty((groups, channels, size * size), np.float32)
+        group, places = np.empty_like(features[0]), self._places_of(self.flow, size)
+        for own, out in zip(features, moved, strict=True):
+            cv2.remap(own, *places, cv2.INTER_LINEAR, dst=group, borderMode=cv2.BORDER_REPLICATE)
+            cv2.transpose(group.reshape(-1, channels), dst=out)
+        return moved.reshape(-1, size, size)
+
+    @staticmethod
+    def _places_of(flow: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows of where the places of a picture come from, (size, size) each."""
+        columns, rows = (cv2.resize(axis * np.float32(size / 2), (size, size)) for axis in flow)
+        places = np.arange(size, dtype=np.float32)
+        return columns + places, rows + places[:, None]
+
+
+def by_place(features: np.ndarray) -> np.ndarray:
+    """Features (c, h, w) as OpenCV moves them: (c / GROUP, h, w, GROUP) float32."""
+    groups = features.reshape(-1, GROUP, *features.shape[1:])
+    return np.ascontiguousarray(groups.transpose(0, 2, 3, 1), np.float32)
 
 
 def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndarray:
@@ -63,10 +90,10 @@ def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndar
             things, they say nothing of colours, and none change.
     """
     tint = _difference(own, edited)
-    tint -= cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY)[..., None]
+    tint -= _thrice(cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY))
     foreign = _ramp(_largest(np.abs(_nearby(tint))), *FOREIGN)
-    skin = (cv2.resize(skin, (COARSE, COARSE)) * (1 - foreign))[..., None]
-    tint = _broad(tint * skin) / (_broad(skin)[..., None] + 0.01) * skin
+    skin = cv2.resize(skin, (COARSE, COARSE)) * (1 - foreign)
+    tint = cv2.resize(_broad(tint, skin), skin.shape) * _thrice(skin)
     return cv2.add(edited, cv2.resize(tint, edited.shape[:2]), dtype=cv2.CV_8U)
 
 
@@ -81,10 +108,9 @@ def corrected(
             ground, and where all do: errors of a head that was there are not the ground's.
     """
     error = _difference(own, render)
-    grounds, known = (cv2.resize(x, error.shape[:2])[..., None] for x in (ground, both))
-    there = _broad(error * known) / (_broad(known)[..., None] + 0.01)
     everywhere = _broad(error)
-    error = everywhere + grounds * (there - everywhere)
+    there = _broad(error, cv2.resize(both, error.shape[:2]))
+    error = everywhere + cv2.resize(ground, everywhere.shape[:2])[..., None] * (there - everywhere)
     return cv2.add(edited, cv2.resize(error, edited.shape[:2]), dtype=cv2.CV_8U)
 
 
@@ -107,15 +133,13 @@ def detailed(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndar
         change = np.abs(_nearby(_difference(edited, render)))
         little = 1 - _ramp(_largest(change), *REPLACED)
         kept = np.maximum(1 - changes(edited, render, *REPLACED), faint * little)
-        fine *= cv2.resize(kept, fine.shape[:2])[..., None]
+        fine *= _thrice(cv2.resize(kept, fine.shape[:2]))
     return cv2.add(edited, fine, dtype=cv2.CV_8U)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of pictures (s, s, 3), small: (256, 256, 3) float32."""
-    size = (COARSE, COARSE)
-    first, second = (cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (a, b))
-    return first - second
+    return cv2.subtract(_shrunk(a, COARSE), _shrunk(b, COARSE), dtype=cv2.CV_32F)
 
 
 def _largest(x: np.ndarray) -> np.ndarray:
@@ -139,10 +163,17 @@ def _nearby(x: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(x, (0, 0), NEARBY)
 
 
-def _broad(x: np.ndarray) -> np.ndarray:
-    """What is broad in maps (256, 256, ...), computed at a quarter of their size."""
+def _thrice(x: np.ndarray) -> np.ndarray:
+    """A map (s, s) for three channels: NumPy broadcasts into the last axis five times as slowly."""
+    return cv2.merge([x, x, x])
+
+
+def _broad(x: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """What is broad in maps (256, 256, 3), (64, 64, 3); of a `weight`, (256, 256), of what has one."""
+    if weight is not None:
+        return _broad(x * _thrice(weight)) / (_broad(weight)[..., None] + 0.01)
     small = cv2.resize(x, (COARSE // 4, COARSE // 4), interpolation=cv2.INTER_AREA)
-    return cv2.resize(cv2.GaussianBlur(small, (0, 0), COMPLEXION / 4), (COARSE, COARSE))
+    return cv2.GaussianBlur(small, (0, 0), COMPLEXION / 4)
 
 
 def composite(edited: np.ndarray, portrait: np.ndarray, mask: np.ndarray) -> np.ndarray:

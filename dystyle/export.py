@@ -130,16 +130,19 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
         return {"input": faces.repeat(2, 1).repeat(2, 2), **known}
     if name == "carrier_start":
         return {"input": features}
+    flow = 0.01 * features[:, :2, :32, :32]
+    if name == "carrier_moves":
+        return {"input": features, "read": 0.1 * features[:, :32], "unmoved": flow, "faces": nowhere}
     if name.startswith("carrier"):
-        residuals = (0.3 * features).astype(np.float16)
+        residuals = 0.3 * features
         others = {
+            "sampled": features[:, ::SAMPLED].copy(),
             "after": features[::-1].copy(),
-            "restored": (1.3 * features).astype(np.float16),
-            "sampled": features[:, ::SAMPLED].astype(np.float16),
-            "read": 0.1 * features[:, :32],
-            "unmoved": 0.01 * features[:, :2, :32, :32],
+            "restored": (features + residuals).astype(np.float16),
+            "flow": flow,
             "ground": nowhere,
-            "faces": nowhere,
+            "now": nowhere,
+            "lasts": 1 - nowhere,
         }
         return {"input": residuals, **others}
     if name == "parts":

@@ -17,7 +17,7 @@ import numpy as np
 from dystyle.alignment import Face, FaceAligner, covered, paste
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
-from dystyle.compositing import COARSE, changes, complexion, composite, corrected, detailed, move
+from dystyle.compositing import COARSE, Flow, by_place, changes, complexion, composite, corrected, detailed
 from dystyle.covers import cover_of
 from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
 from dystyle.editors import METHODS, open_method
@@ -496,50 +496,59 @@ class FaceEditor:
             render = self._unedited(size, face)
             return detailed(render, face.portrait, render), None
         after = self._features(code) if weights else features
-        known = self._start(face) | self._ground(places, face)
-        name = "carrier_still" if places.still else "carrier_moving"
-        carrier = self.backend.run(name, face.residual[None], None, after=after, **known)
-        carried, touched, (flow,), ground, ((hair,),) = carrier
-        hair = cv2.resize(np.minimum(hair, 1 - ground[0, 0]), (COARSE, COARSE))
-        if places.face is not None:
-            hair *= 1 - move(places.face, flow).clip(0, 1)
-        if places.gives_way:
-            carried *= 1 - np.float32(places.gives_way) * known["faces"]
-        edited = self._decode(size, np.add(features, carried, out=carried), code, weights)
+        known, ground, faces = self._start(face), self._ground(places, face), faces_of(places)
+        moves = {"read": known["read"], "unmoved": known["unmoved"], "faces": faces}
+        (flow,), now, ((hair,),) = self.backend.run("carrier_moves", after, None, **moves)
+        route = Flow(flow)
+        carried, touched, now = self.backend.run(
+            "carrier_still" if places.still else "carrier_moving",
+            route.carry(known["residual"])[None],
+            None,
+            sampled=route.carry(known["sampled"])[None],
+            after=after,
+            restored=known["restored"],
+            flow=flow[None],
+            ground=ground,
+            now=now,
+            lasts=1 - np.float32(places.gives_way) * faces,
+        )
+        hair = np.minimum(hair, 1 - now[0, 0])
+        edited = self._decode(size, features + (carried - after) if weights else carried, code, weights)
         if weights:
             everywhere = np.ones((COARSE, COARSE), np.float32)
-            return edited, Moved(flow, everywhere, hair)
+            return edited, Moved(route, everywhere, hair, places.face)
         render = self._unedited(size, face)
-        stays = (np.maximum(known["ground"], places.still) * ground)[0, 0]
-        flow = flow * (1 - cv2.resize(ground[0, 0], flow.shape[1:]))  # heads move, the ground does not
+        stays = (np.maximum(ground, places.still) * now)[0, 0]
+        flow = flow * (1 - cv2.resize(now[0, 0], flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         if face.protected is not None:
             flow = flow * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
-        unedited = move(render, flow)
+        route = Flow(flow)
+        unedited = route.move(render)
         changed = changes(edited, unedited, *RENDERED)
         if places.turned is not None:
-            turned = move(places.turned, flow)
+            turned = route.move(places.turned)
             changed += turned * (changes(edited, unedited, *TURNED) - changed)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
         for kept in (face.cover, places.left):
             if kept is not None:
-                changed *= 1 - cv2.resize(move(kept, flow).clip(0, 1), changed.shape)
-        own = move(_resize(face.portrait, size), flow)
+                changed *= 1 - cv2.resize(route.move(kept).clip(0, 1), changed.shape)
+        own = route.move(self._own(size, face))
         changed *= 1 - cv2.resize(stays, changed.shape)
         edited = detailed(edited, own, unedited)
-        edited = corrected(edited, own, unedited, ground[0, 0], stays)
+        edited = corrected(edited, own, unedited, now[0, 0], stays)
         if places.skin is not None:
-            skin = move(places.skin, flow).clip(0, 1)
-            edited = complexion(edited, own, skin * (1 - cv2.resize(ground[0, 0], skin.shape)))
-        return composite(edited, own, changed), Moved(flow, changed, hair)
+            skin = route.move(places.skin).clip(0, 1)
+            edited = complexion(edited, own, skin * (1 - cv2.resize(now[0, 0], skin.shape)))
+        return composite(edited, own, changed), Moved(route, changed, hair, places.face)
 
     def _dyes(self, code: EditedCode, face: InvertedFace) -> tuple[dict[str, float], tuple[Colours, ...]]:
         """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of
         either if there is no hair to be dyed."""
-        targets = {name: target for _, step in code.steps for name, target in step.items()}
+        targets = {name: target for _, step, _ in code.steps for name, target in step.items()}
         dyes = {name: target for name, target in targets.items() if ATTRIBUTES[name].dyes}
         if not dyes:
             return {}, ()
@@ -578,16 +587,20 @@ class FaceEditor:
         _, _, ((hair,),) = self.backend.run("parts", features, None, faces=nowhere)
         return colours(self._decode(self.sizes[-1], features, code), hair)
 
-    def _start(self, face: InvertedFace) -> dict[str, np.ndarray]:
-        """What the carrier has to know of a face's features before an edit, see `dystyle.engines.graphs`."""
+    def _start(self, face: InvertedFace) -> Mapping[Any, np.ndarray]:
+        """What the carrier has to know of a face's features before an edit, see `InvertedFace.kept`."""
         if "restored" not in face.kept:
-            features = self._features(face.code)
-            (read,), (unmoved,) = self.backend.run("carrier_start", features)
-            sampled = features[0, ::SAMPLED].astype(np.float16)
-            restored = (features[0] + face.residual).astype(np.float16)
+            features, residual = self._features(face.code), np.asarray(face.residual)
+            read, unmoved = self.backend.run("carrier_start", features)
             # All at once: another thread may be at the same face.
-            face.kept.update(sampled=sampled, read=read, unmoved=unmoved, restored=restored)
-        return {name: face.kept[name][None] for name in ("restored", "sampled", "read", "unmoved")}
+            face.kept.update(
+                residual=by_place(residual),
+                sampled=by_place(features[0, ::SAMPLED]),
+                read=read,
+                unmoved=unmoved,
+                restored=(features + residual).astype(np.float16),
+            )
+        return face.kept
 
     def _restored(self, face: InvertedFace) -> np.ndarray:
         """The features of a face's code with their residual, if there is one, (1, 512, 64, 64) float32."""
@@ -595,28 +608,40 @@ class FaceEditor:
             return self._features(face.code)
         return self._start(face)["restored"].astype(np.float32)
 
+    def _own(self, size: int, face: InvertedFace) -> np.ndarray:
+        """A face's portrait of this size, uint8 (size, size, 3)."""
+        if size == len(face.portrait):
+            return face.portrait
+        if f"own {size}" not in face.kept:
+            face.kept[f"own {size}"] = _resize(face.portrait, size)
+        return face.kept[f"own {size}"]
+
     def _unedited(self, size: int, face: InvertedFace) -> np.ndarray:
         """What the generator makes of a face's features with their residual, uint8 (size, size, 3)."""
         if size not in face.kept:
             face.kept[size] = self._decode(size, self._restored(face), face.code)
         return face.kept[size]
 
-    def _ground(self, places: Places, face: InvertedFace) -> dict[str, np.ndarray]:
-        """What the carrier has to know of a photo's places: its "ground" and the "faces" on it,
-        (1, 1, 64, 64) float32 each from 0 to 1, by its features and residual and where its face is known to
-        be."""
-        faces = faces_of(places)
+    def _ground(self, places: Places, face: InvertedFace) -> np.ndarray:
+        """What of a photo is ground, (1, 1, 64, 64) float32 from 0 to 1, by its features and residual and
+        where its face is known to be."""
         if places.face is None:
-            return {"ground": 1 - faces, "faces": faces}
+            return 1 - faces_of(places)
         ground = self._parts(face)[0]
         if not places.still:
-            # The code may have smaller ears and less hair than the photo: these are no ground.
-            person = self._person(face)
-            head = np.maximum(self._hair(face), ears_of(face) * person)
-            ground = cv2.erode(ground * (_resize(head, SIZE) < 0.5), np.ones((EDGE, EDGE)))
-            beside = cv2.erode(_resize(1 - person, SIZE), np.ones((OUTLINE, OUTLINE)))
-            ground = np.maximum(ground, beside)
-        return {"ground": ground[None, None], "faces": faces}
+            if "behind" not in face.kept:
+                face.kept["behind"] = self._behind(ground, face)
+            ground = face.kept["behind"]
+        return ground[None, None]
+
+    def _behind(self, ground: np.ndarray, face: InvertedFace) -> np.ndarray:
+        """What of a photo's ground is behind its head by its pixels as well, (64, 64) float32: the code may
+        have smaller ears and less hair than the photo, and these are no ground."""
+        person = self._person(face)
+        head = np.maximum(self._hair(face), ears_of(face) * person)
+        ground = cv2.erode(ground * (_resize(head, SIZE) < 0.5), np.ones((EDGE, EDGE)))
+        beside = cv2.erode(_resize(1 - person, SIZE), np.ones((OUTLINE, OUTLINE)))
+        return np.maximum(ground, beside)
 
     def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its
@@ -629,16 +654,17 @@ class FaceEditor:
             return np.array(face.code)
         edit, farther = partial(self._of_codes.edit, read=self.measure), np.array(code)
         share = 1.0 if len(code.targets.keys() - without) == 1 else AMONG
-        for before, targets in code.steps:
+        for before, targets, after in code.steps:
             others = {name: target for name, target in targets.items() if name not in without}
             if len(others) < len(targets):
                 undyed = edit(before, others) if others else before
                 farther += np.asarray(undyed) - np.asarray(edit(before, targets))
             for name, target in others.items():
-                part = np.asarray(edit(before, {name: target}) - before)
+                alone = after if len(targets) == 1 else edit(before, {name: target})
+                part = np.asarray(alone - before)
                 farther += np.float32(share * self._push(name, target, face)) * part
         if code.steps:
-            before, _ = code.steps[0]
+            before, _, _ = code.steps[0]
             farther[EARLY:] = before[EARLY:]
         return farther
 
@@ -811,13 +837,8 @@ class FaceEditor:
             residual, _ = self._restore(picture, code)
             nowhere = np.zeros((1, 1, SIZE, SIZE), np.float32)
             opened = InvertedFace(code, picture, np.zeros((4, 2)), np.zeros(4), residual=residual)
-            known = self._start(opened) | {
-                "after": self._features(edited),
-                "ground": nowhere,
-                "faces": nowhere,
-            }
-            for name in ("carrier_still", "carrier_moving"):
-                self.backend.run(name, residual[None], None, **known)
+            for places in (Places(still=True), Places()):
+                self._picture(edited, self.sizes[-1], opened, {}, places)
             self.backend.run("parts", self._restored(opened), None, faces=nowhere)
             self.backend.run("person", _resize(picture, 256)[None])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dystyle.alignment import hull
 from dystyle.attributes import ATTRIBUTES, EARS, PARTS
-from dystyle.compositing import COARSE, move
+from dystyle.compositing import COARSE, Flow
 from dystyle.encoders import SIZE
 from dystyle.faces import InvertedFace
 
@@ -23,18 +23,23 @@ class Moved(NamedTuple):
     """How a picture differs from the photo that was edited.
 
     Attributes:
-        flow: (2, 32, 32), where each place comes from, see `dystyle.encoders.carrier.warp`.
+        flow: where each place comes from.
         changed: (256, 256) float32 from 0 to 1, where it is the generator's, and not the photo's own.
-        hair: likewise, where the generator has hair beside the face.
+        hair: (h, w) likewise, where the generator has hair.
+        face: (256, 256) likewise, where the photo shows a face; None: not known.
     """
 
-    flow: np.ndarray
+    flow: Flow
     changed: np.ndarray
     hair: np.ndarray
+    face: np.ndarray | None = None
 
     def carry(self, hair: np.ndarray) -> np.ndarray:
         """Where the picture shows hair, (256, 256) from 0 to 1, from where the photo does, likewise."""
-        return np.maximum(move(hair, self.flow).clip(0, 1), self.changed * self.hair)
+        anew = self.changed * cv2.resize(self.hair, self.changed.shape)
+        if self.face is not None:
+            anew *= 1 - self.flow.move(self.face).clip(0, 1)
+        return np.maximum(self.flow.move(hair).clip(0, 1), anew)
 
 
 class Places(NamedTuple):

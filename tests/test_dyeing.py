@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dystyle.compositing import Flow
 from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
 from dystyle.faces import InvertedFace
 from dystyle.places import Moved
@@ -168,7 +169,7 @@ def test_where_hair_is_goes_with_the_head():
     flow[0] = -32 / 128  # in half pictures: all comes from 32 px to the left
     changed = np.zeros((256, 256), np.float32)
     changed[:, 170:] = 1
-    hair = Moved(flow, changed, anew).carry(photo)[128]
+    hair = Moved(Flow(flow), changed, anew).carry(photo)[128]
     assert hair[134:150].min() > 0.99 and hair[181:189].min() > 0.99
     assert not hair[60:128].any() and not hair[10:40].any()  # no longer, and the photo's own
 

@@ -10,7 +10,7 @@ import torch
 from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import hull, paste
 from dystyle.attributes import ATTRIBUTES, BELOW_THE_BROWS, EYES, LIPS, NOSE
-from dystyle.compositing import changes, complexion, composite, detailed, move
+from dystyle.compositing import Flow, changes, complexion, composite, detailed
 from dystyle.editors.base import EditedCode
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
@@ -268,16 +268,16 @@ def test_what_moves_takes_its_pixels_along_and_what_stays_keeps_them():
     picture = cv2.GaussianBlur(rng.integers(0, 256, (1024, 1024, 3), np.uint8), (0, 0), 2)
     flow = np.zeros((2, 32, 32), np.float32)
     flow += np.float32(0.007)  # 5 px of 1024
-    assert move(picture, flow) is picture
+    assert Flow(flow).move(picture) is picture
     flow[0, :, 16:], flow[1] = 2 * 20 / 1024, 0  # the right half comes from 20 px further right
-    moved = move(picture, flow)
+    moved = Flow(flow).move(picture)
     assert np.array_equal(moved[:, :480], picture[:, :480])
     assert np.abs(moved[:, 600:900].astype(int) - picture[:, 620:920]).max() <= 1
     flow[0], flow[1] = 0, -2 * 16 / 1024  # from above
-    assert np.abs(move(picture, flow)[600:900].astype(int) - picture[584:884]).max() <= 1
+    assert np.abs(Flow(flow).move(picture)[600:900].astype(int) - picture[584:884]).max() <= 1
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()  # the same as of features
     torched = warp(tensor, torch.from_numpy(flow)[None])[0].permute(1, 2, 0).numpy()
-    assert np.abs(torched - move(picture, flow))[20:-20].max() < 2
+    assert np.abs(torched - Flow(flow).move(picture))[20:-20].max() < 2
 
 
 def test_where_the_renders_agree_a_turned_face_is_the_photo_moved_with_it(editor, face, monkeypatch):

@@ -40,14 +40,14 @@ class EditedCode(np.ndarray):
 
     Attributes:
         origin: (18, 512), before the first edit. targets: asked for last, by attribute. steps: the edits, one
-            after the other: the code (18, 512) before each, and its targets; without those of methods that
-            look at pictures, which know how far to go. result: (18, 512), the values that this is true of:
-            what is computed from them is another code.
+            after the other: the code (18, 512) before each, its targets, and the code after; without those of
+            methods that look at pictures, which know how far to go. result: (18, 512), the values that this
+            is true of: what is computed from them is another code.
     """
 
     origin: np.ndarray | None
     targets: Mapping[str, float]
-    steps: tuple[tuple[np.ndarray, Mapping[str, float]], ...]
+    steps: tuple[tuple[np.ndarray, Mapping[str, float], np.ndarray], ...]
     result: np.ndarray | None
 
     def __new__(
@@ -58,7 +58,7 @@ class EditedCode(np.ndarray):
         followed = isinstance(before, cls) and np.array_equal(before, before.result)
         edited.origin = before.origin if followed else np.array(before)
         edited.targets = {**(before.targets if followed else {}), **targets}
-        step = () if looked else ((np.array(before), targets),)
+        step = () if looked else ((np.array(before), targets, np.array(edited)),)
         edited.steps = (before.steps if followed else ()) + step
         edited.result = np.array(edited)
         return edited

@@ -22,6 +22,7 @@ FADE, FAINT, CLEAR = 0.64, 0.13, 0.427
 FADED, MOVED = (0.08, 0.3), (0.01, 0.03)
 # Of what is near, in sides of the picture, the standard deviation; px of the blocks that are averaged first.
 NEAR, BLOCK = 0.08, 4
+ROWS = 2  # one of so many rows of places says what is near
 WIDER = 1  # places of the features beyond an outline that stay as they are with it
 
 
@@ -109,18 +110,18 @@ class Carrier(Stored, nn.Module):
             the flow (b, 2, 32, 32).
         """
         flow = self.moved(before, after) if flow is None else flow
-        fade, touched = self.faded(before[:, ::SAMPLED], after, flow)
+        fade, touched = self.faded(warp(before[:, ::SAMPLED], flow), after, flow)
         return fade * warp(residual, flow), touched, flow
 
     def faded(self, sampled: Tensor, after: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """How much of a moved residual is left, and which places the edit touches, (b, 1, 64, 64) each.
 
         Args:
-            sampled: one of `SAMPLED` channels of the features before an edit, (b, 128, 64, 64).
+            sampled: one of `SAMPLED` channels of the features before an edit, moved, (b, 128, 64, 64).
             after: (b, 512, 64, 64). flow: (b, 2, 32, 32).
         """
         units = 1 / self.scale[::SAMPLED]
-        difference = (after[:, ::SAMPLED] - warp(sampled, flow)).abs()
+        difference = (after[:, ::SAMPLED] - sampled).abs()
         fade = self._fade(F.conv2d(difference, units[None, :, None, None] / len(units)))
         distance = F.interpolate(flow.square().sum(1, keepdim=True).sqrt(), scale_factor=2, mode="bilinear")
         return fade, torch.maximum(_ramp(1 - fade, *FADED), _ramp(distance, *MOVED))
@@ -141,8 +142,8 @@ def fill(carried: Tensor, wanted: Tensor, before: Tensor, after: Tensor) -> Tens
         carried: (b, 512, h, w), the residual of the edited features. wanted: likewise, what these lack of the
             photo's. before, after: (b, 1, h, w) from 0 to 1, what is ground.
     """
-    known = before * after
-    nearby = _spread(wanted * known) / (_spread(known) + 1e-3)
+    known = (before * after)[:, :, ::ROWS]
+    nearby = _spread(wanted[:, :, ::ROWS] * known) / (_spread(known) + 1e-3)
     return carried + after * (nearby + before * (wanted - nearby) - carried)
 
 
@@ -153,11 +154,11 @@ def widened(places: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Maps (b, c, h, w), blurred by `NEAR` of their sides."""
+    """Maps (b, c, h, w), blurred by `NEAR` of their sides, from one of `ROWS` of their rows."""
     (gather, spread), (gather_columns, spread_columns) = (
-        (matrix.to(x) for matrix in _blur(size)) for size in x.shape[-2:]
+        (matrix.to(x) for matrix in _blur(size)) for size in (ROWS * x.shape[2], x.shape[3])
     )
-    return spread @ (gather @ x @ gather_columns.T) @ spread_columns.T
+    return spread @ (ROWS * gather[:, ::ROWS] @ x @ gather_columns.T) @ spread_columns.T
 
 
 def _blur(size: int) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,14 @@ The only module of this package that imports torch: it is needed to run the refe
 and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lack, (b, 512, 64, 64) float32 |
 | `carrier_start` | features (b, 512, 64, 64) float32 | what the carrier knows of them: what it reads, \
 (b, 32, 64, 64), and its flow where nothing moves, (b, 2, 32, 32) |
-| `carrier_still`, `carrier_moving` | residuals (b, 512, 64, 64) float16; features `after` an edit float32, \
-and with the residual before it, `restored` float16, likewise, and every fourth channel of them without, \
-`sampled` (b, 128, 64, 64) float16; what `carrier_start` says, `read` and `unmoved`; `ground` before it and \
-`faces`, (b, 1, 64, 64) float32 | residuals after; which places the edit touches, (b, 1, 64, 64); the flow, \
-(b, 2, 32, 32); ground and hair after, (b, 1, 64, 64); float32 |
+| `carrier_moves` | features (b, 512, 64, 64) float32 after an edit; what `carrier_start` says of those \
+before, `read` and `unmoved`; `faces` before it, (b, 1, 64, 64) float32 | the flow, (b, 2, 32, 32); ground \
+and hair after, (b, 1, 64, 64) |
+| `carrier_still`, `carrier_moving` | residuals (b, 512, 64, 64) and every fourth channel of the features \
+before an edit, `sampled` (b, 128, 64, 64), both moved by the `flow`; features `after` it, and with the \
+residual before it, `restored` float16, (b, 512, 64, 64); what is `ground` before and `now`, and which share \
+of the residual `lasts`, (b, 1, 64, 64); float32 | features with their residuals after; which places the \
+edit touches, and ground, (b, 1, 64, 64); float32 |
 | `person` | portraits (b, 256, 256, 3) uint8 | how much of a person, (b, 256, 256) float32 in 0..1 |
 | `parts` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, the things of it, \
 hair, (b, 1, 64, 64) each |
@@ -172,8 +175,22 @@ class Starting(nn.Module):
         return self.carrier.start(features)
 
 
+class Moving(nn.Module):
+    """Features after an edit to how they have moved, and what is ground and hair in them, by the bundled
+    carrier and parser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.carrier, self.parser = Carrier.load("carrier"), FeatureParser.load("parser")
+
+    def forward(self, after: Tensor, read: Tensor, unmoved: Tensor, faces: Tensor) -> tuple[Tensor, ...]:
+        flow = self.carrier.moves(read, unmoved, after)
+        ground, _, hair = self.parser.parts(after, warp(faces, flow))
+        return flow, ground, hair
+
+
 class Carrying(nn.Module):
-    """Residuals through an edit, by the bundled carrier and parser.
+    """Residuals through an edit, by the bundled carrier.
 
     Where it is `still`, what is ground before or after the edit stays the photo's, edges included, and so
     heads keep their outlines. Where a head moves, ground that it has not come to stays the photo's.
@@ -181,31 +198,28 @@ class Carrying(nn.Module):
 
     def __init__(self, still: bool) -> None:
         super().__init__()
-        self.carrier, self.parser, self.still = Carrier.load("carrier"), FeatureParser.load("parser"), still
+        self.carrier, self.still = Carrier.load("carrier"), still
 
     def forward(
         self,
         residuals: Tensor,
+        sampled: Tensor,
         after: Tensor,
         restored: Tensor,
-        sampled: Tensor,
-        read: Tensor,
-        unmoved: Tensor,
+        flow: Tensor,
         ground: Tensor,
-        faces: Tensor,
+        now: Tensor,
+        lasts: Tensor,
     ) -> tuple[Tensor, ...]:
-        residuals, restored, sampled = (
-            x.float() for x in (residuals, restored, sampled)
-        )  # as faces keep them
-        flow = self.carrier.moves(read, unmoved, after)
         fade, touched = self.carrier.faded(sampled, after, flow)
-        carried, wanted = fade * warp(residuals, flow), restored - after
-        now, _, hair = self.parser.parts(after, warp(faces, flow))
+        carried, wanted = fade * residuals, restored.float() - after
         if self.still:
             now = widened(torch.maximum(ground, now))
-            return carried + now * (wanted - carried), touched, flow, now, hair
-        now = torch.maximum(now, torch.minimum(ground, warp(ground, flow)))
-        return fill(carried, wanted, ground, now), touched, flow, now, hair
+            carried = carried + now * (wanted - carried)
+        else:
+            now = torch.maximum(now, torch.minimum(ground, warp(ground, flow)))
+            carried = fill(carried, wanted, ground, now)
+        return after + lasts * carried, touched, now
 
 
 class Encoding(nn.Module):
@@ -288,19 +302,20 @@ class Graph(NamedTuple):
 
 
 CODES, FEATURES, PLACES = (18, 512), (CHANNELS, SIZE, SIZE), (1, SIZE, SIZE)
+MOVES = {"read": (32, SIZE, SIZE), "unmoved": (2, 32, 32), "faces": PLACES}
 CARRIED = (
     FEATURES,
-    torch.float16,
+    torch.float32,
     {
+        "sampled": (CHANNELS // SAMPLED, SIZE, SIZE),
         "after": FEATURES,
         "restored": FEATURES,
-        "sampled": (CHANNELS // SAMPLED, SIZE, SIZE),
-        "read": (32, SIZE, SIZE),
-        "unmoved": (2, 32, 32),
+        "flow": (2, 32, 32),
         "ground": PLACES,
-        "faces": PLACES,
+        "now": PLACES,
+        "lasts": PLACES,
     },
-    frozenset({"restored", "sampled"}),
+    frozenset({"restored"}),
 )
 GRAPHS: dict[str, Graph] = {
     **{f"generator_{s}": Graph(partial(Synthesis, s), CODES, torch.float32) for s in SIZES},
@@ -319,6 +334,7 @@ GRAPHS: dict[str, Graph] = {
         {"codes": CODES, "features": FEATURES, "renders": (RENDER, RENDER, 3)},
     ),
     "carrier_start": Graph(Starting, FEATURES, torch.float32),
+    "carrier_moves": Graph(Moving, FEATURES, torch.float32, MOVES),
     "carrier_still": Graph(partial(Carrying, True), *CARRIED),
     "carrier_moving": Graph(partial(Carrying, False), *CARRIED),
     "person": Graph(Segmenting, (256, 256, 3), torch.uint8),

@@ -33,9 +33,7 @@ class Traced:
 
 _READER = ("mesh", "iris", "emotion", "age_gender", "probe")
 _KNOWLEDGE = {"mesh": "facemesh"}
-_CARRYING = Traced(
-    ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
-)
+_CARRYING = Traced(("dystyle.encoders.carrier",), {"carrier.": "carrier"})
 TRACED = {
     "encoder": Traced(("dystyle.encoders.fast",), {"encoder.": "encoder"}),
     "reader": Traced(
@@ -51,7 +49,10 @@ TRACED = {
     "mesh": Traced(("dystyle.knowledge.networks",), {"": "knowledge/facemesh"}),
     "person": Traced(("dystyle.knowledge.networks",), {"network.": "knowledge/selfie"}),
     "residual": Traced(("dystyle.encoders.features",), {"encoder.": "features"}),
-    "carrier_start": Traced(("dystyle.encoders.carrier",), {"carrier.": "carrier"}),
+    "carrier_start": _CARRYING,
+    "carrier_moves": Traced(
+        ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
+    ),
     "carrier_still": _CARRYING,
     "carrier_moving": _CARRYING,
     "parts": Traced(("dystyle.encoders.parser",), {"parser.": "parser"}),
