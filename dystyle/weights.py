@@ -297,7 +297,7 @@ JUDGES = (
     "dlib_gender",
     "calibration",
 )
-METHODS = ("z", "w", "wplus", "mean", "logistic", "ganspace", "stylespace", "styleflow")
+METHODS = ("z", "w", "wplus", "mean", "logistic", "logistic_wplus", "ganspace", "stylespace", "styleflow")
 
 WEIGHTS: dict[str, Source] = {
     "mobile_stylegan": Converted(

@@ -14,7 +14,7 @@ from dystyle.editors import METHODS, Method, styleflow
 from dystyle.editors.base import StrengthEditor, StyledCode
 from dystyle.editors.ganspace import FARTHEST, Components, GanSpaceEditor, candidates, explained
 from dystyle.editors.interfacegan import Latents
-from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy
+from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy, label_line
 from dystyle.editors.search import effect, most_selective
 from dystyle.editors.styleflow import Flow, StyleFlowEditor
 from dystyle.editors.stylespace import (
@@ -44,6 +44,30 @@ def test_every_fit_finds_a_planted_direction(normal):
     editor = LinearEditor.fit(codes, values, std, NORMALS[normal])
     assert editor.directions[0] @ truth > 0.9
     assert editor.slopes[0] > 0
+
+
+def test_several_labels_are_brought_onto_one_line():
+    """Four colours along one direction, in another order than their names', beside one that says nothing."""
+    rng = np.random.default_rng(0)
+    truth, places = np.eye(32)[3], {"black": 0.0, "brown": 1.5, "blond": 3.0, "gray": 4.5}
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = rng.choice(list(places), count)
+        x = rng.standard_normal((count, 32)) + np.outer([places[label] for label in labels], truth)
+        return x + np.outer(rng.normal(0, 5, count), np.eye(32)[7]), labels
+
+    direction, positions, ordered = label_line(*draw(2000), *draw(500))
+    assert abs(direction @ truth) > 0.97
+    found = sorted(positions, key=positions.get, reverse=direction @ truth < 0)
+    assert found == list(places) and np.ptp(list(positions.values())) == pytest.approx(4.5, abs=0.6)
+    assert 0.9 < ordered < 1
+    x, labels = draw(2000)
+    assert label_line(x, rng.permutation(labels), *draw(500))[2] < 0.8  # nothing to be found
+
+    codes = rng.standard_normal((500, 64)).astype(np.float32)
+    values = {"age": 42.5 + 10 * codes[:, 0], "smile": rng.uniform(0, 1, 500)}
+    editor = LinearEditor.fit(codes, values, np.ones(64), NORMALS["mean"], given={"age": 5 * np.eye(64)[0]})
+    assert editor.directions[0].tolist() == np.eye(64)[0].tolist() and editor.slopes[0] > 0
 
 
 def test_accuracy_grows_with_the_number_of_labels():

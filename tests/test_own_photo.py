@@ -10,7 +10,7 @@ import torch
 from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import hull, paste
 from dystyle.attributes import ATTRIBUTES, BELOW_THE_BROWS, EYES, LIPS, NOSE
-from dystyle.compositing import Flow, changes, complexion, composite, detailed
+from dystyle.compositing import Flow, by_place, changes, complexion, composite, detailed
 from dystyle.editors.base import EditedCode
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
@@ -135,6 +135,17 @@ def test_methods_that_look_at_the_picture_are_taken_at_their_word(editor, face):
     assert np.array_equal(
         linear.synthesize(edited, 256, face=places), linear.synthesize(np.array(edited), 256, face=places)
     )
+
+
+def test_an_edited_code_knows_what_each_of_its_steps_did():
+    """All but those of methods that have looked at the picture."""
+    code, codes = np.zeros((18, 512), np.float32), []
+    for targets, looked in (({"smile": 1.0}, False), ({"yaw": 5.0}, True), ({"age": 60.0}, False)):
+        code = EditedCode(code + 1, code, targets, looked)
+        codes.append(code)
+    steps = [(before[0, 0], targets, after[0, 0]) for before, targets, after in code.steps]
+    assert steps == [(0, {"smile": 1.0}, 1), (2, {"age": 60.0}, 3)]
+    assert code.targets == {"smile": 1.0, "yaw": 5.0, "age": 60.0} and not code.origin.any()
 
 
 def part(face: InvertedFace, indices: tuple[int, ...], margin: float = 0) -> np.ndarray:
@@ -278,6 +289,21 @@ def test_what_moves_takes_its_pixels_along_and_what_stays_keeps_them():
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()  # the same as of features
     torched = warp(tensor, torch.from_numpy(flow)[None])[0].permute(1, 2, 0).numpy()
     assert np.abs(torched - Flow(flow).move(picture))[20:-20].max() < 2
+
+
+def test_features_are_carried_by_a_flow_however_small_it_is():
+    """As the networks were trained to have them carried, to a 32nd of a place."""
+    rng = np.random.default_rng(0)
+    rough = rng.standard_normal((64, 64, 256)).astype(np.float32)
+    features = np.ascontiguousarray(cv2.merge([cv2.GaussianBlur(x, (0, 0), 2) for x in cv2.split(rough)]))
+    features = features.transpose(2, 0, 1) / features.std()
+    flow = np.stack([cv2.GaussianBlur(x, (0, 0), 4) for x in rng.standard_normal((2, 32, 32))]) * 0.5
+    for size in (1.0, 0.005):  # the latter below what counts as a move of a picture
+        part = (size * flow).astype(np.float32)
+        carried = Flow(part).carry(by_place(features))
+        wanted = warp(torch.from_numpy(features)[None], torch.from_numpy(part)[None])[0].numpy()
+        assert np.abs(carried - wanted).max() < 0.06 and np.abs(carried - wanted).mean() < 0.01
+        assert np.abs(features - wanted).mean() > (0.1 if size == 1 else 0.001)
 
 
 def test_where_the_renders_agree_a_turned_face_is_the_photo_moved_with_it(editor, face, monkeypatch):

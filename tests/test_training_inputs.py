@@ -11,9 +11,6 @@ import pytest
 from dystyle import train
 from dystyle.errors import InputError
 from dystyle.metrics.labels import read_label_codes, read_labels
-from dystyle.training import methods
-from dystyle.training.dataset import FaceDataset
-from dystyle.training.methods import Faces
 
 LABELS = Path(__file__).parent.parent / "data" / "labels"
 
@@ -84,41 +81,3 @@ def test_every_command_has_its_settings_and_a_help_of_its_own(monkeypatch, capsy
         train.main()
         assert type(ran[-1]) is config
     assert capsys.readouterr().out == "null\n" * len(stubs)
-
-
-def test_readings_are_those_of_the_faces_and_attributes_asked_for(tmp_path, monkeypatch):
-    """Kept readings are read again when the faces or the attribute table are others."""
-
-    class Reader:
-        reads = 0
-
-        @classmethod
-        def from_pretrained(cls, **_):
-            return cls()
-
-        def measure(self, picture):
-            Reader.reads += 1
-            return {name: float(picture[0, 0, 0]) for name in methods.ATTRIBUTES}
-
-    monkeypatch.setattr(methods, "FaceEditor", Reader)
-
-    def render(folder: Path, seed: int, count: int = 4) -> None:
-        codes = np.random.default_rng(seed).uniform(-1, 1, (count, 18, 512)).astype(np.float32)
-        FaceDataset.render(folder, codes, lambda x: x[:, 0, 0, None, None, None].expand(-1, 3, 256, 256))
-
-    render(tmp_path, 0)
-    for count, reads in ((2, 2), (2, 2), (4, 6), (3, 6)):
-        codes, values = Faces(tmp_path, count).read()
-        assert len(codes) == len(values["age"]) == count and Reader.reads == reads
-        assert np.abs(values["age"] / 127.5 - 1 - codes[:, 0, 0]).max() < 0.01
-    shutil.copy(tmp_path / "readings.npz", tmp_path.parent / "readings.npz")
-    shutil.rmtree(tmp_path)
-    render(tmp_path, 1)
-    shutil.move(tmp_path.parent / "readings.npz", tmp_path)
-    codes, values = Faces(tmp_path, 4).read()
-    assert np.abs(values["age"] / 127.5 - 1 - codes[:, 0, 0]).max() < 0.01
-    monkeypatch.setattr(methods, "ATTRIBUTES", dict(reversed(methods.ATTRIBUTES.items())) | {"roll": None})
-    assert "roll" in Faces(tmp_path, 4).read()[1] and Reader.reads == 14
-    (tmp_path / "readings.npz").write_bytes(b"PK")
-    Faces(tmp_path, 4).read()
-    assert Reader.reads == 18

@@ -25,6 +25,7 @@ METHODS: dict[str, Method] = {
     "interfacegan_wplus": Method(LINEAR, "methods/wplus", "InterFaceGAN in W+"),
     "mean_difference": Method(LINEAR, "methods/mean", "Mean differences"),
     "logistic": Method(LINEAR, "methods/logistic", "Logistic regression"),
+    "logistic_wplus": Method(LINEAR, "methods/logistic_wplus", "Logistic regression in W+"),
     "ganspace": Method("dystyle.editors.ganspace:GanSpaceEditor", "methods/ganspace", "GANSpace"),
     "stylespace": Method("dystyle.editors.stylespace:StyleSpaceEditor", "methods/stylespace", "StyleSpace"),
     "styleflow": Method("dystyle.editors.styleflow:StyleFlowEditor", "methods/styleflow", "StyleFlow"),

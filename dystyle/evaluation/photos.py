@@ -46,7 +46,8 @@ lack (`dystyle.compositing.detailed`). Means with half of their 95 % confidence 
   fine structure as a share of the photo's; seconds: of `FaceEditor.invert`, engines warm
 - right: by the judges; dlib, as above, to the photo and not to the unedited picture; elsewhere: mean
   difference to the photo, of 255, where the edit has no business (expression and glasses only);
-  background: the same beside the head
+  background: the same beside the head; preview: how many times as long as a random person's the preview of
+  the edit takes at {size} px, from targets to picture, the two in turn
 """
 
 
@@ -109,6 +110,7 @@ def evaluate_photos(config: PhotosConfig, plots: Path | None = None) -> dict:
                 target = {name: _target(ATTRIBUTES[name], before[name])}
                 pictures[name] = editor.synthesize(editor.edit(face.code, target, face=face), face=face)
                 figures = _edited_figures(judges, mesh, face.portrait, pictures[name], target, before)
+                figures["preview"] = _preview(editor, face, target, number)
                 _add(edited.setdefault(quality, {}).setdefault(name, {}), figures)
             if number < 20:
                 rows.append([face.portrait, picture, *pictures.values()])
@@ -192,6 +194,16 @@ def _edited_figures(
     return figures
 
 
+def _preview(editor: FaceEditor, face: InvertedFace, edit: Mapping[str, float], seed: int) -> float:
+    """Seconds of an edited preview of a face, in those of a random person's."""
+    seconds = []
+    for code, own in ((face.code, face), (face.code, face), (editor.sample(seed), None)):
+        started = time.perf_counter()
+        editor.synthesize(editor.edit(code, edit, face=own), READ_SIZE, face=own)
+        seconds.append(time.perf_counter() - started)
+    return seconds[1] / seconds[2]  # the first one may find out what is to be known once
+
+
 def _shrink(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (READ_SIZE, READ_SIZE), interpolation=cv2.INTER_AREA)
 
@@ -223,7 +235,7 @@ def table(result: dict) -> str:
     lines += ["| unedited | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for quality, figures in result["unedited"].items():
         lines.append(f"| {quality} | " + " | ".join(_cell(figures[name]) for name in names) + " |")
-    names = ("right", "dlib", "elsewhere", "background")
+    names = ("right", "dlib", "elsewhere", "background", "preview")
     lines += ["", "| edited | edit | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for quality, edits in result["edited"].items():
         for edit, figures in edits.items():

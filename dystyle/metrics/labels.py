@@ -9,6 +9,7 @@ import numpy as np
 from dystyle.errors import InputError
 
 COLUMNS = ("eyeglasses", "mustache", "beard", "smile", "mouth_open", "eyes_closed")
+HAIR = ("black", "brown", "blond", "gray")  # colours; there are too few of red hair
 HELD_EVERY = 5
 
 
@@ -42,6 +43,17 @@ def read_labels(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
                 f"'{path}' holds too few faces to learn '{name}' from, or all are labelled alike."
             )
     return labels, held
+
+
+def read_hair(folder: Path) -> np.ndarray:
+    """The labels of the faces' hair, (n,) text: `HAIR`, or another one.
+
+    Raises:
+        InputError: as `read_labels`.
+    """
+    read_labels(folder)
+    with (folder / "faces.csv").open(newline="") as file:
+        return np.array([row["hair"] for row in csv.DictReader(file)])
 
 
 def read_label_codes(folder: Path) -> np.ndarray:

@@ -1,8 +1,5 @@
 """Fit the methods that DyStyle is compared with to rendered faces and their readings."""
 
-import json
-import zipfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +13,14 @@ from tqdm import tqdm
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.ganspace import BANDS, Components, candidates, explained, name_components
 from dystyle.editors.interfacegan import PICTURE_ROWS, Latents, ZEditor
-from dystyle.editors.linear import NORMALS, LinearEditor, accuracy_curve, boundary_accuracy, normal_svm
+from dystyle.editors.linear import (
+    NORMALS,
+    LinearEditor,
+    accuracy_curve,
+    boundary_accuracy,
+    label_line,
+    normal_svm,
+)
 from dystyle.editors.search import Read, effect, most_selective
 from dystyle.editors.styleflow import BEND, Flow, StyleFlowEditor, unbend
 from dystyle.editors.stylespace import (
@@ -38,58 +42,16 @@ from dystyle.encoders import SIZE
 from dystyle.encoders.parser import FeatureParser
 from dystyle.generators.mobile_stylegan import MobileStyleGAN
 from dystyle.knowledge.readings import MESH_CROP, crop
-from dystyle.metrics.labels import read_label_codes, read_labels
+from dystyle.metrics.labels import HAIR, read_hair, read_label_codes, read_labels
 from dystyle.metrics.people import SMALL, People
 from dystyle.pipeline import FaceEditor
-from dystyle.training.dataset import FaceDataset
-from dystyle.training.resume import make_folder, whole
+from dystyle.training.resume import make_folder
 
 PREVIEW = 256
 LOCAL_MARGIN = 0.03  # around an attribute's place, in sides of the picture
 PART = 10_000  # codes at a time
 TRIAL = 8.0  # deviations that a channel is moved by to see what it does
 CONDITION = 1.0  # change of a condition of the flow, likewise
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Rendered faces to fit to.
-
-    Attributes:
-        folder: of `python -m dystyle.train faces`; readings are kept there, in readings.npz.
-        count: how many to read.
-    """
-
-    folder: Path = Path("runs/faces")
-    count: int = 3000
-
-    def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Codes (n, 18, 512) and readings (n,) by attribute, in the table's units.
-
-        Raises:
-            InputError: there are no faces, or they are damaged.
-        """
-        data, names = FaceDataset.load(self.folder), list(ATTRIBUTES)
-        codes, file = data.codes[: self.count], self.folder / "readings.npz"
-        wanted = {"names": names, "faces": data.fingerprint}
-        values = _stored(file, wanted)
-        if len(values) < len(codes):
-            editor = FaceEditor.from_pretrained(backend="onnx")
-            pictures = tqdm(data.images[: len(codes)], desc="reading faces", mininterval=10)
-            values = np.float32([list(editor.measure(picture).values()) for picture in pictures])
-            with whole(file) as stream:
-                np.savez(stream, values=values, of=json.dumps(wanted))
-        return codes, dict(zip(names, values[: len(codes)].T, strict=True))
-
-
-def _stored(file: Path, wanted: dict) -> np.ndarray:
-    """Readings (n, attributes) in a file, if they are of these attributes and faces; else none, (0, 0)."""
-    if file.exists():
-        # Damaged ones, and those from before it was noted what they are of, are read anew.
-        with suppress(OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile), np.load(file) as stored:
-            if json.loads(str(stored["of"])) == wanted:
-                return stored["values"]
-    return np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -112,14 +74,14 @@ class RandomPeople:
 
 @dataclass(frozen=True)
 class DirectionsConfig:
-    """Direction vectors: mean differences, and logistic regression with its accuracy over labels.
+    """Direction vectors: mean differences, and logistic regression in W and, row by row, in W+.
 
     Attributes:
-        labels: hand-labelled codes for the curve.
-        out: folder to write `mean.safetensors` and `logistic.safetensors` to.
+        labels: hand-labelled codes, for the accuracy over their number and for the line of hair colours.
+        out: folder to write `mean.safetensors`, `logistic.safetensors` and `logistic_wplus.safetensors` to.
     """
 
-    faces: Faces = field(default_factory=Faces)
+    people: RandomPeople = field(default_factory=RandomPeople)
     labels: Path = Path("data/labels")
     out: Path = Path("weights/methods")
     counts: tuple[int, ...] = (20, 50, 100, 200, 500, 1200)
@@ -205,16 +167,36 @@ def _reader(editor: FaceEditor) -> Read:
 
 
 def fit_directions(config: DirectionsConfig, generator: MobileStyleGAN) -> dict:
-    """Write both editors; returns the mean accuracy over hand labels by number of labels."""
-    x, (labels, _) = read_label_codes(config.labels), read_labels(config.labels)
+    """Write the three editors; hair gets blacker along the line of hair colours.
+
+    Returns:
+        "accuracy": of logistic regressions on hand labels, by attribute and number of labels; "hair": where
+            colours lie on their line, and how many faces held out it puts in that order.
+    """
+    x, (labels, held) = read_label_codes(config.labels), read_labels(config.labels)
+    hair = read_hair(config.labels)
     make_folder(config.out)
-    codes, values = config.faces.read()
-    w, std = codes[:, :PICTURE_ROWS].mean(1), generator.std_w.numpy()
-    for name in ("mean", "logistic"):
-        editor = LinearEditor.fit(w, values, std, NORMALS[name], conditional=False)
-        editor.save(config.out / f"{name}.safetensors")
+    people, std = config.people.read(generator), generator.std_w.numpy()
+    x = x / std
+    known = np.isin(hair, HAIR)
+    line, positions, ordered = label_line(
+        x[known & ~held], hair[known & ~held], x[known & held], hair[known & held]
+    )
+    given = {"black_hair": line * np.sign(positions["black"] - positions["blond"])}
+    w, mixed = people.w, people.mixed[:, :PICTURE_ROWS]
+    for file, codes, values, normal, ready in (
+        ("mean", w, people.values, "mean", {}),
+        ("logistic", w, people.values, "logistic", given),
+        ("logistic_wplus", mixed, people.mixed_values, "logistic", {}),
+    ):
+        readings = dict(zip(ATTRIBUTES, values.T, strict=True))
+        editor = LinearEditor.fit(codes, readings, std, NORMALS[normal], conditional=False, given=ready)
+        editor.save(config.out / f"{file}.safetensors")
     labels.pop("eyes_closed")  # too few for a curve
-    return {name: accuracy_curve(x / std, label, config.counts) for name, label in labels.items()}
+    return {
+        "accuracy": {name: accuracy_curve(x, label, config.counts) for name, label in labels.items()},
+        "hair": {"positions": positions, "ordered": ordered},
+    }
 
 
 def fit_interfacegan(config: InterFaceGanConfig, generator: MobileStyleGAN) -> dict:
