@@ -50,7 +50,7 @@ class Flow:
         moves keeps its very pixels."""
         size = len(picture)
         if size not in self._places:
-            strength = _ramp(cv2.magnitude(*self.flow), STILL, MOVING)
+            strength = ramp(cv2.magnitude(*self.flow), STILL, MOVING)
             places = self._places_of(self.flow * strength, size)
             self._places[size] = cv2.convertMaps(*places, cv2.CV_16SC2) if strength.any() else None
         if (places := self._places[size]) is None:
@@ -91,7 +91,7 @@ def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndar
     """
     tint = _difference(own, edited)
     tint -= _thrice(cv2.cvtColor(tint, cv2.COLOR_RGB2GRAY))
-    foreign = _ramp(_largest(np.abs(_nearby(tint))), *FOREIGN)
+    foreign = ramp(_largest(np.abs(_nearby(tint))), *FOREIGN)
     skin = cv2.resize(skin, (COARSE, COARSE)) * (1 - foreign)
     tint = cv2.resize(_broad(tint, skin), skin.shape) * _thrice(skin)
     return cv2.add(edited, cv2.resize(tint, edited.shape[:2]), dtype=cv2.CV_8U)
@@ -129,9 +129,9 @@ def detailed(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndar
     fine -= cv2.GaussianBlur(fine, (0, 0), FINE * len(edited) / COARSE)
     if edited is not render:
         strength = cv2.resize(_largest(np.abs(fine)), (COARSE, COARSE), interpolation=cv2.INTER_AREA)
-        faint = 1 - _ramp(_nearby(strength), *FAINT)
+        faint = 1 - ramp(_nearby(strength), *FAINT)
         change = np.abs(_nearby(_difference(edited, render)))
-        little = 1 - _ramp(_largest(change), *REPLACED)
+        little = 1 - ramp(_largest(change), *REPLACED)
         kept = np.maximum(1 - changes(edited, render, *REPLACED), faint * little)
         fine *= _thrice(cv2.resize(kept, fine.shape[:2]))
     return cv2.add(edited, fine, dtype=cv2.CV_8U)
@@ -148,7 +148,7 @@ def _largest(x: np.ndarray) -> np.ndarray:
     return cv2.max(cv2.max(red, green), blue)
 
 
-def _ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
+def ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """From 0 at `low` to 1 at `high`."""
     return np.clip((x - low) / (high - low), 0, 1)
 

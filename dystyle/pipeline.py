@@ -17,7 +17,17 @@ import numpy as np
 from dystyle.alignment import Face, FaceAligner, covered, paste
 from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
-from dystyle.compositing import COARSE, Flow, by_place, changes, complexion, composite, corrected, detailed
+from dystyle.compositing import (
+    COARSE,
+    Flow,
+    by_place,
+    changes,
+    complexion,
+    composite,
+    corrected,
+    detailed,
+    ramp,
+)
 from dystyle.covers import cover_of
 from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
 from dystyle.editors import METHODS, open_method
@@ -51,10 +61,12 @@ TRANSLATOR_FILE = ".safetensors"
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 
-# How wide the edge of a face or its hair is, in px of the features: beside them no ground counts as what was
-# there before an edit.
-EDGE = 7
-OUTLINE = 7  # likewise, of a person, whose outline is known better
+# Of a head that turns, in px of 256: how far pixels reach that show it and the ground, how far those that
+# show hair do, how softly both end, and how far its features' outline may lie outside of the person's. From
+# and up to which share of a person, and of a place of the features that is no ground, it is the head's.
+MIXED, MIXED_HAIR, SOFT, OFF = 4, 2, 1.5, 4
+PERSON, DRAWN = (0.4, 0.7), (0.3, 0.7)
+PAINTED = 3  # px of 256 around a place that say what a head hides
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), the least,
@@ -499,7 +511,10 @@ class FaceEditor:
         known, ground, faces = self._start(face), self._ground(places, face), faces_of(places)
         moves = {"read": known["read"], "unmoved": known["unmoved"], "faces": faces}
         (flow,), now, ((hair,),) = self.backend.run("carrier_moves", after, None, **moves)
-        route = Flow(flow)
+        route, head = Flow(flow), None
+        if places.turns and places.face is not None:
+            head = self._turned(route, now[0, 0], face)
+            ground, now = (1 - _resize(x, SIZE)[None, None] for x in (self._head(face)[0], head))
         carried, touched, now = self.backend.run(
             "carrier_still" if places.still else "carrier_moving",
             route.carry(known["residual"])[None],
@@ -543,7 +558,10 @@ class FaceEditor:
         if places.skin is not None:
             skin = route.move(places.skin).clip(0, 1)
             edited = complexion(edited, own, skin * (1 - cv2.resize(now[0, 0], skin.shape)))
-        return composite(edited, own, changed), Moved(route, changed, hair, places.face)
+        result = composite(edited, own, changed)
+        if head is not None:
+            result = composite(result, self._behind(size, face), head)
+        return result, Moved(route, changed, hair, places.face)
 
     def _dyes(self, code: EditedCode, face: InvertedFace) -> tuple[dict[str, float], tuple[Colours, ...]]:
         """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of
@@ -625,23 +643,40 @@ class FaceEditor:
     def _ground(self, places: Places, face: InvertedFace) -> np.ndarray:
         """What of a photo is ground, (1, 1, 64, 64) float32 from 0 to 1, by its features and residual and
         where its face is known to be."""
-        if places.face is None:
-            return 1 - faces_of(places)
-        ground = self._parts(face)[0]
-        if not places.still:
-            if "behind" not in face.kept:
-                face.kept["behind"] = self._behind(ground, face)
-            ground = face.kept["behind"]
-        return ground[None, None]
+        return 1 - faces_of(places) if places.face is None else self._parts(face)[:1, None]
 
-    def _behind(self, ground: np.ndarray, face: InvertedFace) -> np.ndarray:
-        """What of a photo's ground is behind its head by its pixels as well, (64, 64) float32: the code may
-        have smaller ears and less hair than the photo, and these are no ground."""
-        person = self._person(face)
-        head = np.maximum(self._hair(face), ears_of(face) * person)
-        ground = cv2.erode(ground * (_resize(head, SIZE) < 0.5), np.ones((EDGE, EDGE)))
-        beside = cv2.erode(_resize(1 - person, SIZE), np.ones((OUTLINE, OUTLINE)))
-        return np.maximum(ground, beside)
+    def _head(self, face: InvertedFace) -> np.ndarray:
+        """What of a face's portrait shows some of its head, and some of its hair, (2, 256, 256) float32 from
+        0 to 1: by features, pixels and mesh, as each of them misses some of ears and curls."""
+        if "head" not in face.kept:
+            person, hair = self._person(face), self._hair(face)
+            near = cv2.dilate(person, np.ones((2 * OFF + 1, 2 * OFF + 1)))
+            head = [
+                _resize(1 - self._parts(face)[0], COARSE) * near,
+                region_of(face, PARTS["face"][0], *PARTS["face"][1]),
+                ears_of(face) * ramp(person, *PERSON),
+                hair,
+            ]
+            face.kept["head"] = np.stack(
+                [_reaching(np.max(head, 0).clip(0, 1), MIXED), _reaching(hair, MIXED_HAIR)]
+            )
+        return face.kept["head"]
+
+    def _turned(self, route: Flow, ground: np.ndarray, face: InvertedFace) -> np.ndarray:
+        """Where a picture shows the head that has moved, (256, 256) float32 from 0 to 1: what of it is no
+        `ground` by the picture's features, (64, 64), and all of its hair, of which a code may have less."""
+        head, hair = (route.move(x).clip(0, 1) for x in self._head(face))
+        return np.maximum(head * ramp(_resize(1 - ground, COARSE), *DRAWN), hair)
+
+    def _behind(self, size: int, face: InvertedFace) -> np.ndarray:
+        """A face's portrait without its head, uint8 (size, size, 3): what that hides is continued from
+        beside it."""
+        if f"behind {size}" not in face.kept:
+            head = self._head(face)[0]
+            hidden = (head > 0.02).astype(np.uint8)
+            painted = cv2.inpaint(self._own(COARSE, face), hidden, PAINTED, cv2.INPAINT_TELEA)
+            face.kept[f"behind {size}"] = composite(_resize(painted, size), self._own(size, face), head)
+        return face.kept[f"behind {size}"]
 
     def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its
@@ -851,6 +886,11 @@ def _refine(
     from dystyle.encoders.refine import refine
 
     return refine(portrait, code, quality, file, device if has_gpu() else "cpu")
+
+
+def _reaching(x: np.ndarray, far: int) -> np.ndarray:
+    """A map (256, 256), so many px farther, and soft at its edges."""
+    return cv2.GaussianBlur(cv2.dilate(x, np.ones((2 * far + 1, 2 * far + 1))), (0, 0), SOFT)
 
 
 def _edged(mask: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from dystyle.faces import InvertedFace
 # Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
 # places end, in px of 256.
 BUSINESS, SKIN = (0.13, 12), (0.0, 6)
-EAR = (0.05, 2)  # how wide ears are, in sides of the portrait, and how softly they end, in px of 256
+BESIDE = EARS[:3] + EARS[5:8]  # not those beside the jaw, near which are collars
+EAR = (0.1, 4)  # how wide ears are, in sides of the portrait, and how softly they end, in px of 256
 
 
 class Moved(NamedTuple):
@@ -53,6 +54,7 @@ class Places(NamedTuple):
         gives_way: share of what is carried of the face that gives way.
         still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
             hair alone.
+        turns: whether the head moves.
     """
 
     edited: np.ndarray | None = None
@@ -62,6 +64,7 @@ class Places(NamedTuple):
     turned: np.ndarray | None = None
     gives_way: float = 0.0
     still: bool = False
+    turns: bool = False
 
     @classmethod
     def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
@@ -92,6 +95,7 @@ class Places(NamedTuple):
             face_itself * (1 - coloured),
             1 - business if moves else None,
             still=not any(row.rigid or not row.region and "face" in row.leaves for row in rows),
+            turns=any(row.rigid for row in rows),
         )
 
 
@@ -108,7 +112,7 @@ def region_of(
 
 def ears_of(face: InvertedFace) -> np.ndarray:
     """Where a portrait may show ears, or a part of the face between them, as `region_of`."""
-    return region_of(face, [EARS], *EAR)
+    return region_of(face, [BESIDE], *EAR)
 
 
 def faces_of(places: Places) -> np.ndarray:

@@ -294,9 +294,9 @@ def test_what_moves_takes_its_pixels_along_and_what_stays_keeps_them():
 def test_features_are_carried_by_a_flow_however_small_it_is():
     """As the networks were trained to have them carried, to a 32nd of a place."""
     rng = np.random.default_rng(0)
-    rough = rng.standard_normal((64, 64, 256)).astype(np.float32)
-    features = np.ascontiguousarray(cv2.merge([cv2.GaussianBlur(x, (0, 0), 2) for x in cv2.split(rough)]))
-    features = features.transpose(2, 0, 1) / features.std()
+    rough = rng.standard_normal((256, 64, 64)).astype(np.float32)
+    features = np.stack([cv2.GaussianBlur(x, (0, 0), 2) for x in rough])
+    features /= features.std()
     flow = np.stack([cv2.GaussianBlur(x, (0, 0), 4) for x in rng.standard_normal((2, 32, 32))]) * 0.5
     for size in (1.0, 0.005):  # the latter below what counts as a move of a picture
         part = (size * flow).astype(np.float32)
@@ -539,7 +539,30 @@ def test_what_a_turned_head_uncovers_looks_like_what_is_beside_it(editor, face, 
     place = np.s_[650:720, 120:180]  # the wall beside her shoulder, to which her hair has not come
     assert difference(other, face.portrait)[place].mean() < 22  # 33 if it were the code's
     slightly = editor.synthesize(editor.edit(face.code, {"yaw": 20}), face=face)
-    assert (slightly[300:480, 920:].min(2) > 120).all()  # no edge of it is left
+    assert (slightly[300:480, 940:].min(2) > 120).all()  # no edge of it is left: it ended at 953
+
+
+def test_a_turned_head_stands_before_what_is_behind_it(editor, face, monkeypatch):
+    """The photo's own pixels beside it, and what continues them where it was: no hair that grew, no fog."""
+    turned, found = editor._turned, []
+    monkeypatch.setattr(editor, "_turned", lambda *a: found.append(turned(*a)) or found[-1])
+    picture = editor.synthesize(editor.edit(face.code, {"yaw": 20}), face=face)
+    now, before = (
+        cv2.dilate(cv2.resize(x, (1024, 1024)), np.ones((9, 9))) for x in (found[-1], editor._head(face)[0])
+    )
+    behind = editor._behind(1024, face)
+    beside, uncovered = (now == 0) & (before == 0), (now == 0) & (before > 0)
+    assert np.array_equal(picture[beside], face.portrait[beside]) and beside.mean() > 0.1
+    assert np.array_equal(picture[uncovered], behind[uncovered]) and uncovered.mean() > 0.005
+    wall = behind[300:600, 60:130].astype(int)  # where her hair was
+    assert (
+        np.ptp(wall, 2).mean() < 20 and np.abs(wall - face.portrait[300:600, 10:40].mean((0, 1))).max() < 60
+    )
+
+    still, nothing = np.zeros((2, 32, 32), np.float32), np.zeros((64, 64), np.float32)
+    head, hair = editor._head(face)
+    assert np.array_equal(turned(Flow(still), nothing, face), head)  # all of it is drawn
+    assert np.array_equal(turned(Flow(still), nothing + 1, face), hair)  # of which codes have too little
 
 
 def test_colours_are_the_photos_where_the_generator_errs_in_them(editor, face, monkeypatch):
