@@ -46,16 +46,16 @@ class Flow:
         self._places: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
 
     def move(self, picture: np.ndarray) -> np.ndarray:
-        """A picture or map (s, s, ...), moved; itself where nothing moves. Small moves are none: what hardly
-        moves keeps its very pixels."""
+        """A picture (s, s, 3) uint8 or map (s, s) float32, moved; itself where nothing moves. Small moves are
+        none: what hardly moves keeps its very pixels."""
         size = len(picture)
         if size not in self._places:
             strength = ramp(cv2.magnitude(*self.flow), STILL, MOVING)
-            places = self._places_of(self.flow * strength, size)
-            self._places[size] = cv2.convertMaps(*places, cv2.CV_16SC2) if strength.any() else None
+            self._places[size] = self._places_of(self.flow * strength, size) if strength.any() else None
         if (places := self._places[size]) is None:
             return picture
-        return cv2.remap(picture, *places, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        method = cv2.INTER_CUBIC if picture.ndim == 3 else cv2.INTER_LINEAR  # maps end at 0 and 1
+        return cv2.remap(picture, *places, method, borderMode=cv2.BORDER_REPLICATE)
 
     def carry(self, features: np.ndarray) -> np.ndarray:
         """Features by place, see `by_place`, moved however little: (c, h, w) float32, as

@@ -541,22 +541,22 @@ class FaceEditor:
             flow = flow * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
         route = Flow(flow)
         unedited = route.move(render)
-        changed = changes(edited, unedited, *RENDERED)
-        if places.turned is not None:
-            turned = route.move(places.turned)
-            changed += turned * (changes(edited, unedited, *TURNED) - changed)
+        turned = None if places.turned is None else route.move(places.turned)
+        changed = changes(edited, unedited, *(RENDERED if turned is None else TURNED))
+        if turned is not None and turned.min() < 1:
+            changed += (1 - turned) * (changes(edited, unedited, *RENDERED) - changed)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
         for kept in (face.cover, places.left):
             if kept is not None:
-                changed *= 1 - cv2.resize(route.move(kept).clip(0, 1), changed.shape)
+                changed *= 1 - cv2.resize(route.move(kept), changed.shape)
         own = route.move(self._own(size, face))
         changed *= 1 - cv2.resize(stays, changed.shape)
         edited = detailed(edited, own, unedited)
         edited = corrected(edited, own, unedited, now[0, 0], stays)
         if places.skin is not None:
-            skin = route.move(places.skin).clip(0, 1)
+            skin = route.move(places.skin)
             edited = complexion(edited, own, skin * (1 - cv2.resize(now[0, 0], skin.shape)))
         result = composite(edited, own, changed)
         if head is not None:
@@ -665,7 +665,7 @@ class FaceEditor:
     def _turned(self, route: Flow, ground: np.ndarray, face: InvertedFace) -> np.ndarray:
         """Where a picture shows the head that has moved, (256, 256) float32 from 0 to 1: what of it is no
         `ground` by the picture's features, (64, 64), and all of its hair, of which a code may have less."""
-        head, hair = (route.move(x).clip(0, 1) for x in self._head(face))
+        head, hair = (route.move(x) for x in self._head(face))
         return np.maximum(head * ramp(_resize(1 - ground, COARSE), *DRAWN), hair)
 
     def _behind(self, size: int, face: InvertedFace) -> np.ndarray:

@@ -39,8 +39,8 @@ class Moved(NamedTuple):
         """Where the picture shows hair, (256, 256) from 0 to 1, from where the photo does, likewise."""
         anew = self.changed * cv2.resize(self.hair, self.changed.shape)
         if self.face is not None:
-            anew *= 1 - self.flow.move(self.face).clip(0, 1)
-        return np.maximum(self.flow.move(hair).clip(0, 1), anew)
+            anew *= 1 - self.flow.move(self.face)
+        return np.maximum(self.flow.move(hair), anew)
 
 
 class Places(NamedTuple):

@@ -29,6 +29,8 @@ from dystyle.editors.stylespace import (
 )
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
+from dystyle.evaluation import channel_atlas
+from dystyle.evaluation.channel_atlas import AtlasConfig, make_atlas
 from dystyle.evaluation.components import dependence, drawn_at_random, peaks
 from dystyle.evaluation.method_comparison import attribute_dependency
 from dystyle.evaluation.spaces import dci, path_lengths, separability, slerp
@@ -271,6 +273,22 @@ def test_a_channel_planted_in_a_region_is_found_there():
     assert 0 not in regions  # what is not in the pictures has no channels
     atlas = Atlas(np.int8([2, -1, 2, 0]), np.float32([1, 9, 3, 2]))
     assert atlas.top(REGIONS[2], 5) == [2, 0] and atlas.top(REGIONS[2], 1) == [2] and not atlas.top("hair", 3)
+
+
+def test_the_atlas_shows_what_the_first_channels_of_a_region_do(tmp_path, monkeypatch):
+    region, atlas = REGIONS[0], Atlas.load()
+    monkeypatch.setattr(channel_atlas, "REGIONS", REGIONS[:1])
+    config = AtlasConfig(tmp_path / "atlas.md", top=1, listed=2, seeds=(5,), people=200, size=64)
+    page = make_atlas(config)
+    assert config.out.read_text() == page and "(atlas.jpg)" in page
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| {region} |"))
+    assert f"| {(atlas.regions == 0).sum()} |" in row
+    for index in atlas.top(region, 2):
+        layer, channel = channel_names(generator())[index]
+        assert f"{layer.removesuffix('.modulation').removeprefix('blocks.')} {channel}" in row
+    unedited, least, most = np.split(load_image(tmp_path / "atlas.jpg")[-64:].astype(int), 3, 1)
+    assert min(np.abs(x - unedited).mean() for x in (least, most)) > 1  # both ends are other pictures
+    assert np.abs(least - most).mean() > np.abs(most - unedited).mean()
 
 
 def test_regions_of_a_real_face(editor):
