@@ -11,6 +11,7 @@ FINE = 0.75  # px of 256, standard deviation of the blur that fine structure doe
 # to which it is faint, and from which on an edge of something; px of 256, deviation of the blur of both.
 REPLACED, FAINT, NEARBY = (8.0, 24.0), (9.0, 14.0), 2
 FOREIGN = (25.0, 50.0)  # of 255: by how much tints of different things differ at least, and for sure
+WIDER = 1  # places of the features beyond an outline that stay as they are with it
 COMPLEXION = 10  # px of 256, standard deviation of the blur that leaves broad colours
 
 
@@ -80,6 +81,12 @@ def by_place(features: np.ndarray) -> np.ndarray:
     """Features (c, h, w) as OpenCV moves them: (c / GROUP, h, w, GROUP) float32."""
     groups = features.reshape(-1, GROUP, *features.shape[1:])
     return np.ascontiguousarray(groups.transpose(0, 2, 3, 1), np.float32)
+
+
+def widened(places: np.ndarray) -> np.ndarray:
+    """A map (h, w) from 0 to 1, `WIDER` places wider and soft at its edges."""
+    grown = cv2.dilate(places, np.ones((2 * WIDER + 1, 2 * WIDER + 1)))
+    return cv2.blur(grown, (3, 3), borderType=cv2.BORDER_REPLICATE)
 
 
 def complexion(edited: np.ndarray, own: np.ndarray, skin: np.ndarray) -> np.ndarray:

@@ -133,15 +133,14 @@ def example(name: str, faces: np.ndarray, codes: np.ndarray, features: np.ndarra
     flow = 0.01 * features[:, :2, :32, :32]
     if name == "carrier_moves":
         return {"input": features, "read": 0.1 * features[:, :32], "unmoved": flow, "faces": nowhere}
-    if name.startswith("carrier"):
+    if name == "carrier":
         residuals = 0.3 * features
         others = {
             "sampled": features[:, ::SAMPLED].copy(),
             "after": features[::-1].copy(),
             "restored": (features + residuals).astype(np.float16),
             "flow": flow,
-            "ground": nowhere,
-            "now": nowhere,
+            "stay": nowhere,
             "lasts": 1 - nowhere,
         }
         return {"input": residuals, **others}

@@ -27,6 +27,7 @@ from dystyle.compositing import (
     corrected,
     detailed,
     ramp,
+    widened,
 )
 from dystyle.covers import cover_of
 from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
@@ -510,31 +511,33 @@ class FaceEditor:
         after = self._features(code) if weights else features
         known, ground, faces = self._start(face), self._ground(places, face), faces_of(places)
         moves = {"read": known["read"], "unmoved": known["unmoved"], "faces": faces}
-        (flow,), now, ((hair,),) = self.backend.run("carrier_moves", after, None, **moves)
+        (flow,), ((now,),), ((hair,),) = self.backend.run("carrier_moves", after, None, **moves)
         route, head = Flow(flow), None
         if places.turns and places.face is not None:
-            head = self._turned(route, now[0, 0], face)
-            ground, now = (1 - _resize(x, SIZE)[None, None] for x in (self._head(face)[0], head))
-        carried, touched, now = self.backend.run(
-            "carrier_still" if places.still else "carrier_moving",
+            head = self._turned(route, now, face)
+            ground, now = (1 - _resize(x, SIZE) for x in (self._head(face)[0], head))
+        elif places.still:  # edges included, and so heads keep their outlines
+            now = widened(np.maximum(ground, now))
+            ground = np.ones_like(ground)
+        stays = ground * now
+        carried, touched = self.backend.run(
+            "carrier",
             route.carry(known["residual"])[None],
             None,
             sampled=route.carry(known["sampled"])[None],
             after=after,
             restored=known["restored"],
             flow=flow[None],
-            ground=ground,
-            now=now,
+            stay=stays[None, None],
             lasts=1 - np.float32(places.gives_way) * faces,
         )
-        hair = np.minimum(hair, 1 - now[0, 0])
+        hair = np.minimum(hair, 1 - now)
         edited = self._decode(size, features + (carried - after) if weights else carried, code, weights)
         if weights:
             everywhere = np.ones((COARSE, COARSE), np.float32)
             return edited, Moved(route, everywhere, hair, places.face)
         render = self._unedited(size, face)
-        stays = (np.maximum(ground, places.still) * now)[0, 0]
-        flow = flow * (1 - cv2.resize(now[0, 0], flow.shape[1:]))  # heads move, the ground does not
+        flow = flow * (1 - cv2.resize(now, flow.shape[1:]))  # heads move, the ground does not
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         if face.protected is not None:
@@ -554,10 +557,10 @@ class FaceEditor:
         own = route.move(self._own(size, face))
         changed *= 1 - cv2.resize(stays, changed.shape)
         edited = detailed(edited, own, unedited)
-        edited = corrected(edited, own, unedited, now[0, 0], stays)
+        edited = corrected(edited, own, unedited, now, stays)
         if places.skin is not None:
             skin = route.move(places.skin)
-            edited = complexion(edited, own, skin * (1 - cv2.resize(now[0, 0], skin.shape)))
+            edited = complexion(edited, own, skin * (1 - cv2.resize(now, skin.shape)))
         result = composite(edited, own, changed)
         if head is not None:
             result = composite(result, self._behind(size, face), head)
@@ -641,9 +644,9 @@ class FaceEditor:
         return face.kept[size]
 
     def _ground(self, places: Places, face: InvertedFace) -> np.ndarray:
-        """What of a photo is ground, (1, 1, 64, 64) float32 from 0 to 1, by its features and residual and
-        where its face is known to be."""
-        return 1 - faces_of(places) if places.face is None else self._parts(face)[:1, None]
+        """What of a photo is ground, (64, 64) float32 from 0 to 1, by its features and residual and where its
+        face is known to be."""
+        return 1 - faces_of(places)[0, 0] if places.face is None else self._parts(face)[0]
 
     def _head(self, face: InvertedFace) -> np.ndarray:
         """What of a face's portrait shows some of its head, and some of its hair, (2, 256, 256) float32 from

@@ -17,7 +17,7 @@ from dystyle.faces import InvertedFace
 # places end, in px of 256.
 BUSINESS, SKIN = (0.13, 12), (0.0, 6)
 BESIDE = EARS[:3] + EARS[5:8]  # not those beside the jaw, near which are collars
-EAR = (0.1, 4)  # how wide ears are, in sides of the portrait, and how softly they end, in px of 256
+EAR = (0.14, 4)  # how wide ears are, in sides of the portrait, and how softly they end, in px of 256
 
 
 class Moved(NamedTuple):

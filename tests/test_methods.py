@@ -22,6 +22,7 @@ from dystyle.editors.stylespace import (
     Atlas,
     affine_layers,
     by_examples,
+    channel_names,
     located,
     region_energy,
     regions_of,
@@ -35,6 +36,7 @@ from dystyle.evaluation.components import dependence, drawn_at_random, peaks
 from dystyle.evaluation.method_comparison import attribute_dependency
 from dystyle.evaluation.spaces import dci, path_lengths, separability, slerp
 from dystyle.metrics.people import People
+from dystyle.pictures import load_image
 
 
 @pytest.mark.parametrize("normal", NORMALS)

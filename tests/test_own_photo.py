@@ -306,6 +306,26 @@ def test_features_are_carried_by_a_flow_however_small_it_is():
         assert np.abs(features - wanted).mean() > (0.1 if size == 1 else 0.001)
 
 
+def test_what_stays_is_the_photos_and_what_does_not_last_the_codes(editor):
+    rng = np.random.default_rng(0)
+    after, residual, restored = rng.standard_normal((3, 1, 512, 64, 64)).astype(np.float32)
+    stay, lasts = np.zeros((2, 1, 1, 64, 64), np.float32)
+    stay[..., :20], lasts[..., :40] = 1, 1
+    still = np.zeros((1, 2, 32, 32), np.float32)
+    known = {
+        "after": after,
+        "restored": restored.astype(np.float16),
+        "flow": still,
+        "stay": stay,
+        "lasts": lasts,
+    }
+    features, touched = editor.backend.run("carrier", residual, None, sampled=after[:, ::4].copy(), **known)
+    wanted = np.where(stay > 0, restored, np.where(lasts > 0, after + residual, after))
+    assert np.abs(features - wanted).max() < 0.01 and not touched.any()
+    _, touched = editor.backend.run("carrier", residual, None, sampled=after[:, ::4] + 9, **known)
+    assert touched.min() == 1  # where features have changed
+
+
 def test_where_the_renders_agree_a_turned_face_is_the_photo_moved_with_it(editor, face, monkeypatch):
     monkeypatch.setattr(pipeline, "changes", lambda *_: np.zeros((256, 256), np.float32))
     code = editor.edit(face.code, {"yaw": editor.measure(face.portrait)["yaw"] + 16})

@@ -8,7 +8,6 @@ import torch
 
 from dystyle import train
 from dystyle.encoders import KINDS
-from dystyle.encoders.carrier import fill
 from dystyle.encoders.parser import FeatureParser
 from dystyle.engines.graphs import generator
 from dystyle.errors import InputError
@@ -45,21 +44,6 @@ def test_faces_and_hair_are_no_ground_and_what_is_beside_them_is(editor):
         assert hair[:36, 32].max() > 0.9 > 0.1 > hair[30:44, 32].max()
         kept = editor.backend.run("parts", features, None, faces=nowhere + 1)
         assert not kept[0].any() and not kept[1].any()  # what is known to be a face
-
-
-def test_the_ground_is_the_photos_and_what_is_uncovered_is_like_the_ground_nearby():
-    carried, wanted = torch.full((1, 2, 64, 64), 9.0), torch.zeros(1, 2, 64, 64)
-    wanted[:, 0], wanted[:, 1] = torch.linspace(-1, 1, 64), 3.0
-    wanted[:, :, :, 20:30] = 50.0  # what a head lacks is nobody's business
-    before, after = torch.ones(1, 1, 64, 64), torch.ones(1, 1, 64, 64)
-    before[..., 20:30] = 0  # a head, which goes where
-    after[..., 40:50] = 0
-    filled = fill(carried, wanted, before, after)
-    assert torch.equal(filled[..., 40:50], carried[..., 40:50])
-    assert torch.allclose(filled[..., :20], wanted[..., :20], atol=1e-5)
-    uncovered = filled[0, :, :, 20:30].numpy()
-    assert uncovered[1] == pytest.approx(3.0, abs=0.02)
-    assert -0.7 < uncovered[0].min() < uncovered[0].max() < 0.3 and (np.diff(uncovered[0]) > 0).all()
 
 
 def test_clusters_are_found_again_to_be_named(tmp_path, monkeypatch, capsys):

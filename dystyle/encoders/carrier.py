@@ -3,7 +3,7 @@
 A residual D belongs to the features F(w) of one code. For the features F(w') of an edited one it is warped
 by a flow and faded: D' = exp(-d^2) warp(D), where d is how much the features change beyond the flow, in units
 of the largest change. What the edit leaves alone keeps its residual (d = 0); what it replaces loses it. The
-ground, which has nothing to do with an edit, is the photo's in any case (`fill`).
+ground, which has nothing to do with an edit, is the photo's in any case.
 """
 
 import torch
@@ -20,10 +20,6 @@ FADE, FAINT, CLEAR = 0.64, 0.13, 0.427
 # From and up to where an edit touches a place: the share of the residual that fades there, and how far it
 # moves, in half pictures.
 FADED, MOVED = (0.08, 0.3), (0.01, 0.03)
-# Of what is near, in sides of the picture, the standard deviation; px of the blocks that are averaged first.
-NEAR, BLOCK = 0.08, 4
-ROWS = 2  # one of so many rows of places says what is near
-WIDER = 1  # places of the features beyond an outline that stay as they are with it
 
 
 class FlowNetwork(nn.Module):
@@ -132,42 +128,6 @@ class Carrier(Stored, nn.Module):
         size = F.avg_pool2d(size, 5, 1, 2, count_include_pad=False)
         reach = (FADE * size.amax((2, 3), keepdim=True)).clamp(FAINT, CLEAR)
         return torch.exp(-((size / reach) ** 2))
-
-
-def fill(carried: Tensor, wanted: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """A carried residual with ground as in the photo: its features where there was ground before, and where a
-    head that has moved uncovers some, what the ground nearby lacks on average.
-
-    Args:
-        carried: (b, 512, h, w), the residual of the edited features. wanted: likewise, what these lack of the
-            photo's. before, after: (b, 1, h, w) from 0 to 1, what is ground.
-    """
-    known = (before * after)[:, :, ::ROWS]
-    nearby = _spread(wanted[:, :, ::ROWS] * known) / (_spread(known) + 1e-3)
-    return carried + after * (nearby + before * (wanted - nearby) - carried)
-
-
-def widened(places: Tensor) -> Tensor:
-    """Maps (b, 1, h, w) from 0 to 1, `WIDER` places wider and soft at their edges."""
-    grown = F.max_pool2d(places, 2 * WIDER + 1, 1, WIDER)
-    return F.avg_pool2d(grown, 3, 1, 1, count_include_pad=False)
-
-
-def _spread(x: Tensor) -> Tensor:
-    """Maps (b, c, h, w), blurred by `NEAR` of their sides, from one of `ROWS` of their rows."""
-    (gather, spread), (gather_columns, spread_columns) = (
-        (matrix.to(x) for matrix in _blur(size)) for size in (ROWS * x.shape[2], x.shape[3])
-    )
-    return spread @ (ROWS * gather[:, ::ROWS] @ x @ gather_columns.T) @ spread_columns.T
-
-
-def _blur(size: int) -> tuple[Tensor, Tensor]:
-    """What blurs a side of so many places by way of blocks: to them, (size / BLOCK, size), and back."""
-    blocks = torch.arange(size // BLOCK)
-    blur = torch.exp(-(((blocks[:, None] - blocks) / (NEAR * len(blocks))) ** 2) / 2)
-    averages = F.avg_pool1d(torch.eye(size)[None], BLOCK)[0].T
-    back = F.interpolate(torch.eye(len(blocks))[None], scale_factor=BLOCK, mode="linear")[0].T
-    return blur @ averages, back
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:

@@ -22,11 +22,10 @@ and `renders` (b, 256, 256, 3) float32 of both in 0..255 | what the features lac
 | `carrier_moves` | features (b, 512, 64, 64) float32 after an edit; what `carrier_start` says of those \
 before, `read` and `unmoved`; `faces` before it, (b, 1, 64, 64) float32 | the flow, (b, 2, 32, 32); ground \
 and hair after, (b, 1, 64, 64) |
-| `carrier_still`, `carrier_moving` | residuals (b, 512, 64, 64) and every fourth channel of the features \
-before an edit, `sampled` (b, 128, 64, 64), both moved by the `flow`; features `after` it, and with the \
-residual before it, `restored` float16, (b, 512, 64, 64); what is `ground` before and `now`, and which share \
-of the residual `lasts`, (b, 1, 64, 64); float32 | features with their residuals after; which places the \
-edit touches, and ground, (b, 1, 64, 64); float32 |
+| `carrier` | residuals (b, 512, 64, 64) and every fourth channel of the features before an edit, `sampled` \
+(b, 128, 64, 64), both moved by the `flow`; features `after` it, and with the residual before it, `restored` \
+float16, (b, 512, 64, 64); where these `stay`, and which share of the residual `lasts`, (b, 1, 64, 64); \
+float32 | features with their residuals after; which places the edit touches, (b, 1, 64, 64) |
 | `person` | portraits (b, 256, 256, 3) uint8 | how much of a person, (b, 256, 256) float32 in 0..1 |
 | `parts` | activations (b, 512, 64, 64) float32 and `faces` (b, 1, 64, 64) | ground, the things of it, \
 hair, (b, 1, 64, 64) each |
@@ -54,7 +53,7 @@ from torch import Tensor, nn
 from dystyle.attributes import ATTRIBUTES
 from dystyle.editors.dystyle import DyStyle
 from dystyle.encoders import CHANNELS, PHOTO, RENDER, SAMPLED, SIZE
-from dystyle.encoders.carrier import Carrier, fill, warp, widened
+from dystyle.encoders.carrier import Carrier, warp
 from dystyle.encoders.fast import FastEncoder
 from dystyle.encoders.features import FeatureEncoder
 from dystyle.encoders.parser import FeatureParser
@@ -190,15 +189,11 @@ class Moving(nn.Module):
 
 
 class Carrying(nn.Module):
-    """Residuals through an edit, by the bundled carrier.
+    """Residuals through an edit, by the bundled carrier."""
 
-    Where it is `still`, what is ground before or after the edit stays the photo's, edges included, and so
-    heads keep their outlines. Where a head moves, ground that it has not come to stays the photo's.
-    """
-
-    def __init__(self, still: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.carrier, self.still = Carrier.load("carrier"), still
+        self.carrier = Carrier.load("carrier")
 
     def forward(
         self,
@@ -207,19 +202,13 @@ class Carrying(nn.Module):
         after: Tensor,
         restored: Tensor,
         flow: Tensor,
-        ground: Tensor,
-        now: Tensor,
+        stay: Tensor,
         lasts: Tensor,
     ) -> tuple[Tensor, ...]:
         fade, touched = self.carrier.faded(sampled, after, flow)
-        carried, wanted = fade * residuals, restored.float() - after
-        if self.still:
-            now = widened(torch.maximum(ground, now))
-            carried = carried + now * (wanted - carried)
-        else:
-            now = torch.maximum(now, torch.minimum(ground, warp(ground, flow)))
-            carried = fill(carried, wanted, ground, now)
-        return after + lasts * carried, touched, now
+        carried = fade * residuals
+        carried = carried + stay * (restored.float() - after - carried)
+        return after + lasts * carried, touched
 
 
 class Encoding(nn.Module):
@@ -311,8 +300,7 @@ CARRIED = (
         "after": FEATURES,
         "restored": FEATURES,
         "flow": (2, 32, 32),
-        "ground": PLACES,
-        "now": PLACES,
+        "stay": PLACES,
         "lasts": PLACES,
     },
     frozenset({"restored"}),
@@ -335,8 +323,7 @@ GRAPHS: dict[str, Graph] = {
     ),
     "carrier_start": Graph(Starting, FEATURES, torch.float32),
     "carrier_moves": Graph(Moving, FEATURES, torch.float32, MOVES),
-    "carrier_still": Graph(partial(Carrying, True), *CARRIED),
-    "carrier_moving": Graph(partial(Carrying, False), *CARRIED),
+    "carrier": Graph(Carrying, *CARRIED),
     "person": Graph(Segmenting, (256, 256, 3), torch.uint8),
     "parts": Graph(Parsing, FEATURES, torch.float32, {"faces": PLACES}),
 }

@@ -53,8 +53,7 @@ TRACED = {
     "carrier_moves": Traced(
         ("dystyle.encoders.carrier", "dystyle.encoders.parser"), {"carrier.": "carrier", "parser.": "parser"}
     ),
-    "carrier_still": _CARRYING,
-    "carrier_moving": _CARRYING,
+    "carrier": _CARRYING,
     "parts": Traced(("dystyle.encoders.parser",), {"parser.": "parser"}),
 }
 # What reads weights, and so gives no graph its shape.
