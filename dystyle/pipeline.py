@@ -67,6 +67,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 # and up to which share of a person, and of a place of the features that is no ground, it is the head's.
 MIXED, MIXED_HAIR, SOFT, OFF = 4, 2, 1.5, 4
 PERSON, DRAWN = (0.4, 0.7), (0.3, 0.7)
+TURNS = (0.03, 0.06)  # half pictures that a head moves by, from and up to which a far ear goes out of sight
 PAINTED = 3  # px of 256 around a place that say what a head hides
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
@@ -667,9 +668,11 @@ class FaceEditor:
 
     def _turned(self, route: Flow, ground: np.ndarray, face: InvertedFace) -> np.ndarray:
         """Where a picture shows the head that has moved, (256, 256) float32 from 0 to 1: what of it is no
-        `ground` by the picture's features, (64, 64), and all of its hair, of which a code may have less."""
+        `ground` by the picture's features, (64, 64), and all of its hair, as a code may have less of it, and
+        smaller ears."""
         head, hair = (route.move(x) for x in self._head(face))
-        return np.maximum(head * ramp(_resize(1 - ground, COARSE), *DRAWN), hair)
+        turn = ramp(cv2.magnitude(*route.flow).max(), *TURNS)
+        return np.maximum(head * (1 - turn * (1 - ramp(_resize(1 - ground, COARSE), *DRAWN))), hair)
 
     def _behind(self, size: int, face: InvertedFace) -> np.ndarray:
         """A face's portrait without its head, uint8 (size, size, 3): what that hides is continued from

@@ -579,10 +579,13 @@ def test_a_turned_head_stands_before_what_is_behind_it(editor, face, monkeypatch
         np.ptp(wall, 2).mean() < 20 and np.abs(wall - face.portrait[300:600, 10:40].mean((0, 1))).max() < 60
     )
 
-    still, nothing = np.zeros((2, 32, 32), np.float32), np.zeros((64, 64), np.float32)
+    far, nothing = np.zeros((2, 32, 32), np.float32), np.zeros((64, 64), np.float32)
     head, hair = editor._head(face)
-    assert np.array_equal(turned(Flow(still), nothing, face), head)  # all of it is drawn
-    assert np.array_equal(turned(Flow(still), nothing + 1, face), hair)  # of which codes have too little
+    assert np.array_equal(turned(Flow(far), nothing + 1, face), head)  # no ear goes where nothing turns
+    far[0, 31, 31] = 0.2  # far enough, in a corner
+    inside = np.s_[:200, :200]
+    assert np.array_equal(turned(Flow(far), nothing, face)[inside], head[inside])  # all of it is drawn
+    assert np.array_equal(turned(Flow(far), nothing + 1, face)[inside], hair[inside])
 
 
 def test_colours_are_the_photos_where_the_generator_errs_in_them(editor, face, monkeypatch):
