@@ -33,10 +33,15 @@ from dystyle.errors import InputError
 from dystyle.evaluation import channel_atlas
 from dystyle.evaluation.channel_atlas import AtlasConfig, make_atlas
 from dystyle.evaluation.components import dependence, drawn_at_random, peaks
-from dystyle.evaluation.method_comparison import attribute_dependency
+from dystyle.evaluation.method_comparison import (
+    MethodComparisonConfig,
+    attribute_dependency,
+    evaluate_methods,
+    table,
+)
 from dystyle.evaluation.spaces import dci, path_lengths, separability, slerp
 from dystyle.metrics.people import People
-from dystyle.pictures import load_image
+from dystyle.pictures import load_image, save_picture
 
 
 @pytest.mark.parametrize("normal", NORMALS)
@@ -277,6 +282,21 @@ def test_a_channel_planted_in_a_region_is_found_there():
     assert atlas.top(REGIONS[2], 5) == [2, 0] and atlas.top(REGIONS[2], 1) == [2] and not atlas.top("hair", 3)
 
 
+def test_methods_are_compared_on_people_and_on_portraits(tmp_path, astronaut):
+    """Portraits stay theirs: what no code has of them comes along."""
+    for name, photo in (("her", astronaut), ("mirrored", astronaut[:, ::-1])):
+        save_picture(np.ascontiguousarray(photo), tmp_path / "photos" / f"{name}.png")
+    told = {"joint": (1,), "sequence": 0, "methods": ("dystyle",), "photos": tmp_path / "photos"}
+    result = evaluate_methods(MethodComparisonConfig(count=2, **told), tmp_path)
+    assert list(result["edits"]) == ["1 at once", "portraits, 1 at once"]
+    of_people, of_portraits = (methods["dystyle"] for methods in result["edits"].values())
+    assert of_people["faces"] == of_portraits["faces"] == result["photos"] == 2
+    assert of_portraits["descriptor_distance"]["mean"] < 0.35  # .5 is her code's alone
+    page = table(result)
+    assert "Portraits are 2 real ones" in page and "| portraits, 1 at once | DyStyle |" in page
+    assert [path.name for path in tmp_path.glob("*.jpg")] == ["methods-1-at-once.jpg"]  # nobody who exists
+
+
 def test_the_atlas_shows_what_the_first_channels_of_a_region_do(tmp_path, monkeypatch):
     region, atlas = REGIONS[0], Atlas.load()
     monkeypatch.setattr(channel_atlas, "REGIONS", REGIONS[:1])
@@ -455,7 +475,7 @@ def test_path_lengths_of_a_known_space():
 def test_dependency_is_the_change_of_what_was_not_asked_for():
     before = [{"age": 20.0, "yaw": -10.0}, {"age": 60.0, "yaw": 10.0}]
     after = [{"age": 60.0, "yaw": 0.0}, {"age": 60.0, "yaw": 10.0}]
-    assert attribute_dependency(before, after, [{"age": 60.0}] * 2) == pytest.approx(0.5)
+    assert attribute_dependency(before, after, [{"age": 60.0}] * 2)["mean"] == pytest.approx(0.5)
 
 
 def test_a_new_method_is_a_file_and_a_line(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Faces that are edited, rendered and read: the bench on which methods of editing are measured."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.faces import InvertedFace
 from dystyle.metrics.comparison import compare, mean_and_interval
 from dystyle.metrics.distances import frechet
 from dystyle.metrics.independent_judges import Judges
@@ -33,13 +34,23 @@ class Seen:
 
 
 class Bench:
-    """Renders, reads some attributes, and keeps what the unedited faces read."""
+    """Renders, reads some attributes, and keeps what the unedited faces read.
+
+    Args:
+        faces: the inverted ones that the codes are of, if they are of photos.
+    """
 
     def __init__(
-        self, editor: FaceEditor, codes: list[np.ndarray], attributes: Iterable[str] = ATTRIBUTES
+        self,
+        editor: FaceEditor,
+        codes: list[np.ndarray],
+        attributes: Iterable[str] = ATTRIBUTES,
+        faces: Sequence[InvertedFace] | None = None,
     ) -> None:
         self.editor, self.judges, self.codes, self.attributes = editor, Judges(), codes, attributes
-        self.before = self._map(self.see, codes, "unedited faces")
+        self.faces = faces or [None] * len(codes)
+        pairs = list(zip(codes, self.faces, strict=True))
+        self.before = self._map(lambda pair: self.see(*pair), pairs, "unedited faces")
 
     @staticmethod
     def _map(function: Callable, items: list, label: str) -> list:
@@ -47,9 +58,9 @@ class Bench:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(tqdm(pool.map(function, items), total=len(items), desc=label, mininterval=10))
 
-    def see(self, code: np.ndarray, shift: int = 0) -> Seen:
-        """Render one code (18, 512), shift the picture to the right by some pixels, and read it."""
-        picture = np.roll(self.editor.synthesize(code), shift, 1)
+    def see(self, code: np.ndarray, face: InvertedFace | None = None, shift: int = 0) -> Seen:
+        """Render one code (18, 512) of a face, shift the picture to the right by some pixels, and read it."""
+        picture = np.roll(self.editor.synthesize(code, face=face), shift, 1)
         factor = len(picture) // READ_SIZE
         shape = (READ_SIZE, factor, READ_SIZE, factor, 3)
         small = picture.reshape(shape).mean((1, 3), dtype=np.float32).round().astype(np.uint8)
@@ -62,8 +73,8 @@ class Bench:
 
     def follow(self, method: Method, edits: list[dict[str, float]], label: str) -> list[Seen]:
         """What the first faces look like after one edit each."""
-        pairs = list(zip(self.codes, edits, strict=False))
-        return self._map(lambda pair: self.see(method(*pair)), pairs, label)
+        triples = list(zip(self.codes, edits, self.faces, strict=False))
+        return self._map(lambda triple: self.see(method(*triple[:2]), triple[2]), triples, label)
 
     def noise(self) -> dict[str, float]:
         """How much readings differ, as "moved" of `compare`, once a picture is shifted by `SHIFT` pixels."""

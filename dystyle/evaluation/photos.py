@@ -84,11 +84,7 @@ def evaluate_photos(config: PhotosConfig, plots: Path | None = None) -> dict:
     Raises:
         InputError: there is no photo in the folder, or no face in one of them.
     """
-    found = config.folder.iterdir() if config.folder.is_dir() else ()
-    files = sorted(path for path in found if is_named_like_a_picture(path.name))[config.first :]
-    files = files[: config.count or None]
-    if not files:
-        raise InputError(f"There are no photos in '{config.folder}'; give a folder with .jpg or .png files.")
+    files = photo_files(config.folder, config.first, config.count)
     editor, judges, look = (
         FaceEditor.from_pretrained(config.device, config.backend),
         Judges(),
@@ -126,6 +122,19 @@ def evaluate_photos(config: PhotosConfig, plots: Path | None = None) -> dict:
         "unedited": {q: _means(figures) for q, figures in unedited.items()},
         "edited": {q: {n: _means(f) for n, f in edits.items()} for q, edits in edited.items()},
     }
+
+
+def photo_files(folder: Path, first: int, count: int) -> list[Path]:
+    """So many photos of a folder in the order of their names, from one on; 0: all.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    files = sorted(path for path in found if is_named_like_a_picture(path.name))[first:][: count or None]
+    if not files:
+        raise InputError(f"There are no photos in '{folder}'; give a folder with .jpg or .png files.")
+    return files
 
 
 def _invert(editor: FaceEditor, file: Path, quality: str) -> tuple[InvertedFace, float]:
