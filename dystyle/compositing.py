@@ -1,10 +1,14 @@
 """What an edited portrait is put together of: the generator's picture, the photo's pixels and structure."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
 COARSE = 256  # resolution of masks and blurs
 GROUP = 128  # the most channels that OpenCV moves at once
+AT_HAND = 4  # faces whose features are kept as OpenCV moves them, ten megabytes each
 STILL, MOVING = 0.01, 0.03  # half pictures, up to which a move is none, and from which it is whole
 FINE = 0.75  # px of 256, standard deviation of the blur that fine structure does not survive
 # Differences, of 255, up to which fine structure stays as it is, and from which on none does; its strength up
@@ -77,10 +81,21 @@ class Flow:
         return columns + places, rows + places[:, None]
 
 
-def by_place(features: np.ndarray) -> np.ndarray:
-    """Features (c, h, w) as OpenCV moves them: (c / GROUP, h, w, GROUP) float32."""
-    groups = features.reshape(-1, GROUP, *features.shape[1:])
-    return np.ascontiguousarray(groups.transpose(0, 2, 3, 1), np.float32)
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What of a face's features a flow carries: (c, h, w) float16 each."""
+
+    residual: np.ndarray
+    sampled: np.ndarray
+
+
+@lru_cache(AT_HAND)
+def by_place(carried: Carried) -> tuple[np.ndarray, np.ndarray]:
+    """Residual and sampled features as OpenCV moves them, (c / GROUP, h, w, GROUP) float32 each; of the last
+    few faces they are at hand."""
+    groups = (x.reshape(-1, GROUP, *x.shape[1:]) for x in (carried.residual, carried.sampled))
+    residual, sampled = (np.ascontiguousarray(x.transpose(0, 2, 3, 1), np.float32) for x in groups)
+    return residual, sampled
 
 
 def widened(places: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configurat
 from dystyle.backend import Backend
 from dystyle.compositing import (
     COARSE,
+    Carried,
     Flow,
     by_place,
     changes,
@@ -521,11 +522,12 @@ class FaceEditor:
             now = widened(np.maximum(ground, now))
             ground = np.ones_like(ground)
         stays = ground * now
+        residual, sampled = (route.carry(x)[None] for x in by_place(known["carried"]))
         carried, touched = self.backend.run(
             "carrier",
-            route.carry(known["residual"])[None],
+            residual,
             None,
-            sampled=route.carry(known["sampled"])[None],
+            sampled=sampled,
             after=after,
             restored=known["restored"],
             flow=flow[None],
@@ -609,15 +611,14 @@ class FaceEditor:
         _, _, ((hair,),) = self.backend.run("parts", features, None, faces=nowhere)
         return colours(self._decode(self.sizes[-1], features, code), hair)
 
-    def _start(self, face: InvertedFace) -> Mapping[Any, np.ndarray]:
+    def _start(self, face: InvertedFace) -> Mapping[Any, Any]:
         """What the carrier has to know of a face's features before an edit, see `InvertedFace.kept`."""
         if "restored" not in face.kept:
             features, residual = self._features(face.code), np.asarray(face.residual)
             read, unmoved = self.backend.run("carrier_start", features)
             # All at once: another thread may be at the same face.
             face.kept.update(
-                residual=by_place(residual),
-                sampled=by_place(features[0, ::SAMPLED]),
+                carried=Carried(residual, features[0, ::SAMPLED].astype(np.float16)),
                 read=read,
                 unmoved=unmoved,
                 restored=(features + residual).astype(np.float16),
@@ -677,12 +678,11 @@ class FaceEditor:
     def _behind(self, size: int, face: InvertedFace) -> np.ndarray:
         """A face's portrait without its head, uint8 (size, size, 3): what that hides is continued from
         beside it."""
-        if f"behind {size}" not in face.kept:
-            head = self._head(face)[0]
+        head = self._head(face)[0]
+        if "behind" not in face.kept:
             hidden = (head > 0.02).astype(np.uint8)
-            painted = cv2.inpaint(self._own(COARSE, face), hidden, PAINTED, cv2.INPAINT_TELEA)
-            face.kept[f"behind {size}"] = composite(_resize(painted, size), self._own(size, face), head)
-        return face.kept[f"behind {size}"]
+            face.kept["behind"] = cv2.inpaint(self._own(COARSE, face), hidden, PAINTED, cv2.INPAINT_TELEA)
+        return composite(_resize(face.kept["behind"], size), self._own(size, face), head)
 
     def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its

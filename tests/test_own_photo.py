@@ -10,7 +10,7 @@ import torch
 from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import hull, paste
 from dystyle.attributes import ATTRIBUTES, BELOW_THE_BROWS, EYES, LIPS, NOSE
-from dystyle.compositing import Flow, by_place, changes, complexion, composite, detailed
+from dystyle.compositing import Carried, Flow, by_place, changes, complexion, composite, detailed
 from dystyle.editors.base import EditedCode
 from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
@@ -300,7 +300,7 @@ def test_features_are_carried_by_a_flow_however_small_it_is():
     flow = np.stack([cv2.GaussianBlur(x, (0, 0), 4) for x in rng.standard_normal((2, 32, 32))]) * 0.5
     for size in (1.0, 0.005):  # the latter below what counts as a move of a picture
         part = (size * flow).astype(np.float32)
-        carried = Flow(part).carry(by_place(features))
+        carried = Flow(part).carry(by_place(Carried(features, features))[0])
         wanted = warp(torch.from_numpy(features)[None], torch.from_numpy(part)[None])[0].numpy()
         assert np.abs(carried - wanted).max() < 0.06 and np.abs(carried - wanted).mean() < 0.01
         assert np.abs(features - wanted).mean() > (0.1 if size == 1 else 0.001)
