@@ -188,7 +188,7 @@ class LinearWorld:
             edited[0, self.names.index(name)] = value - 1.5 * (name == "roll")
         return edited
 
-    def synthesize(self, code, size=256):
+    def synthesize(self, code, size=256, face=None):
         return np.full((256, 256, 3), (code[0, :3] + (30, 30, 0)) * (4, 4, 200)).round().astype(np.uint8)
 
     def measure(self, picture):
