@@ -878,8 +878,7 @@ class FaceEditor:
             residual, _ = self._restore(picture, code)
             nowhere = np.zeros((1, 1, SIZE, SIZE), np.float32)
             opened = InvertedFace(code, picture, np.zeros((4, 2)), np.zeros(4), residual=residual)
-            for places in (Places(still=True), Places()):
-                self._picture(edited, self.sizes[-1], opened, {}, places)
+            self._picture(edited, self.sizes[-1], opened, {}, Places())
             self.backend.run("parts", self._restored(opened), None, faces=nowhere)
             self.backend.run("person", _resize(picture, 256)[None])
 
