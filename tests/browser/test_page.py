@@ -764,6 +764,8 @@ def test_every_language_says_all_that_the_others_say():
         assert all(
             re.compile(pattern).groups >= said.count("\\") for pattern, said in language.messages.items()
         )
+    titles = {method.title for method in METHODS.values()}
+    assert {title for title in titles if " " in title} <= chinese.words.keys()  # others are names
 
 
 def test_a_visitor_who_reads_spanish_is_spoken_to_in_spanish(cartoon, visit):
