@@ -45,7 +45,7 @@ from dystyle.errors import InputError
 from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
 from dystyle.pictures import load_image
-from dystyle.places import Moved, Places, ears_of, faces_of, region_of
+from dystyle.places import Moved, Places, above_the_neck, faces_of, region_of
 from dystyle.tone import tone_of, toned
 from dystyle.translators import FAMILIES
 from dystyle.translators.compiled import Translator
@@ -62,14 +62,10 @@ TRANSLATOR_FILE = ".safetensors"
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
-
-# Of a head that turns, in px of 256: how far pixels reach that show it and the ground, how far those that
-# show hair do, how softly both end, and how far its features' outline may lie outside of the person's. From
-# and up to which share of a person, and of a place of the features that is no ground, it is the head's.
-MIXED, MIXED_HAIR, SOFT, OFF = 4, 2, 1.5, 4
-PERSON, DRAWN = (0.4, 0.7), (0.3, 0.7)
-TURNS = (0.03, 0.06)  # half pictures that a head moves by, from and up to which a far ear goes out of sight
-PAINTED = 3  # px of 256 around a place that say what a head hides
+# Of a head that turns: places of the features within its outline that stay the photo's, from and up to which
+# share of a place that is no ground it is the generator's, and px of 256 from it up to which all goes along,
+# and from which nothing does.
+RIM, DRAWN, BESIDE = 2, (0.8, 1.0), (8, 56)
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), the least,
@@ -516,8 +512,10 @@ class FaceEditor:
         (flow,), ((now,),), ((hair,),) = self.backend.run("carrier_moves", after, None, **moves)
         route, head = Flow(flow), None
         if places.turns and places.face is not None:
-            head = self._turned(route, now, face)
-            ground, now = (1 - _resize(x, SIZE) for x in (self._head(face)[0], head))
+            was = (1 - ground) * _resize(above_the_neck(face), SIZE)
+            head = cv2.erode(np.minimum(route.move(was), 1 - now), np.ones((2 * RIM + 1, 2 * RIM + 1)))
+            head = ramp(head, *DRAWN)
+            now = 1 - head
         elif places.still:  # edges included, and so heads keep their outlines
             now = widened(np.maximum(ground, now))
             ground = np.ones_like(ground)
@@ -540,7 +538,8 @@ class FaceEditor:
             everywhere = np.ones((COARSE, COARSE), np.float32)
             return edited, Moved(route, everywhere, hair, places.face)
         render = self._unedited(size, face)
-        flow = flow * (1 - cv2.resize(now, flow.shape[1:]))  # heads move, the ground does not
+        going = 1 - now if head is None else _near(head)
+        flow = flow * cv2.resize(going, flow.shape[1:])  # what is beside a head gives way, as cloth would
         if places.edited is not None:
             flow = flow * cv2.resize(places.edited, flow.shape[1:])
         if face.protected is not None:
@@ -558,16 +557,13 @@ class FaceEditor:
             if kept is not None:
                 changed *= 1 - cv2.resize(route.move(kept), changed.shape)
         own = route.move(self._own(size, face))
-        changed *= 1 - cv2.resize(stays, changed.shape)
+        changed *= cv2.resize(1 - stays if head is None else head, changed.shape)
         edited = detailed(edited, own, unedited)
         edited = corrected(edited, own, unedited, now, stays)
         if places.skin is not None:
             skin = route.move(places.skin)
             edited = complexion(edited, own, skin * (1 - cv2.resize(now, skin.shape)))
-        result = composite(edited, own, changed)
-        if head is not None:
-            result = composite(result, self._behind(size, face), head)
-        return result, Moved(route, changed, hair, places.face)
+        return composite(edited, own, changed), Moved(route, changed, hair, places.face)
 
     def _dyes(self, code: EditedCode, face: InvertedFace) -> tuple[dict[str, float], tuple[Colours, ...]]:
         """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of
@@ -649,40 +645,6 @@ class FaceEditor:
         """What of a photo is ground, (64, 64) float32 from 0 to 1, by its features and residual and where its
         face is known to be."""
         return 1 - faces_of(places)[0, 0] if places.face is None else self._parts(face)[0]
-
-    def _head(self, face: InvertedFace) -> np.ndarray:
-        """What of a face's portrait shows some of its head, and some of its hair, (2, 256, 256) float32 from
-        0 to 1: by features, pixels and mesh, as each of them misses some of ears and curls."""
-        if "head" not in face.kept:
-            person, hair = self._person(face), self._hair(face)
-            near = cv2.dilate(person, np.ones((2 * OFF + 1, 2 * OFF + 1)))
-            head = [
-                _resize(1 - self._parts(face)[0], COARSE) * near,
-                region_of(face, PARTS["face"][0], *PARTS["face"][1]),
-                ears_of(face) * ramp(person, *PERSON),
-                hair,
-            ]
-            face.kept["head"] = np.stack(
-                [_reaching(np.max(head, 0).clip(0, 1), MIXED), _reaching(hair, MIXED_HAIR)]
-            )
-        return face.kept["head"]
-
-    def _turned(self, route: Flow, ground: np.ndarray, face: InvertedFace) -> np.ndarray:
-        """Where a picture shows the head that has moved, (256, 256) float32 from 0 to 1: what of it is no
-        `ground` by the picture's features, (64, 64), and all of its hair, as a code may have less of it, and
-        smaller ears."""
-        head, hair = (route.move(x) for x in self._head(face))
-        turn = ramp(cv2.magnitude(*route.flow).max(), *TURNS)
-        return np.maximum(head * (1 - turn * (1 - ramp(_resize(1 - ground, COARSE), *DRAWN))), hair)
-
-    def _behind(self, size: int, face: InvertedFace) -> np.ndarray:
-        """A face's portrait without its head, uint8 (size, size, 3): what that hides is continued from
-        beside it."""
-        head = self._head(face)[0]
-        if "behind" not in face.kept:
-            hidden = (head > 0.02).astype(np.uint8)
-            face.kept["behind"] = cv2.inpaint(self._own(COARSE, face), hidden, PAINTED, cv2.INPAINT_TELEA)
-        return composite(_resize(face.kept["behind"], size), self._own(size, face), head)
 
     def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its
@@ -893,9 +855,10 @@ def _refine(
     return refine(portrait, code, quality, file, device if has_gpu() else "cpu")
 
 
-def _reaching(x: np.ndarray, far: int) -> np.ndarray:
-    """A map (256, 256), so many px farther, and soft at its edges."""
-    return cv2.GaussianBlur(cv2.dilate(x, np.ones((2 * far + 1, 2 * far + 1))), (0, 0), SOFT)
+def _near(head: np.ndarray) -> np.ndarray:
+    """How much each place goes along with a head: both maps (s, s) from 0 to 1."""
+    away = cv2.distanceTransform((head < 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    return 1 - ramp(away * COARSE / len(head), *BESIDE)
 
 
 def _edged(mask: np.ndarray) -> np.ndarray:

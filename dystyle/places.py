@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from dystyle.alignment import hull
-from dystyle.attributes import ATTRIBUTES, EARS, PARTS
+from dystyle.attributes import ATTRIBUTES, PARTS
 from dystyle.compositing import COARSE, Flow
 from dystyle.encoders import SIZE
 from dystyle.faces import InvertedFace
@@ -16,8 +16,8 @@ from dystyle.faces import InvertedFace
 # Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
 # places end, in px of 256.
 BUSINESS, SKIN = (0.13, 12), (0.0, 6)
-BESIDE = EARS[:3] + EARS[5:8]  # not those beside the jaw, near which are collars
-EAR = (0.14, 4)  # how wide ears are, in sides of the portrait, and how softly they end, in px of 256
+JAW_CORNERS, FAR = (58, 288), 9  # of the face mesh; how many of its widths end beyond any portrait
+NECK = 4  # px of 256, how softly a head ends there
 
 
 class Moved(NamedTuple):
@@ -110,9 +110,18 @@ def region_of(
     return cv2.GaussianBlur(np.max(hulls, 0).astype(np.float32), (0, 0), softness)
 
 
-def ears_of(face: InvertedFace) -> np.ndarray:
-    """Where a portrait may show ears, or a part of the face between them, as `region_of`."""
-    return region_of(face, [BESIDE], *EAR)
+def above_the_neck(face: InvertedFace) -> np.ndarray:
+    """What of a portrait is no neck and no clothes: its face, and all above the corners of the jaw, as
+    `region_of`."""
+    points, quad = face.landmarks, face.quad
+    if points is None:
+        return np.ones((COARSE, COARSE), np.float32)
+    left, right = points[list(JAW_CORNERS)]
+    aside = FAR * (right - left)
+    up = aside[::-1] * [1, -1]
+    above = hull(np.array([left - aside, right + aside, left - aside + up, right + aside + up]), quad, 0.0)
+    whole = hull(points, quad, 0.0)
+    return cv2.GaussianBlur((above | whole).astype(np.float32), (0, 0), NECK)
 
 
 def faces_of(places: Places) -> np.ndarray:
