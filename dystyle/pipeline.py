@@ -62,9 +62,11 @@ TRANSLATOR_FILE = ".safetensors"
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
-# Of a head that turns: places of the features within its outline that stay the photo's, from and up to which
-# share of a place that is no ground it is the generator's, and px of 256 from it up to which all goes along,
-# and from which nothing does.
+# Of a head that turns: half pictures that it moves by up to which it is the photo, moved, and from which the
+# generator draws what becomes of it; places of the features within its outline that stay the photo's, from
+# and up to which share of a place that is no ground it is the generator's, and px of 256 from it up to which
+# all goes along, and from which nothing does.
+TURNS = (0.19, 0.23)
 RIM, DRAWN, BESIDE = 2, (0.8, 1.0), (8, 56)
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
@@ -519,6 +521,16 @@ class FaceEditor:
         elif places.still:  # edges included, and so heads keep their outlines
             now = widened(np.maximum(ground, now))
             ground = np.ones_like(ground)
+        hair, going = np.minimum(hair, 1 - now), 1 - now if head is None else _near(head)
+        along = flow * cv2.resize(going, flow.shape[1:])  # what is beside a head gives way, as cloth would
+        if places.edited is not None:
+            along = along * cv2.resize(places.edited, flow.shape[1:])
+        if face.protected is not None:
+            along = along * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
+        moving = Flow(along)
+        own, far = moving.move(self._own(size, face)), ramp(cv2.magnitude(*flow).max(), *TURNS)
+        if places.turned is not None and places.turned.min() == 1 and not far and not weights:
+            return own, Moved(moving, np.zeros((COARSE, COARSE), np.float32), hair, places.face)
         stays = ground * now
         residual, sampled = (route.carry(x)[None] for x in by_place(known["carried"]))
         carried, touched = self.backend.run(
@@ -532,38 +544,30 @@ class FaceEditor:
             stay=stays[None, None],
             lasts=1 - np.float32(places.gives_way) * faces,
         )
-        hair = np.minimum(hair, 1 - now)
         edited = self._decode(size, features + (carried - after) if weights else carried, code, weights)
         if weights:
             everywhere = np.ones((COARSE, COARSE), np.float32)
             return edited, Moved(route, everywhere, hair, places.face)
-        render = self._unedited(size, face)
-        going = 1 - now if head is None else _near(head)
-        flow = flow * cv2.resize(going, flow.shape[1:])  # what is beside a head gives way, as cloth would
-        if places.edited is not None:
-            flow = flow * cv2.resize(places.edited, flow.shape[1:])
-        if face.protected is not None:
-            flow = flow * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
-        route = Flow(flow)
-        unedited = route.move(render)
-        turned = None if places.turned is None else route.move(places.turned)
-        changed = changes(edited, unedited, *(RENDERED if turned is None else TURNED))
-        if turned is not None and turned.min() < 1:
-            changed += (1 - turned) * (changes(edited, unedited, *RENDERED) - changed)
+        unedited = moving.move(self._unedited(size, face))
+        changed = changes(edited, unedited, *RENDERED)
+        if places.turned is not None:
+            turned = moving.move(places.turned)
+            changed *= 1 - turned
+            if far:
+                changed += far * turned * changes(edited, unedited, *TURNED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
         for kept in (face.cover, places.left):
             if kept is not None:
-                changed *= 1 - cv2.resize(route.move(kept), changed.shape)
-        own = route.move(self._own(size, face))
+                changed *= 1 - cv2.resize(moving.move(kept), changed.shape)
         changed *= cv2.resize(1 - stays if head is None else head, changed.shape)
         edited = detailed(edited, own, unedited)
         edited = corrected(edited, own, unedited, now, stays)
         if places.skin is not None:
-            skin = route.move(places.skin)
+            skin = moving.move(places.skin)
             edited = complexion(edited, own, skin * (1 - cv2.resize(now, skin.shape)))
-        return composite(edited, own, changed), Moved(route, changed, hair, places.face)
+        return composite(edited, own, changed), Moved(moving, changed, hair, places.face)
 
     def _dyes(self, code: EditedCode, face: InvertedFace) -> tuple[dict[str, float], tuple[Colours, ...]]:
         """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of

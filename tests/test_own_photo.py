@@ -16,7 +16,7 @@ from dystyle.encoders.carrier import Carrier, warp
 from dystyle.engines.graphs import generator
 from dystyle.evaluation.photos import PhotosConfig, evaluate_photos, fine_structure
 from dystyle.faces import InvertedFace
-from dystyle.places import Places
+from dystyle.places import Moved, Places
 from dystyle.tone import tone_of
 
 
@@ -326,16 +326,6 @@ def test_what_stays_is_the_photos_and_what_does_not_last_the_codes(editor):
     assert touched.min() == 1  # where features have changed
 
 
-def test_where_the_renders_agree_a_turned_face_is_the_photo_moved_with_it(editor, face, monkeypatch):
-    monkeypatch.setattr(pipeline, "changes", lambda *_: np.zeros((256, 256), np.float32))
-    code = editor.edit(face.code, {"yaw": editor.measure(face.portrait)["yaw"] + 16})
-    turned = editor.synthesize(code, face=face)
-    assert editor.measure(turned)["yaw"] > editor.measure(face.portrait)["yaw"] + 4  # to the right, as asked
-    nose = (slice(520, 620), slice(440, 580))
-    assert np.abs(turned[nose].astype(int) - face.portrait[nose]).mean() > 4
-    assert np.array_equal(turned[:40, :40], face.portrait[:40, :40])
-
-
 @pytest.mark.parametrize("tint", [(1, 1, 1), (1.05, 0.98, 0.8)])
 def test_a_photo_of_one_tone_stays_in_it(editor, astronaut, tint):
     """Neutral in, neutral out; sepia likewise; JPEG's noise is no colour."""
@@ -544,15 +534,31 @@ def test_what_shows_another_thing_says_nothing_of_complexion():
     assert (result - edited)[:, 20:120].mean((0, 1)) == pytest.approx(wanted, abs=1.5)
 
 
-def test_what_is_beside_a_turned_head_is_the_photos_and_gives_way_to_it(editor, face, monkeypatch):
-    """No hole where it was, no hair that grew, no fog, no second outline; clothes and far ground stay."""
+@pytest.fixture
+def turned(editor, face, monkeypatch):
+    """A face turned to some degrees, and what the editor knows of how it has moved."""
     picture_of, found = editor._picture, []
     monkeypatch.setattr(editor, "_picture", lambda *a: found.append(picture_of(*a)) or found[-1])
-    picture = editor.synthesize(editor.edit(face.code, {"yaw": 20}), face=face)
-    moved = found[-1][1]
+
+    def turn(degrees: float) -> tuple[np.ndarray, Moved]:
+        picture = editor.synthesize(editor.edit(face.code, {"yaw": degrees}), face=face)
+        return picture, found[-1][1]
+
+    return turn
+
+
+def test_a_head_that_turns_a_little_is_the_photo_moved(editor, face, turned):
+    picture, moved = turned(editor.measure(face.portrait)["yaw"] + 14)
+    assert np.array_equal(picture, moved.flow.move(face.portrait)) and (moved.changed == 0).all()
+    assert editor.measure(picture)["yaw"] - editor.measure(face.portrait)["yaw"] == pytest.approx(14, abs=3)
+
+
+def test_what_is_beside_a_turned_head_is_the_photos_and_gives_way_to_it(editor, face, turned):
+    """No hole where it was, no hair that grew, no fog, no second outline; clothes and far ground stay."""
+    picture, moved = turned(30)
     beside = cv2.resize(moved.changed, (1024, 1024)) == 0
     assert np.array_equal(picture[beside], moved.flow.move(face.portrait)[beside])
-    assert (moved.changed[230:] == 0).all() and moved.changed.mean() > 0.05
+    assert (moved.changed[230:] == 0).all() and moved.changed.mean() > 0.02
     person = moved.flow.move(editor._person(face))
     outline = cv2.morphologyEx(person, cv2.MORPH_GRADIENT, np.ones((5, 5)))[:200] > 0.5
     assert moved.changed[:200][outline].mean() < 0.02
