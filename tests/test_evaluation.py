@@ -179,3 +179,8 @@ def test_search_reaches_coupled_saturating_targets_from_a_wrong_guess_within_its
 def test_only_attributes_that_the_editor_has_learnt_are_evaluated():
     with pytest.raises(InputError, match="has not learnt 'beauty'"):
         evaluate_editing(EditingConfig(attributes=("yaw", "beauty")))
+
+
+def test_one_face_alone_is_told_to_be_too_few():
+    with pytest.raises(InputError, match="at least two faces"):
+        evaluate_editing(EditingConfig(count=1))

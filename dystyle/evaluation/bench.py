@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dystyle.attributes import ATTRIBUTES
+from dystyle.errors import InputError
 from dystyle.faces import InvertedFace
 from dystyle.metrics.comparison import compare, mean_and_interval
 from dystyle.metrics.distances import frechet
@@ -38,6 +39,9 @@ class Bench:
 
     Args:
         faces: the inverted ones that the codes are of, if they are of photos.
+
+    Raises:
+        InputError: there are fewer than two.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Bench:
         attributes: Iterable[str] = ATTRIBUTES,
         faces: Sequence[InvertedFace] | None = None,
     ) -> None:
+        if len(codes) < 2:
+            raise InputError("Give at least two faces: one has no distribution to compare.")
         self.editor, self.judges, self.codes, self.attributes = editor, Judges(), codes, attributes
         self.faces = faces or [None] * len(codes)
         pairs = list(zip(codes, self.faces, strict=True))
