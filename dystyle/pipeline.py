@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from functools import cached_property, partial
 from numbers import Integral, Real
@@ -68,6 +68,7 @@ RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 # all goes along, and from which nothing does.
 TURNS = (0.19, 0.23)
 RIM, DRAWN, BESIDE = 2, (0.8, 1.0), (8, 56)
+SEEN = 0.05  # shares closer than that to what a photo shows look the same
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
 # For the gain of a photo's edits: looks, the edit looked at (in shares of the evaluated range), the least,
@@ -454,9 +455,10 @@ class FaceEditor:
         if face is not None and (known := edits_since(face.code, code)) is not None:
             targets = known.targets
             if face.residual is not None:
-                dyes, dye = self._dyes(known, face)
-                code = self._held_back(known, face, dyes)
-                targets = {name: target for name, target in targets.items() if name not in dyes}
+                shown = self._shown(targets, face)
+                dyes, dye = self._dyes(known, face, shown)
+                code = self._held_back(known, face, dyes.keys() | shown)
+                targets = {name: t for name, t in targets.items() if name not in shown and name not in dyes}
             places = self._places(targets, face)
         picture, moved = self._picture(np.asarray(code), size, face, weights, places)
         if face is None:
@@ -569,11 +571,19 @@ class FaceEditor:
             edited = complexion(edited, own, skin * (1 - cv2.resize(now, skin.shape)))
         return composite(edited, own, changed), Moved(moving, changed, hair, places.face)
 
-    def _dyes(self, code: EditedCode, face: InvertedFace) -> tuple[dict[str, float], tuple[Colours, ...]]:
+    def _shown(self, targets: Mapping[str, float], face: InvertedFace) -> set[str]:
+        """Which of the targets of a face's edits its portrait shows already, as far as can be seen: a smile
+        asked of who smiles leaves the mouth as it is."""
+        ends = {name: t for name, t in targets.items() if ATTRIBUTES[name].scale == "probability"}
+        return {name for name, t in ends.items() if abs(t - self._readings(face)[name]) < SEEN}
+
+    def _dyes(
+        self, code: EditedCode, face: InvertedFace, shown: Set[str]
+    ) -> tuple[dict[str, float], tuple[Colours, ...]]:
         """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of
-        either if there is no hair to be dyed."""
+        either if there is no hair to be dyed. What is `shown` is not dyed."""
         targets = {name: target for _, step, _ in code.steps for name, target in step.items()}
-        dyes = {name: target for name, target in targets.items() if ATTRIBUTES[name].dyes}
+        dyes = {name: t for name, t in targets.items() if ATTRIBUTES[name].dyes and name not in shown}
         if not dyes:
             return {}, ()
         if "colours" not in face.kept:
@@ -650,14 +660,14 @@ class FaceEditor:
         face is known to be."""
         return 1 - faces_of(places)[0, 0] if places.face is None else self._parts(face)[0]
 
-    def _held_back(self, code: EditedCode, face: InvertedFace, without: Mapping[str, float]) -> np.ndarray:
+    def _held_back(self, code: EditedCode, face: InvertedFace, without: Set[str]) -> np.ndarray:
         """The code (18, 512) that brings a face's edits through, `without` some of the targets, although its
         residual holds them back.
 
         The rows that decode features stay as they were, as the residual was found for those: with others all
         colours of the picture shift.
         """
-        if without.keys() >= code.targets.keys():
+        if without >= code.targets.keys():
             return np.array(face.code)
         edit, farther = partial(self._of_codes.edit, read=self.measure), np.array(code)
         share = 1.0 if len(code.targets.keys() - without) == 1 else AMONG

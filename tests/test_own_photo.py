@@ -534,6 +534,21 @@ def test_what_shows_another_thing_says_nothing_of_complexion():
     assert (result - edited)[:, 20:120].mean((0, 1)) == pytest.approx(wanted, abs=1.5)
 
 
+def test_what_a_photo_shows_already_is_not_drawn_anew(editor, face):
+    """She smiles: who asks for it keeps her teeth, alone, with another edit, and after it was asked away."""
+    assert editor.measure(face.portrait)["smile"] > 0.97
+    unedited = editor.synthesize(face.code, face=face)
+    smiling, none = editor.edit(face.code, {"smile": 1.0}), editor.edit(face.code, {"smile": 0.0})
+    assert np.array_equal(editor.synthesize(smiling, face=face), unedited)
+    assert np.array_equal(editor.synthesize(editor.edit(none, {"smile": 1.0}), face=face), unedited)
+    both = editor.edit(face.code, {"smile": 1.0, "eyeglasses": 1.0})
+    glasses = editor.edit(face.code, {"eyeglasses": 1.0})
+    both, glasses = (editor.synthesize(code, face=face).astype(int) for code in (both, glasses))
+    assert np.abs(both - glasses).max() <= 2 and np.abs(glasses - unedited).max() > 100
+    half = editor.synthesize(editor.edit(face.code, {"smile": 0.5}), face=face).astype(int)
+    assert np.abs(half - unedited).max() > 50
+
+
 @pytest.fixture
 def turned(editor, face, monkeypatch):
     """A face turned to some degrees, and what the editor knows of how it has moved."""
