@@ -62,11 +62,11 @@ TRANSLATOR_FILE = ".safetensors"
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
-# Of a head that turns: half pictures that it moves by up to which it is the photo, moved, and from which the
-# generator draws what becomes of it; places of the features within its outline that stay the photo's, from
-# and up to which share of a place that is no ground it is the generator's, and px of 256 from it up to which
-# all goes along, and from which nothing does.
-TURNS = (0.19, 0.23)
+# Of a head that turns: usual steps up to which it is the photo, moved, and from which the generator draws
+# what becomes of it; places of the features within its outline that stay the photo's, from and up to which
+# share of a place that is no ground it is the generator's, and px of 256 from it up to which all goes along,
+# and from which nothing does.
+TURNS = (1.0, 1.4)
 RIM, DRAWN, BESIDE = 2, (0.8, 1.0), (8, 56)
 SEEN = 0.05  # shares closer than that to what a photo shows look the same
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
@@ -530,8 +530,8 @@ class FaceEditor:
         if face.protected is not None:
             along = along * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
         moving = Flow(along)
-        own, far = moving.move(self._own(size, face)), ramp(cv2.magnitude(*flow).max(), *TURNS)
-        if places.turned is not None and places.turned.min() == 1 and not far and not weights:
+        own = moving.move(self._own(size, face))
+        if places.turned is not None and places.turned.min() == 1 and not places.far and not weights:
             return own, Moved(moving, np.zeros((COARSE, COARSE), np.float32), hair, places.face)
         stays = ground * now
         residual, sampled = (route.carry(x)[None] for x in by_place(known["carried"]))
@@ -555,8 +555,8 @@ class FaceEditor:
         if places.turned is not None:
             turned = moving.move(places.turned)
             changed *= 1 - turned
-            if far:
-                changed += far * turned * changes(edited, unedited, *TURNED)
+            if places.far:
+                changed += places.far * turned * changes(edited, unedited, *TURNED)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
@@ -704,13 +704,16 @@ class FaceEditor:
 
     def _places(self, targets: Mapping[str, float], face: InvertedFace) -> Places:
         starts = self._readings(face)
-        shares = [_gives_way(ATTRIBUTES[name], starts[name], target) for name, target in targets.items()]
+        steps = [(ATTRIBUTES[name], starts[name], target) for name, target in targets.items()]
         sides = {name: float(target >= 0.5) for name, target in targets.items()}  # all that they depend on
         known, places = face.kept.get("places", (None, None))
         if known != sides:
             places = Places.of(sides, face)
             face.kept["places"] = sides, places
-        return places._replace(gives_way=max(shares, default=0.0))
+        gives_way = max((_gives_way(*step) for step in steps), default=0.0)
+        turned = [abs(target - start) / _usual_step(row) for row, start, target in steps if row.rigid]
+        far = float(ramp(np.max(turned, initial=0.0), *TURNS))
+        return places._replace(gives_way=gives_way, far=far)
 
     def _readings(self, face: InvertedFace) -> dict[str, float]:
         """Of a face's portrait, as `measure`."""

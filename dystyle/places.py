@@ -54,7 +54,7 @@ class Places(NamedTuple):
         gives_way: share of what is carried of the face that gives way.
         still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
             hair alone.
-        turns: whether the head moves.
+        turns: whether the head moves. far: how much of such a move is the generator's, from 0 to 1.
     """
 
     edited: np.ndarray | None = None
@@ -65,6 +65,7 @@ class Places(NamedTuple):
     gives_way: float = 0.0
     still: bool = False
     turns: bool = False
+    far: float = 0.0
 
     @classmethod
     def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":

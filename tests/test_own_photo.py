@@ -508,7 +508,7 @@ def test_what_is_edited_keeps_its_complexion_unless_that_is_what_changes(
     frame = np.float32([[0, 0], [0, 1024], [1024, 1024], [1024, 0]])
     into = cv2.getPerspectiveTransform(face.quad, frame)
     ((column, row),) = cv2.perspectiveTransform(face.landmarks[None, [point]], into)[0].round().astype(int)
-    edited = editor.edit(face.code, {name: 1.0})
+    edited = editor.edit(face.code, {name: float(editor.measure(face.portrait)[name] < 0.5)})
 
     def off() -> float:
         picture = editor.synthesize(edited, face=face).astype(np.float32) - face.portrait
