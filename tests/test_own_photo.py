@@ -536,6 +536,24 @@ def test_what_shows_another_thing_says_nothing_of_complexion():
     assert (result - edited)[:, 20:120].mean((0, 1)) == pytest.approx(wanted, abs=1.5)
 
 
+def test_colours_are_the_photos_where_the_generator_errs_in_them(editor, face, monkeypatch):
+    """A photo whose colours no render has: what is drawn anew has them, too."""
+    tinted = dataclasses.replace(face, portrait=cv2.add(face.portrait, (0, 18, 0, 0)))
+    older = editor.edit(tinted.code, {"age": 70})
+
+    def greener() -> float:
+        pictures = (editor.synthesize(older, face=dataclasses.replace(x)) for x in (tinted, face))
+        green, usual = (picture[300:500, 130:230].astype(np.float32).mean((0, 1)) for picture in pictures)
+        return float((green - usual)[1])
+
+    assert 15 < greener() < 21  # her hair, which is drawn anew
+    late = EditedCode(older + 0.5 * (np.arange(18) >= 9)[:, None], tinted.code, {"age": 70.0})
+    pictures = (editor.synthesize(code, 256, dataclasses.replace(tinted)) for code in (older, late))
+    assert np.array_equal(*pictures)  # whatever the edit does to the rows that decode features
+    monkeypatch.setattr(pipeline, "corrected", lambda edited, *_: edited)
+    assert greener() < 8
+
+
 def test_what_a_photo_shows_already_is_not_drawn_anew(editor, face):
     """She smiles: who asks for it keeps her teeth, alone, with another edit, and after it was asked away."""
     assert editor.measure(face.portrait)["smile"] > 0.97
@@ -583,3 +601,6 @@ def test_what_is_beside_a_turned_head_is_the_photos_and_gives_way_to_it(editor, 
     assert np.diff(columns).min() > 0 and np.abs(np.diff(columns) - 1).max() > 0.1  # nothing folds
     still = np.abs(picture.astype(int) - face.portrait).max(2) <= 1
     assert still[-100:, :200].all() and still[-100:, -200:].all() and still[:200, -60:].all()
+    wall = np.s_[650:720, 120:180]  # beside her shoulder, to which her hair has not come
+    other, _ = turned(-25)
+    assert difference(other, face.portrait)[wall].mean() < 22  # 33 if it were the code's
