@@ -151,18 +151,19 @@ def _in_sequence(edit: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 def _kinds(
     config: MethodComparisonConfig, names: list[str], count: int
 ) -> list[tuple[str, list[dict[str, float]], bool]]:
-    """(label, one edit a face, in sequence?): single attributes take turns, others are drawn."""
-    rng, kinds = np.random.default_rng(config.first_seed), []
-    for size in (*config.joint, config.sequence):
-        if size == 1:
-            edits = [draw_edit(rng, [names[i % len(names)]]) for i in range(count)]
-        else:
-            edits = [draw_edit(rng, rng.choice(names, size, replace=False)) for _ in range(count)]
-        kinds.append((f"{size} at once", edits, False))
-    label, edits, _ = kinds.pop()
+    """(label, one edit a face, in sequence?): single attributes take turns, others are drawn, for every kind
+    by itself, so that each may be measured alone."""
+    kinds = [(size, f"{size} at once", False) for size in config.joint]
     if config.sequence:
-        kinds.append((f"{config.sequence} in sequence", edits, True))
-    return kinds
+        kinds.append((config.sequence, f"{config.sequence} in sequence", True))
+
+    def draw(size: int, sequential: bool) -> list[dict[str, float]]:
+        rng = np.random.default_rng((config.first_seed, size, sequential))
+        if size == 1:
+            return [draw_edit(rng, [names[i % len(names)]]) for i in range(count)]
+        return [draw_edit(rng, rng.choice(names, size, replace=False)) for _ in range(count)]
+
+    return [(label, draw(size, sequential), sequential) for size, label, sequential in kinds]
 
 
 def attribute_dependency(
