@@ -195,6 +195,7 @@ SEEN = 0.45  # of a view's side: larger faces have been seen in the larger views
 MIN_SCORE, DOUBTFUL = 0.5, 0.8
 ROLL = 12  # degrees
 MAX_MOTION = 0.035
+IN_PORTRAIT = (0.5, 0.56), (0.28, 0)  # where faces are, and how far to their right, in sides of the portrait
 EYE_TOLERANCE = 0.15  # in sides of the portrait; 0.04 is usual, extreme profiles reach 0.14
 
 # Indices into the 468 points. The eye contours are the six points of each eye that stand for those of the
@@ -373,15 +374,33 @@ class FaceAligner:
         sides of the face square, is around 0.013 there, and 0.14 on faces upside down.
         """
         for _ in range(2):
-            square = _square_around(self._mesh_in(pyramid, square))
-        left, right = (self._mesh_in(pyramid, _rolled(square, angle)) for angle in (-ROLL, ROLL))
+            square = _square_around(self._mesh_in(pyramid, square)[:, :2])
+        left, right = (self._mesh_in(pyramid, _rolled(square, angle))[:, :2] for angle in (-ROLL, ROLL))
         return (left + right) / 2, float(np.linalg.norm(left - right, axis=1).mean() / _side(square))
 
+    def surface(self, portrait: np.ndarray) -> np.ndarray:
+        """The points of the mesh of a portrait's face with their depth.
+
+        Args:
+            portrait: uint8 (s, s, 3), as `crop` cuts it.
+
+        Returns:
+            (468, 3) float32, x, y and the distance from the camera, in sides of the portrait.
+        """
+        pyramid = _pyramid(portrait)
+        square = _square_at(*(len(portrait) * np.array(point) for point in IN_PORTRAIT))
+        for _ in range(2):
+            points = self._mesh_in(pyramid, square)
+            square = _square_around(points[:, :2])
+        return np.float32(points / len(portrait))
+
     def _mesh_in(self, pyramid: list[np.ndarray], square: np.ndarray) -> np.ndarray:
-        """The mesh's landmarks (468, 2), from a crop of 1.5 times a face square."""
+        """The mesh's points (468, 3), in pixels, from a crop of 1.5 times a face square."""
         view = _square_at(square.mean(axis=0), 0.75 * (square[3] - square[0]))
         pixels = _look(pyramid, view, MESH_SIZE)
-        return _to_photo(self.mesh(_as_input(pixels / np.float32(255)))[0, :, :2], view, MESH_SIZE)
+        points = self.mesh(_as_input(pixels / np.float32(255)))[0]
+        places = _to_photo(points[:, :2], view, MESH_SIZE)
+        return np.column_stack((places, points[:, 2] * (_side(view) / MESH_SIZE)))
 
 
 def _pyramid(image: np.ndarray) -> list[np.ndarray]:

@@ -78,11 +78,12 @@ class Attribute:
         region: face mesh points whose hull holds what it changes; none if that is all of the face.
         leaves: of `PARTS`, what it leaves as it is, but for moving it.
         hides: of these parts, what may lie behind it, and is not the photo's any more when it is taken away.
-        rigid: whether it moves the head as a whole and changes nothing of it.
+        turns: axis around which it turns the head as a whole and changes nothing of it, clockwise as seen
+            along the axis: to the right, down, and away from the camera; none if it does something else.
         dyes: whether it is hair's colour and nothing else, so that a photo's own hair is dyed.
         colours: whether it may change the complexion where it is, as stubble does, and lids.
         photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
-            code holds the edit back.
+            code holds the edit back; of what turns the head, how many times as far it is turned.
         most_gain: of a number, downwards and upwards: the most of what is found for a face instead.
         gives_way: share of what is carried of the face that gives way to a usual edit, downwards and upwards:
             wrinkles are in it.
@@ -113,7 +114,7 @@ class Attribute:
     region: tuple[int, ...] = ()
     leaves: frozenset[str] = frozenset({"eyes"})
     hides: frozenset[str] = frozenset()
-    rigid: bool = False
+    turns: tuple[float, float, float] | None = None
     dyes: bool = False
     colours: bool = False
     photo_gain: float = 1.0
@@ -205,8 +206,9 @@ ATTRIBUTES: dict[str, Attribute] = {
             mirror_sign=-1,
             group="Pose",
             leaves=frozenset({"eyes", "mouth"}),
-            rigid=True,
-            photo_gain=1.05,
+            turns=(0, -1, 0),
+            photo_gain=1.17,
+            most_gain=(1.5, 1.5),
         ),
         Attribute(
             "pitch",
@@ -223,8 +225,9 @@ ATTRIBUTES: dict[str, Attribute] = {
             identity_cost=0.2,
             group="Pose",
             leaves=frozenset({"eyes", "mouth"}),
-            rigid=True,
-            photo_gain=1.9,
+            turns=(-1, 0, 0),
+            photo_gain=1.05,
+            most_gain=(1.5, 1.5),
         ),
         Attribute(
             "age",

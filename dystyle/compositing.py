@@ -44,18 +44,19 @@ class Flow:
 
     Args:
         flow: (2, h, w) float32, x first, in half pictures; see `dystyle.encoders.carrier.warp`.
+        small_too: whether small moves are moves; else what hardly moves keeps its very pixels.
     """
 
-    def __init__(self, flow: np.ndarray) -> None:
-        self.flow = flow
+    def __init__(self, flow: np.ndarray, small_too: bool = False) -> None:
+        self.flow, self.small_too = flow, small_too
         self._places: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
 
     def move(self, picture: np.ndarray) -> np.ndarray:
-        """A picture (s, s, 3) uint8 or map (s, s) float32, moved; itself where nothing moves. Small moves are
-        none: what hardly moves keeps its very pixels."""
+        """A picture (s, s, 3) uint8 or map (s, s) float32, moved; itself where nothing moves."""
         size = len(picture)
         if size not in self._places:
-            strength = ramp(cv2.magnitude(*self.flow), STILL, MOVING)
+            length = cv2.magnitude(*self.flow)
+            strength = np.sign(length) if self.small_too else ramp(length, STILL, MOVING)
             self._places[size] = self._places_of(self.flow * strength, size) if strength.any() else None
         if (places := self._places[size]) is None:
             return picture

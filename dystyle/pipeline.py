@@ -46,6 +46,7 @@ from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
 from dystyle.pictures import load_image
 from dystyle.places import Moved, Places, above_the_neck, faces_of, region_of
+from dystyle.relief import relief_of, turned
 from dystyle.tone import tone_of, toned
 from dystyle.translators import FAMILIES
 from dystyle.translators.compiled import Translator
@@ -62,11 +63,9 @@ TRANSLATOR_FILE = ".safetensors"
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
-# Of a head that turns: usual steps up to which it is the photo, moved, and from which the generator draws
-# what becomes of it; places of the features within its outline that stay the photo's, from and up to which
-# share of a place that is no ground it is the generator's, and px of 256 from it up to which all goes along,
-# and from which nothing does.
-TURNS = (1.0, 1.4)
+# Of a head that a code turns: places of the features within its outline that stay the photo's, from and up
+# to which share of a place that is no ground it is the generator's, and px of 256 from it up to which all
+# goes along, and from which nothing does.
 RIM, DRAWN, BESIDE = 2, (0.8, 1.0), (8, 56)
 SEEN = 0.05  # shares closer than that to what a photo shows look the same
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
@@ -430,7 +429,8 @@ class FaceEditor:
                 the photo holds it back (`Attribute.photo_gain`), is edited only where its attributes have
                 business (`Attribute.region`), and what they leave (`Attribute.leaves`), the complexion, what
                 is ground before and after (clothes, hats, background) and what is protected
-                (`InvertedFace.protect`) stay the photo's.
+                (`InvertedFace.protect`) stay the photo's. What turns the head (`Attribute.turns`) is no part
+                of that: the picture of all else is turned, as its surface says (`dystyle.relief`).
             noise: strengths of layers' noise images (`noise_layers`): 1 is the generator's own, 0 off, 10 the
                 most.
 
@@ -451,30 +451,35 @@ class FaceEditor:
             _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         dye: tuple[Colours, ...] = ()
+        turns: Mapping[str, float] = {}
+        moved: Moved | None = None
         code, places = _check_code(code), Places()
         if face is not None and (known := edits_since(face.code, code)) is not None:
             targets = known.targets
             if face.residual is not None:
                 shown = self._shown(targets, face)
                 dyes, dye = self._dyes(known, face, shown)
-                code = self._held_back(known, face, dyes.keys() | shown)
-                targets = {name: t for name, t in targets.items() if name not in shown and name not in dyes}
+                turns = self._turns(known, face)
+                apart = dyes.keys() | turns.keys() | shown
+                code = self._held_back(known, face, apart)
+                targets = {name: target for name, target in targets.items() if name not in apart}
             places = self._places(targets, face)
-        picture, moved = self._picture(np.asarray(code), size, face, weights, places)
+        if face is not None and (dye or turns) and not weights and np.array_equal(code, face.code):
+            picture = self._own(size, face)  # nothing else changes
+        else:
+            picture, moved = self._picture(np.asarray(code), size, face, weights, places)
         if face is None:
             return picture
         if dye:
-            hair = self._hair(face)
-            if moved is not None:
-                hair = moved.carry(hair)
-            elif not weights:
-                picture = _resize(face.portrait, size)  # nothing but hair changes
+            hair = self._hair(face) if moved is None else moved.carry(self._hair(face))
             picture = dyed(picture, hair, *dye)
+        if turns:
+            picture = self._turn(picture, face, turns)
         if face.tone is not None:
             picture = toned(picture, face.tone)
         if face.protected is not None:
             picture = composite(picture, face.portrait, 1 - _edged(face.protected))
-        if not (styles or noise or dye) and np.array_equal(code, face.code):
+        if not (styles or noise or dye or turns) and np.array_equal(code, face.code):
             face.kept[f"shown {size}"] = picture.copy()
         return picture
 
@@ -531,8 +536,6 @@ class FaceEditor:
             along = along * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
         moving = Flow(along)
         own = moving.move(self._own(size, face))
-        if places.turned is not None and places.turned.min() == 1 and not places.far and not weights:
-            return own, Moved(moving, np.zeros((COARSE, COARSE), np.float32), hair, places.face)
         stays = ground * now
         residual, sampled = (route.carry(x)[None] for x in by_place(known["carried"]))
         carried, touched = self.backend.run(
@@ -553,10 +556,8 @@ class FaceEditor:
         unedited = moving.move(self._unedited(size, face))
         changed = changes(edited, unedited, *RENDERED)
         if places.turned is not None:
-            turned = moving.move(places.turned)
-            changed *= 1 - turned
-            if places.far:
-                changed += places.far * turned * changes(edited, unedited, *TURNED)
+            only_turned = moving.move(places.turned)
+            changed += only_turned * (changes(edited, unedited, *TURNED) - changed)
         changed *= cv2.resize(touched[0, 0], changed.shape, interpolation=cv2.INTER_LINEAR)
         if places.edited is not None:
             changed *= cv2.resize(places.edited, changed.shape)
@@ -570,6 +571,30 @@ class FaceEditor:
             skin = moving.move(places.skin)
             edited = complexion(edited, own, skin * (1 - cv2.resize(now, skin.shape)))
         return composite(edited, own, changed), Moved(moving, changed, hair, places.face)
+
+    def _turns(self, code: EditedCode, face: InvertedFace) -> dict[str, float]:
+        """Which of the targets of a face's edits turn its head; none if its surface is not known, or pictures
+        were looked at for them, so that the code does not tell what they change."""
+        asked = set().union(*(targets for _, targets, _ in code.steps)) if face.landmarks is not None else ()
+        return {name: code.targets[name] for name in asked if ATTRIBUTES[name].turns}
+
+    def _turn(self, picture: np.ndarray, face: InvertedFace, targets: Mapping[str, float]) -> np.ndarray:
+        """A picture of a face, with its head turned from how the portrait has it to these targets."""
+        rotation = np.zeros(3)
+        for name, target in targets.items():
+            change = target - self._readings(face)[name]
+            rotation += self._gain(name, change > 0, face) * change * np.array(ATTRIBUTES[name].turns)
+        return self._rotate(picture, face, rotation)
+
+    def _rotate(self, picture: np.ndarray, face: InvertedFace, rotation: np.ndarray) -> np.ndarray:
+        """The same by angles around three axes, see `turned`."""
+        if "relief" not in face.kept:
+            points = self._aligner.surface(face.portrait)
+            whole = region_of(face, [range(len(points))], *PARTS["face"][1])
+            head = np.maximum(whole, self._person(face) * _resize(above_the_neck(face), COARSE))
+            face.kept["relief"] = relief_of(points, head)
+        stays = None if face.protected is None else _edged(face.protected)
+        return turned(face.kept["relief"], rotation, stays).move(picture)
 
     def _shown(self, targets: Mapping[str, float], face: InvertedFace) -> set[str]:
         """Which of the targets of a face's edits its portrait shows already, as far as can be seen: a smile
@@ -688,19 +713,25 @@ class FaceEditor:
     def _push(self, name: str, target: float, face: InvertedFace) -> float:
         """How much farther an attribute's part of a face's edit has to go, in shares of it.
 
+        Edits larger than usual ones are pushed no farther than those: out there the generator knows no faces.
+        """
+        row = ATTRIBUTES[name]
+        change = target - self._readings(face)[name]
+        larger = 1.0 if row.scale == "probability" else max(1.0, abs(change) / _usual_step(row))
+        return (self._gain(name, change > 0, face) - 1) / larger
+
+    def _gain(self, name: str, up: bool, face: InvertedFace) -> float:
+        """How many times as far as asked an edit of a face has to go, see `Attribute.photo_gain`.
+
         For numbers it is found by looking at what the face shows, once in each direction, at a usual edit, so
-        that it does not depend on what is asked for. Larger edits are pushed no farther than that one: out
-        there the generator knows no faces.
+        that it does not depend on what is asked for.
         """
         row = ATTRIBUTES[name]
         if row.kind == "binary":
-            return row.photo_gain - 1
-        start = self._readings(face)[name]
-        up = target > start
+            return row.photo_gain
         if (name, up) not in face.gains:
-            face.gains[name, up] = self._find_gain(row, start, up, face)
-        larger = 1.0 if row.scale == "probability" else max(1.0, abs(target - start) / _usual_step(row))
-        return (face.gains[name, up] - 1) / larger
+            face.gains[name, up] = self._find_gain(row, self._readings(face)[name], up, face)
+        return face.gains[name, up]
 
     def _places(self, targets: Mapping[str, float], face: InvertedFace) -> Places:
         starts = self._readings(face)
@@ -710,10 +741,7 @@ class FaceEditor:
         if known != sides:
             places = Places.of(sides, face)
             face.kept["places"] = sides, places
-        gives_way = max((_gives_way(*step) for step in steps), default=0.0)
-        turned = [abs(target - start) / _usual_step(row) for row, start, target in steps if row.rigid]
-        far = float(ramp(np.max(turned, initial=0.0), *TURNS))
-        return places._replace(gives_way=gives_way, far=far)
+        return places._replace(gives_way=max((_gives_way(*step) for step in steps), default=0.0))
 
     def _readings(self, face: InvertedFace) -> dict[str, float]:
         """Of a face's portrait, as `measure`."""
@@ -725,17 +753,24 @@ class FaceEditor:
         far = row.high if up else row.low
         step = far - start if row.scale == "probability" else math.copysign(_usual_step(row), far - start)
         target = float(row.clamp(start + step))
-        wanted = target - start
+        wanted, size = target - start, self.sizes[1]
         gain = row.photo_gain
         if wanted * step <= 0:
             return gain
-        part = np.asarray(self._of_codes.edit(face.code, {row.name: target}, self.measure)) - face.code
-        part[EARLY:] = 0
-        places = self._places({row.name: target}, face)
+        if row.turns is not None:
+
+            def show(gain: float) -> np.ndarray:
+                return self._rotate(self._own(size, face), face, gain * wanted * np.array(row.turns))
+        else:
+            part = np.asarray(self._of_codes.edit(face.code, {row.name: target}, self.measure)) - face.code
+            part[EARLY:] = 0
+            places = self._places({row.name: target}, face)
+
+            def show(gain: float) -> np.ndarray:
+                return self._picture(face.code + np.float32(gain) * part, size, face, {}, places)[0]
+
         for _ in range(GAIN_LOOKS):
-            farther = face.code + np.float32(gain) * part
-            picture, _ = self._picture(farther, self.sizes[1], face, {}, places)
-            share = (self.measure(picture)[row.name] - start) / wanted
+            share = (self.measure(show(gain))[row.name] - start) / wanted
             gain = float(np.clip(gain / np.clip(share, 0.5, 1.6), LEAST_GAIN, row.most_gain[up]))
         return gain
 

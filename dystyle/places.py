@@ -54,7 +54,7 @@ class Places(NamedTuple):
         gives_way: share of what is carried of the face that gives way.
         still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
             hair alone.
-        turns: whether the head moves. far: how much of such a move is the generator's, from 0 to 1.
+        turns: whether the head moves.
     """
 
     edited: np.ndarray | None = None
@@ -65,7 +65,6 @@ class Places(NamedTuple):
     gives_way: float = 0.0
     still: bool = False
     turns: bool = False
-    far: float = 0.0
 
     @classmethod
     def of(cls, targets: Mapping[str, float], face: InvertedFace) -> "Places":
@@ -87,7 +86,7 @@ class Places(NamedTuple):
             if row.colours:
                 coloured = np.maximum(coloured, region)
         local = all(row.region for row in rows)
-        moves = not local and all(row.rigid or row.region for row in rows)
+        moves = not local and all(row.turns or row.region for row in rows)
         face_itself = soft([range(len(points))], *SKIN)
         return cls(
             business if local else None,
@@ -95,8 +94,8 @@ class Places(NamedTuple):
             face_itself,
             face_itself * (1 - coloured),
             1 - business if moves else None,
-            still=not any(row.rigid or not row.region and "face" in row.leaves for row in rows),
-            turns=any(row.rigid for row in rows),
+            still=not any(row.turns or not row.region and "face" in row.leaves for row in rows),
+            turns=any(row.turns for row in rows),
         )
 
 
