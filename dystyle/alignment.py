@@ -16,6 +16,7 @@ from dystyle.compositing import COARSE
 from dystyle.errors import InputError
 from dystyle.pictures import load_image
 
+RIM, CUT = 2, 65  # px of 256: the border of a portrait, and around what is cut off there, where it fades
 NEIGHBOURED = 0.0235  # sides of the portrait, around other people's faces
 
 
@@ -59,8 +60,8 @@ def paste(
 ) -> np.ndarray:
     """Blend a portrait back into the photo that `quad` was found in.
 
-    The mask is one in the middle and falls smoothly to zero at the quad's border, earlier in the corners;
-    pixels outside the quad stay as they are, bit for bit.
+    The mask is one in the middle and falls smoothly to zero at the quad's border, earlier in the corners,
+    where what is wanted reaches that far; pixels outside the quad stay as they are, bit for bit.
 
     Args:
         portrait: uint8 (size, size, 3), of any size.
@@ -80,7 +81,10 @@ def paste(
         portrait = cv2.resize(portrait, (size, size), interpolation=cv2.INTER_AREA)
     mask = _feathered_mask(COARSE)
     if changed is not None:
-        mask = mask * changed
+        rim = np.pad(np.zeros((COARSE - 2 * RIM, COARSE - 2 * RIM), np.float32), RIM, constant_values=1)
+        # Elsewhere nothing is to be blended: the mixture would show twice what has moved.
+        cut = cv2.dilate(rim * changed, np.ones((CUT, CUT)))
+        mask = changed * (1 - (1 - mask) * cv2.GaussianBlur(cut, (0, 0), CUT / 8))
     x0, y0 = np.clip(np.floor(np.min(quad, axis=0)).astype(int), 0, (width, height))
     x1, y1 = np.clip(np.ceil(np.max(quad, axis=0)).astype(int), 0, (width, height))
     for top in range(y0, y1 if x1 > x0 else y0, 1024):  # in bands: the memory stays small on large photos

@@ -47,6 +47,7 @@ PARTS: dict[str, tuple[tuple[tuple[int, ...], ...], tuple[float, float]]] = {
     "nose": ((NOSE,), (0.01, 4)),
     "mouth": ((LIPS,), (0.012, 3)),
     "face": ((BELOW_THE_BROWS,), (0.0, 6)),
+    "glasses": ((AROUND_THE_EYES,), (0.05, 4)),
 }
 
 
@@ -85,8 +86,9 @@ class Attribute:
         photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
             code holds the edit back; of what turns the head, how many times as far it is turned.
         most_gain: of a number, downwards and upwards: the most of what is found for a face instead.
-        gives_way: share of what is carried of the face that gives way to a usual edit, downwards and upwards:
-            wrinkles are in it.
+        gives_way: share of what is carried of the photo that gives way to a usual edit, downwards and
+            upwards: wrinkles, or a mouth of another shape, are in it. gives_way_in: where, of `PARTS`; none:
+            in all of the face.
 
     Raises:
         ValueError: a probability with another range than 0 to 1, or a binary attribute that is none.
@@ -120,6 +122,7 @@ class Attribute:
     photo_gain: float = 1.0
     most_gain: tuple[float, float] = (3.2, 3.2)
     gives_way: tuple[float, float] = (0.0, 0.0)
+    gives_way_in: str = ""
 
     def __post_init__(self) -> None:
         if self.scale == "probability" and (self.low, self.high) != (0, 1):
@@ -275,6 +278,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=MOUTH,
             leaves=frozenset({"eyes", "nose"}),
             photo_gain=1.15,
+            gives_way=(1.0, 1.0),
+            gives_way_in="mouth",
         ),
         Attribute(
             "mouth_open",
@@ -286,6 +291,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Expression",
             region=MOUTH,
             leaves=frozenset({"eyes", "nose"}),
+            gives_way=(1.0, 1.0),
+            gives_way_in="mouth",
         ),
         Attribute(
             "eyes_closed",
@@ -309,9 +316,11 @@ ATTRIBUTES: dict[str, Attribute] = {
             "Eyeglasses",
             group="Looks",
             region=AROUND_THE_EYES,
-            leaves=frozenset({"eyes", "mouth"}),
-            hides=frozenset({"eyes"}),
-            photo_gain=1.1,
+            leaves=frozenset({"eyes", "brows", "mouth"}),
+            hides=frozenset({"eyes", "brows"}),
+            photo_gain=1.4,
+            gives_way=(1.0, 1.0),
+            gives_way_in="glasses",
         ),
         Attribute(
             "black_hair",

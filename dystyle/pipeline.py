@@ -537,6 +537,9 @@ class FaceEditor:
         moving = Flow(along)
         own = moving.move(self._own(size, face))
         stays = ground * now
+        lasts = np.ones_like(stays)
+        if places.gives_way is not None:
+            lasts -= cv2.resize(places.gives_way, lasts.shape)
         residual, sampled = (route.carry(x)[None] for x in by_place(known["carried"]))
         carried, touched = self.backend.run(
             "carrier",
@@ -547,7 +550,7 @@ class FaceEditor:
             restored=known["restored"],
             flow=flow[None],
             stay=stays[None, None],
-            lasts=1 - np.float32(places.gives_way) * faces,
+            lasts=lasts[None, None],
         )
         edited = self._decode(size, features + (carried - after) if weights else carried, code, weights)
         if weights:
@@ -741,7 +744,15 @@ class FaceEditor:
         if known != sides:
             places = Places.of(sides, face)
             face.kept["places"] = sides, places
-        return places._replace(gives_way=max((_gives_way(*step) for step in steps), default=0.0))
+        giving = []
+        for row, start, target in steps:
+            share = row.gives_way[target > start] * min(1.0, abs(target - start) / _usual_step(row))
+            if share and places.face is not None:
+                part = PARTS.get(row.gives_way_in)
+                giving.append(
+                    np.float32(share) * (region_of(face, part[0], *part[1]) if part else places.face)
+                )
+        return places._replace(gives_way=np.max(giving, 0)) if giving else places
 
     def _readings(self, face: InvertedFace) -> dict[str, float]:
         """Of a face's portrait, as `measure`."""
@@ -916,11 +927,6 @@ def _near(head: np.ndarray) -> np.ndarray:
 def _edged(mask: np.ndarray) -> np.ndarray:
     """What is protected, (256, 256), with a soft edge around it."""
     return np.maximum(mask, 2 * cv2.GaussianBlur(mask, (0, 0), EDGE_BLUR)).clip(0, 1)
-
-
-def _gives_way(row: Attribute, start: float, target: float) -> float:
-    """The share of the face's residual that gives way to an edit: less to one smaller than usual."""
-    return row.gives_way[target > start] * min(1.0, abs(target - start) / _usual_step(row))
 
 
 def _usual_step(row: Attribute) -> float:

@@ -51,7 +51,7 @@ class Places(NamedTuple):
         left: what stays the photo's, but for moving: what each attribute leaves, or has no business in.
         face: all of it; None: not known. skin: what of it keeps its complexion, likewise.
         turned: where the head moves and does nothing else; None if it changes everywhere.
-        gives_way: share of what is carried of the face that gives way.
+        gives_way: how much of what is carried there gives way; None: nothing.
         still: whether the outlines of the head stay where they are: it does not move, and no edit is one of
             hair alone.
         turns: whether the head moves.
@@ -62,7 +62,7 @@ class Places(NamedTuple):
     face: np.ndarray | None = None
     skin: np.ndarray | None = None
     turned: np.ndarray | None = None
-    gives_way: float = 0.0
+    gives_way: np.ndarray | None = None
     still: bool = False
     turns: bool = False
 

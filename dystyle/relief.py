@@ -19,7 +19,7 @@ COARSEST, ROUNDS = 8, 16  # places from which on the surface is spread, and how 
 AROUND = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))  # beside the head, what goes along with it
 # Places, standard deviations of blurs: of the surface, of the head's edge, and of moves, where a cheek folds.
 SMOOTH, SOFT, EVEN = 2.0, 3.0, 1.0
-FRAME = 8  # places within the portrait's frame, whose edge does not move: a photo goes on beyond it
+FRAME = (4, 10)  # places from the portrait's frame, beyond which a photo goes on: no moves, and whole ones
 STEPS, DAMPING = 20, 0.5  # of the search for where each place comes from
 
 
@@ -88,5 +88,5 @@ def turned(relief: Relief, rotation: np.ndarray, stays: np.ndarray | None = None
         from_y = (1 - DAMPING) * from_y + DAMPING * (rows - shift[1])
     flow = np.stack([cv2.GaussianBlur(axis, (0, 0), EVEN) for axis in (from_x - columns, from_y - rows)])
     inwards = np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1])
-    within = ramp(np.minimum.outer(inwards, inwards).astype(np.float32), 0, FRAME)
+    within = ramp(np.minimum.outer(inwards, inwards).astype(np.float32), *FRAME)
     return Flow(flow * within * np.float32(2 / SIZE), small_too=True)

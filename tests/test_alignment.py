@@ -102,6 +102,21 @@ def test_paste_into_a_large_photo_does_not_depend_on_where_the_face_is():
     assert np.abs(np.roll(low, -300, axis=0)[:1700].astype(int) - high[:1700]).max() <= 1
 
 
+def test_what_is_pasted_is_mixed_with_the_photo_only_where_the_portrait_cuts_it_off():
+    """Hair that has moved near the portrait's edge shows once, not twice; what goes on beyond it fades."""
+    photo, quad = np.full((600, 600, 3), 100, np.uint8), square(300, 300, 256, 0)
+    portrait, changed = np.full((256, 256, 3), 100, np.uint8), np.zeros((256, 256), np.float32)
+    inside, across = np.s_[100:150, 10:60], np.s_[60:200, 200:]
+    for place, value in ((inside, 200), (across, 30)):
+        portrait[place], changed[place] = value, 1
+    result = paste(portrait, quad, photo, changed)[172:428, 172:428]
+    assert np.array_equal(result[105:145, 15:55], portrait[105:145, 15:55])
+    rim = result[100:160, :, 0].mean(0)
+    assert (
+        (np.diff(rim[215:]) >= -0.5).all() and rim[205] < 35 and rim[-2] > 95 and np.diff(rim[215:]).max() < 8
+    )
+
+
 def test_paste_off_the_photo_changes_nothing():
     np.testing.assert_array_equal(paste(ASTRONAUT, FULL * 100 + 600, ASTRONAUT), ASTRONAUT)
 
