@@ -47,7 +47,7 @@ PARTS: dict[str, tuple[tuple[tuple[int, ...], ...], tuple[float, float]]] = {
     "nose": ((NOSE,), (0.01, 4)),
     "mouth": ((LIPS,), (0.012, 3)),
     "face": ((BELOW_THE_BROWS,), (0.0, 6)),
-    "glasses": ((AROUND_THE_EYES,), (0.05, 4)),
+    "glasses": ((AROUND_THE_EYES,), (0.03, 4)),
 }
 
 
@@ -278,7 +278,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=MOUTH,
             leaves=frozenset({"eyes", "nose"}),
             photo_gain=1.15,
-            gives_way=(1.0, 1.0),
+            gives_way=(0.6, 0.6),
             gives_way_in="mouth",
         ),
         Attribute(
@@ -291,7 +291,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Expression",
             region=MOUTH,
             leaves=frozenset({"eyes", "nose"}),
-            gives_way=(1.0, 1.0),
+            gives_way=(0.6, 0.6),
             gives_way_in="mouth",
         ),
         Attribute(
@@ -318,8 +318,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=AROUND_THE_EYES,
             leaves=frozenset({"eyes", "brows", "mouth"}),
             hides=frozenset({"eyes", "brows"}),
-            photo_gain=1.4,
-            gives_way=(1.0, 1.0),
+            photo_gain=1.15,
+            gives_way=(0.9, 0.6),
             gives_way_in="glasses",
         ),
         Attribute(

@@ -3,7 +3,8 @@
 A head that turns shows the same skin, hair and glasses in other places. Where, its surface says: points of
 the face mesh with their depth, spread smoothly over the head and a little beyond its outline, where all is as
 deep as the ears. So the outline hardly moves, as a ball's does not, what is far before it moves most, and a
-cheek grows narrow on one side and wide on the other.
+cheek grows narrow on one side and wide on the other. The head goes a part of the face's way back, so that its
+face stays about where portraits have it, and what is beside it gives way, as cloth would.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,11 @@ COARSEST, ROUNDS = 8, 16  # places from which on the surface is spread, and how 
 AROUND = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))  # beside the head, what goes along with it
 # Places, standard deviations of blurs: of the surface, of the head's edge, and of moves, where a cheek folds.
 SMOOTH, SOFT, EVEN = 2.0, 3.0, 1.0
-FRAME = (4, 10)  # places from the portrait's frame, beyond which a photo goes on: no moves, and whole ones
+FACE = (33, 133, 362, 263, 61, 61, 291, 291)  # points of the mesh: eyes and, as much, the mouth
+# How much of the face's way the head goes back, and places beside it up to which all goes along, and from
+# which nothing does.
+BACK, BESIDE = 0.75, (2, 28)
+FRAME = (4, 14)  # places from the portrait's frame, beyond which a photo goes on: no moves, and whole ones
 STEPS, DAMPING = 20, 0.5  # of the search for where each place comes from
 
 
@@ -29,12 +34,16 @@ class Relief(NamedTuple):
     Attributes:
         depth: (128, 128) float32, how far each place is before the ears, in places.
         middle: (2,) float32, the place between the ears, x first.
-        head: (128, 128) float32 from 0 to 1, how much each place goes along.
+        face: (3,) float32, where its face is from there: to the right, down, and away from the camera.
+        head: (128, 128) float32 from 0 to 1, how much each place turns. along: likewise, how much it goes
+            along with the head.
     """
 
     depth: np.ndarray
     middle: np.ndarray
+    face: np.ndarray
     head: np.ndarray
+    along: np.ndarray
 
 
 def relief_of(points: np.ndarray, head: np.ndarray) -> Relief:
@@ -47,7 +56,8 @@ def relief_of(points: np.ndarray, head: np.ndarray) -> Relief:
     points = points * SIZE
     middle = points[list(EARS)].mean(0)
     places = np.rint(points[:, :2]).astype(int).clip(0, SIZE - 1)
-    near = cv2.dilate(cv2.resize(head, (SIZE, SIZE), interpolation=cv2.INTER_AREA), AROUND)
+    head = cv2.resize(head, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    near = cv2.dilate(head, AROUND)
     known = (near < 0.5).astype(np.float32)
     sums = np.zeros_like(known)
     np.add.at(sums, (places[:, 1], places[:, 0]), middle[2] - points[:, 2])
@@ -63,7 +73,10 @@ def relief_of(points: np.ndarray, head: np.ndarray) -> Relief:
             break
         depth = cv2.resize(depth, (2 * len(depth), 2 * len(depth)))
     edge = cv2.GaussianBlur((near >= 0.5).astype(np.float32), (0, 0), SOFT)
-    return Relief(cv2.GaussianBlur(depth, (0, 0), SMOOTH), middle[:2], edge)
+    beside = cv2.distanceTransform((head < 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    along = cv2.GaussianBlur(1 - ramp(beside, *BESIDE), (0, 0), SOFT)
+    face = points[list(FACE)].mean(0) - middle
+    return Relief(cv2.GaussianBlur(depth, (0, 0), SMOOTH), middle[:2], face, edge, along)
 
 
 def turned(relief: Relief, rotation: np.ndarray, stays: np.ndarray | None = None) -> Flow:
@@ -78,6 +91,7 @@ def turned(relief: Relief, rotation: np.ndarray, stays: np.ndarray | None = None
     x, y = columns - relief.middle[0], rows - relief.middle[1]
     place = np.stack((x, y, -relief.depth))
     moves = relief.head * (np.tensordot(matrix[:2], place, 1) - place[:2])
+    moves -= BACK * relief.along * (matrix @ relief.face - relief.face)[:2, None, None]
     if stays is not None:
         moves *= 1 - cv2.resize(stays, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     across, down = moves.astype(np.float32)
