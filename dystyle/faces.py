@@ -85,8 +85,9 @@ class InvertedFace:
             ("parts", (3, 64, 64)), where it shows people and hair by its pixels ("person" and "hair",
             (256, 256)), its "relief" (`dystyle.relief`) and the "colours" of its hair and of the code's;
             uint8 (size, size, 3), pictures of the code by size, "shown SIZE" with the photo's fine structure,
-            and the photo's, "own SIZE"; and the "places" of the last edit, beside which attributes it turns
-            up or down.
+            and the photo's, "own SIZE", and "shown unturned SIZE", what else than its pose is edited, behind
+            what that is made of; and the "places" of the last edit, beside which attributes it turns up or
+            down.
         readings: of the portrait, by attribute.
         gains: how many times as far its edits go, by attribute and whether upward.
 

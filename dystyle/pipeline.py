@@ -451,8 +451,9 @@ class FaceEditor:
             _check_number(f"noise of {layer}", strength, 0, MOST_NOISE)
             weights[f"{layer}.noise"] = weights[f"{layer}.noise"] * np.float32(strength)
         dye: tuple[Colours, ...] = ()
+        dyes: Mapping[str, float] = {}
         turns: Mapping[str, float] = {}
-        moved: Moved | None = None
+        targets: Mapping[str, float] = {}
         code, places = _check_code(code), Places()
         if face is not None and (known := edits_since(face.code, code)) is not None:
             targets = known.targets
@@ -464,23 +465,46 @@ class FaceEditor:
                 code = self._held_back(known, face, apart)
                 targets = {name: target for name, target in targets.items() if name not in apart}
             places = self._places(targets, face)
-        if face is not None and (dye or turns) and not weights and np.array_equal(code, face.code):
-            picture = self._own(size, face)  # nothing else changes
-        else:
-            picture, moved = self._picture(np.asarray(code), size, face, weights, places)
+        code = np.asarray(code)
         if face is None:
-            return picture
-        if dye:
-            hair = self._hair(face) if moved is None else moved.carry(self._hair(face))
-            picture = dyed(picture, hair, *dye)
+            return self._picture(code, size, None, weights, places)[0]
+        only = bool(dye or turns) and not weights and np.array_equal(code, face.code)
+        edited = partial(self._edited, code, size, face, weights, places, dye, only)
+        if turns and not weights:  # who turns a head to and fro does not wait for what else is edited
+            known_as = np.round(code, 4).tobytes(), *targets.items(), *dyes.items()
+            made_of, picture = face.kept.get(f"shown unturned {size}", (None, None))
+            if made_of != known_as:
+                picture = edited()
+                face.kept[f"shown unturned {size}"] = known_as, picture
+        else:
+            picture = edited()
         if turns:
-            picture = self._turn(picture, face, turns)
+            picture = self._turn(picture, face, turns).copy()  # what is kept is not given away
         if face.tone is not None:
             picture = toned(picture, face.tone)
         if face.protected is not None:
             picture = composite(picture, face.portrait, 1 - _edged(face.protected))
         if not (styles or noise or dye or turns) and np.array_equal(code, face.code):
             face.kept[f"shown {size}"] = picture.copy()
+        return picture
+
+    def _edited(
+        self,
+        code: np.ndarray,
+        size: int,
+        face: InvertedFace,
+        weights: Mapping[str, np.ndarray],
+        places: Places,
+        dye: tuple[Colours, ...],
+        only: bool,
+    ) -> np.ndarray:
+        """A face's picture by its code, its hair dyed; `only`: nothing else of the photo changes."""
+        picture, moved = (self._own(size, face), None)
+        if not only:
+            picture, moved = self._picture(code, size, face, weights, places)
+        if dye:
+            hair = self._hair(face) if moved is None else moved.carry(self._hair(face))
+            picture = dyed(picture, hair, *dye)
         return picture
 
     def _tuned(self, face: InvertedFace) -> Mapping[str, np.ndarray]:

@@ -588,10 +588,10 @@ def test_a_head_turns_as_told_and_nothing_else_moves(editor, face, by):
     edge = 3  # px: where a photo goes on beyond the portrait there is no seam
     assert same[:edge].all() and same[-edge:].all() and same[:, :edge].all() and same[:, -edge:].all()
     assert same[-60:, :60].all() and same[-60:, -60:].all() and same[400:700, 400:600].mean() < 0.5
-    assert editor.distance(picture, face.portrait) < 0.38  # her face stays about where it was, and hers
+    assert editor.distance(picture, face.portrait) < 0.2 + 0.012 * sum(map(abs, by.values()))  # it is her
 
 
-def test_what_else_is_edited_is_turned_along(editor, face):
+def test_what_else_is_edited_is_turned_along(editor, face, monkeypatch):
     glasses = editor.synthesize(editor.edit(face.code, {"eyeglasses": 1.0}), face=face)
     start = editor.measure(face.portrait)
     both = {"eyeglasses": 1.0, "yaw": start["yaw"]}
@@ -602,6 +602,9 @@ def test_what_else_is_edited_is_turned_along(editor, face):
         assert abs(editor.measure(picture)[shown] - others[shown]) < 0.45
         again = editor.edit(editor.edit(face.code, others), {"yaw": start["yaw"] + 16})  # one after the other
         assert np.median(difference(editor.synthesize(again, face=face), picture)) <= 1
+    monkeypatch.setattr(editor, "_picture", None)  # turned on, nothing else is made anew
+    farther = editor.edit(face.code, {"smile": 0.0, "yaw": start["yaw"] - 10})
+    assert editor.measure(editor.synthesize(farther, face=face))["smile"] < 0.45
     held = face.protect(np.pad(np.ones((96, 96)), ((160, 0), (80, 80))))
     turned, _ = turn(editor, held, yaw=16)
     assert np.array_equal(turned[680:, 360:660], face.portrait[680:, 360:660])
