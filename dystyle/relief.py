@@ -21,10 +21,10 @@ AROUND = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))  # beside the he
 # Places, standard deviations of blurs: of the surface, of the head's edge, and of moves, where a cheek folds.
 SMOOTH, SOFT, EVEN = 2.0, 3.0, 1.0
 FACE = (33, 133, 362, 263, 61, 61, 291, 291)  # points of the mesh: eyes and, as much, the mouth
-# How much of the face's way the head goes back, and places beside it up to which all goes along, and from
-# which nothing does.
-BACK, BESIDE = 0.75, (2, 28)
-FRAME = (4, 14)  # places from the portrait's frame, beyond which a photo goes on: no moves, and whole ones
+# How much of the face's way the head goes back, places that it goes at most, and those beside it up to which
+# all goes along, and from which nothing does.
+BACK, FARTHEST, BESIDE = 1.0, 8.0, (2, 28)
+FRAME = (5, 18)  # places from the portrait's frame, beyond which a photo goes on: no moves, and whole ones
 STEPS, DAMPING = 20, 0.5  # of the search for where each place comes from
 
 
@@ -75,8 +75,11 @@ def relief_of(points: np.ndarray, head: np.ndarray) -> Relief:
     edge = cv2.GaussianBlur((near >= 0.5).astype(np.float32), (0, 0), SOFT)
     beside = cv2.distanceTransform((head < 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     along = cv2.GaussianBlur(1 - ramp(beside, *BESIDE), (0, 0), SOFT)
+    inwards = np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1]).astype(np.float32)
+    within = ramp(np.minimum.outer(inwards, inwards), *FRAME)
     face = points[list(FACE)].mean(0) - middle
-    return Relief(cv2.GaussianBlur(depth, (0, 0), SMOOTH), middle[:2], face, edge, along)
+    depth = cv2.GaussianBlur(depth, (0, 0), SMOOTH)
+    return Relief(depth, middle[:2], face, edge * within, along * within)
 
 
 def turned(relief: Relief, rotation: np.ndarray, stays: np.ndarray | None = None) -> Flow:
@@ -91,7 +94,9 @@ def turned(relief: Relief, rotation: np.ndarray, stays: np.ndarray | None = None
     x, y = columns - relief.middle[0], rows - relief.middle[1]
     place = np.stack((x, y, -relief.depth))
     moves = relief.head * (np.tensordot(matrix[:2], place, 1) - place[:2])
-    moves -= BACK * relief.along * (matrix @ relief.face - relief.face)[:2, None, None]
+    back = BACK * (matrix @ relief.face - relief.face)[:2]
+    back *= FARTHEST * np.tanh(np.linalg.norm(back) / FARTHEST) / max(np.linalg.norm(back), 1e-6)
+    moves -= relief.along * back[:, None, None]
     if stays is not None:
         moves *= 1 - cv2.resize(stays, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     across, down = moves.astype(np.float32)
@@ -101,6 +106,4 @@ def turned(relief: Relief, rotation: np.ndarray, stays: np.ndarray | None = None
         from_x = (1 - DAMPING) * from_x + DAMPING * (columns - shift[0])
         from_y = (1 - DAMPING) * from_y + DAMPING * (rows - shift[1])
     flow = np.stack([cv2.GaussianBlur(axis, (0, 0), EVEN) for axis in (from_x - columns, from_y - rows)])
-    inwards = np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1])
-    within = ramp(np.minimum.outer(inwards, inwards).astype(np.float32), *FRAME)
-    return Flow(flow * within * np.float32(2 / SIZE), small_too=True)
+    return Flow(flow * np.float32(2 / SIZE), small_too=True)
