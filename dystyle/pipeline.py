@@ -619,7 +619,7 @@ class FaceEditor:
             points = self._aligner.surface(face.portrait)
             whole = region_of(face, [range(len(points))], *PARTS["face"][1])
             head = np.maximum(whole, self._person(face) * _resize(above_the_neck(face), COARSE))
-            face.kept["relief"] = relief_of(points, head)
+            face.kept["relief"] = relief_of(points, head * (1 - covered(face.others, face.quad)))
         stays = None if face.protected is None else _edged(face.protected)
         return turned(face.kept["relief"], rotation, stays).move(picture)
 

@@ -11,11 +11,12 @@ from dystyle.editors.linear import LinearEditor
 from dystyle.editors.search import search, shortfall
 from dystyle.errors import InputError
 from dystyle.evaluation.editing import EditingConfig, evaluate_editing
+from dystyle.evaluation.editing_table import table
 from dystyle.evaluation.sheets import MixingConfig, make_mixing_sheet
 from dystyle.metrics.comparison import compare, is_right
 from dystyle.metrics.distances import frechet
 from dystyle.metrics.efficientnet import EfficientNetLite0
-from dystyle.pictures import load_image
+from dystyle.pictures import load_image, save_picture
 from dystyle.pipeline import FaceEditor
 
 
@@ -179,6 +180,21 @@ def test_search_reaches_coupled_saturating_targets_from_a_wrong_guess_within_its
 def test_only_attributes_that_the_editor_has_learnt_are_evaluated():
     with pytest.raises(InputError, match="has not learnt 'beauty'"):
         evaluate_editing(EditingConfig(attributes=("yaw", "beauty")))
+
+
+def test_portraits_are_edited_as_they_are_seen(tmp_path, astronaut):
+    for name, photo in (("her", astronaut), ("mirrored", astronaut[:, ::-1])):
+        save_picture(np.ascontiguousarray(photo), tmp_path / f"{name}.png")
+    told = {"attributes": ("yaw", "smile", "eyeglasses"), "joint": (3,), "methods": (), "inverted": 0}
+    result = evaluate_editing(EditingConfig(count=2, compared=2, photos=tmp_path, **told))
+    people, portraits = (part["joint"]["3"] for part in (result, result["portraits"]))
+    assert people["faces"] == portraits["faces"] == result["photos"] == 2
+    assert list(result["portraits"]["joint"]) == ["3"]  # five at once are more than there are
+    assert portraits["descriptor_distance"]["mean"] < 0.55  # of her code's picture it is above .6
+    page = table(result)
+    assert "Portraits are 2 real ones" in page and "| 3 at once, portraits | dystyle |" in page
+    with pytest.raises(InputError, match="5 at once are more"):
+        evaluate_editing(EditingConfig(**told | {"joint": (2, 5)}))
 
 
 def test_one_face_alone_is_told_to_be_too_few():

@@ -208,7 +208,7 @@ def test_it_is_evaluated(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "Judges", lambda: judges)
     monkeypatch.setattr(editing, "FaceEditor", SimpleNamespace(from_pretrained=lambda **_: world))
     monkeypatch.setattr(bench, "frechet", lambda a, b: 0.0)
-    config = EditingConfig(attributes=world.names, count=4, joint=(2, 3), inverted=0, photos=())
+    config = EditingConfig(attributes=world.names, count=4, joint=(2, 3), inverted=0)
     result = evaluate_editing(replace(config, methods=("sum",)), tmp_path)
     assert result["single"]["roll"]["values"]["reached"]["roll"]["error"]["mean"] == pytest.approx(
         1.5, abs=0.2

@@ -15,6 +15,7 @@ from dystyle.editors.linear import LinearEditor
 from dystyle.errors import InputError
 from dystyle.evaluation.bench import Bench, Method
 from dystyle.evaluation.editing_plot import plot
+from dystyle.evaluation.photos import photo_files
 from dystyle.metrics.degradations import degraded
 from dystyle.metrics.drawing import draw_edit
 from dystyle.pipeline import FaceEditor
@@ -40,7 +41,10 @@ class EditingConfig:
         compared: faces on which they are compared; searched: numbers of attributes at which these
             are, too, which look at up to 16 pictures a search.
         inverted: further faces, degraded as photos are and put through the encoder, for the single edits
-            and those of three; photos: pictures to invert, too.
+            and those of three.
+        photos: folder of portraits, inverted by `fast` and edited with all that comes along of a photo, for
+            the single edits and those of three and five; first_photo, photo_count: which of them, in the
+            order of their names (0: all).
         backend: what runs the engines, see `FaceEditor.from_pretrained`.
     """
 
@@ -53,7 +57,9 @@ class EditingConfig:
     compared: int = 96
     searched: tuple[int, ...] = (3, 5)
     inverted: int = 64
-    photos: tuple[Path, ...] = (Path("webapp/examples/astronaut.jpg"),)
+    photos: Path | None = None
+    first_photo: int = 0
+    photo_count: int = 0
     backend: str = "onnx"
 
 
@@ -69,8 +75,12 @@ def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
         to the unedited face by the identity network; "descriptor_distance", the same by the judges'
         face_recognition (Euclidean); "frechet", distance of the embeddings of all edited faces to those of
         the unedited; "values" and "judged", what the teachers and the judges read, see `compare`. Means
-        come with half of their 95 % confidence interval. "inverted": the same of inverted faces. "noise":
-        see `Bench.noise`.
+        come with half of their 95 % confidence interval. "inverted": the same of inverted faces, and
+        "portraits": of those in the folder, as they are seen. "noise": see `Bench.noise`.
+
+    Raises:
+        InputError: an attribute that the editor has not learnt, more at once than there are, or as
+            `photo_files` and `Bench`.
     """
     editor = FaceEditor.from_pretrained(backend=config.backend)
     seeds = range(config.first_seed, config.first_seed + config.count)
@@ -78,20 +88,23 @@ def evaluate_editing(config: EditingConfig, plots: Path | None = None) -> dict:
         raise InputError(
             f"The editor has not learnt '{wrong[0]}'; choose from {', '.join(editor.attributes)}."
         )
+    if max(config.joint, default=0) > len(config.attributes):
+        raise InputError(f"{max(config.joint)} at once are more than the attributes; give a smaller number.")
     bench = Bench(editor, [editor.sample(seed, config.truncation) for seed in seeds], config.attributes)
     result = {"faces": config.count, "compared_faces": config.compared, "methods": config.methods}
     result["attributes"] = config.attributes
     result |= {"first_seed": config.first_seed, "truncation": config.truncation}
-    result |= {
-        "searched": config.searched,
-        "backend": config.backend,
-        "photos": [path.name for path in config.photos],
-    }
+    result |= {"searched": config.searched, "backend": config.backend, "inverted_faces": config.inverted}
     result |= {"noise": bench.noise(), **_protocol(bench, config, config.joint, config.methods)}
-    if config.inverted or config.photos:
+    if config.inverted:
         bench = Bench(editor, _inverted(editor, config), config.attributes)
-        result["inverted"] = _protocol(bench, config, (3,), ())
-    result["inverted_faces"] = config.inverted
+        result["inverted"] = _protocol(bench, config, _together(config, 3), ())
+    if config.photos is not None:
+        files = photo_files(config.photos, config.first_photo, config.photo_count)
+        faces = [editor.invert(file) for file in files]
+        bench = Bench(editor, [face.code for face in faces], config.attributes, faces)
+        result["portraits"] = _protocol(bench, config, _together(config, 3, 5), ())
+        result |= {"first_photo": config.first_photo, "photo_count": config.photo_count, "photos": len(faces)}
     if plots is not None:
         plot(result, plots / "editing.png")
     return result
@@ -121,12 +134,17 @@ def _protocol(bench: Bench, config: EditingConfig, joint: tuple[int, ...], metho
     return result
 
 
+def _together(config: EditingConfig, *sizes: int) -> tuple[int, ...]:
+    """Those numbers for which there are attributes."""
+    return tuple(size for size in sizes if size <= len(config.attributes))
+
+
 def _inverted(editor: FaceEditor, config: EditingConfig) -> list[np.ndarray]:
-    """Codes of further faces, degraded and put through the encoder, and of photos."""
+    """Codes of further faces, degraded and put through the encoder."""
     first = config.first_seed + config.count
     seeds = range(first, first + config.inverted)
     pictures = degraded([editor.synthesize(editor.sample(seed, config.truncation)) for seed in seeds], first)
-    return [editor.invert(picture).code for picture in (*config.photos, *pictures)]
+    return [editor.invert(picture).code for picture in pictures]
 
 
 def _sum(bench: Bench) -> Method:

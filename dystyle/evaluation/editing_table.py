@@ -15,7 +15,7 @@ Made by `python -m dystyle.evaluate editing --count {faces} --compared {compared
 --joint {joint} --methods {methods} --searched {searched} --backend {backend}`, with `--json` and `--plots`
 for where this is: {faces} random faces (seeds {first_seed} on, truncation {truncation}, not used in
 training; methods are compared on the first {compared_faces}), edited at 1024 px, and {inverted_faces} codes
-that the encoder made of degraded pictures of further ones and of {photos}. Nothing but these {number}
+that the encoder made of degraded pictures of further ones.{portraits} Nothing but these {number}
 attributes is edited or read. Numeric targets are uniform in {ranges};
 binary ones go to either end. Everything is read twice: by the networks that taught the editor, and by
 judges it never met. Means with half of their 95 % confidence intervals.
@@ -32,6 +32,9 @@ judges it never met. Means with half of their 95 % confidence intervals.
   other; interfacegan_joint: their strengths are searched for all at once; look: dystyle with a second look
   at its picture (`FaceEditor.edit(..., looks=1)`)
 """
+PORTRAITS = """
+Portraits are {photos} real ones (`--photos FOLDER --first-photo {first_photo} --photo-count {photo_count}`),
+edited with all that comes along of a photo, and compared with their unedited pictures."""
 BOUNDS_HEADING = """
 | asked of the editor | bound | random faces | inverted faces |
 |---|---|---|---|"""
@@ -44,7 +47,7 @@ def table(result: dict) -> str:
     words["number"] = len(result["attributes"])
     words |= _numeric(result["attributes"])
     words["searched"] = " ".join(map(str, result["searched"]))
-    words["photos"] = ", ".join(result["photos"]) or "no photo"
+    words["portraits"] = PORTRAITS.format(**result) if "portraits" in result else ""
     lines = [HEADING.format(**result | words)]
     if "3" in result["joint"]:
         inverted = bounds(result["inverted"]) if "inverted" in result else []
@@ -96,7 +99,8 @@ def table(result: dict) -> str:
 def _rows(result: dict) -> dict[tuple[str, str], dict]:
     """All figures by the edit's and the method's label."""
     rows = {}
-    for suffix, part in (("", result), (", inverted", result.get("inverted"))):
+    parts = {"": result, ", inverted": result.get("inverted"), ", portraits": result.get("portraits")}
+    for suffix, part in parts.items():
         if part is None:
             continue
         rows |= {(label + suffix, "dystyle"): figures for label, figures in part["single"].items()}
