@@ -9,7 +9,7 @@ import torch
 
 from dystyle import FaceEditor, InputError, pipeline
 from dystyle.alignment import hull, paste
-from dystyle.attributes import ATTRIBUTES, BELOW_THE_BROWS, EYES, LIPS, NOSE
+from dystyle.attributes import ATTRIBUTES, BELOW_THE_BROWS, EYES, LEFT_BROW, LIPS, NOSE, RIGHT_BROW
 from dystyle.compositing import Carried, Flow, by_place, changes, complexion, composite, detailed
 from dystyle.editors.base import EditedCode
 from dystyle.encoders.carrier import Carrier, warp
@@ -608,6 +608,26 @@ def test_what_else_is_edited_is_turned_along(editor, face, monkeypatch):
     held = face.protect(np.pad(np.ones((96, 96)), ((160, 0), (80, 80))))
     turned, _ = turn(editor, held, yaw=16)
     assert np.array_equal(turned[680:, 360:660], face.portrait[680:, 360:660])
+
+
+def test_what_an_edit_replaces_is_drawn_whole(editor, face, monkeypatch):
+    """No old lip above the new mouth, firm frames, and her own brows behind them."""
+    leaves = ATTRIBUTES["eyeglasses"].leaves
+
+    def shown(name: str, target: float, **changed) -> np.ndarray:
+        monkeypatch.setitem(ATTRIBUTES, name, dataclasses.replace(ATTRIBUTES[name], **changed))
+        own = dataclasses.replace(face)
+        return editor.synthesize(editor.edit(own.code, {name: target}), face=own)
+
+    serious, ghostly = (
+        shown("smile", 0.0, gives_way=(x, x)) for x in (ATTRIBUTES["smile"].gives_way[0], 0.0)
+    )
+    assert editor.measure(serious)["smile"] < 0.1 < editor.measure(ghostly)["smile"]
+    glasses, others = (shown("eyeglasses", 1.0, leaves=x) for x in (leaves, leaves - {"brows"}))
+    assert editor.measure(glasses)["eyeglasses"] > 0.9
+    for brow in (LEFT_BROW, RIGHT_BROW):
+        assert np.median(difference(glasses, face.portrait)[part(face, brow)]) < 4
+        assert np.median(difference(others, face.portrait)[part(face, brow)]) > 8
 
 
 @pytest.fixture
