@@ -600,10 +600,13 @@ class FaceEditor:
         return composite(edited, own, changed), Moved(moving, changed, hair, places.face)
 
     def _turns(self, code: EditedCode, face: InvertedFace) -> dict[str, float]:
-        """Which of the targets of a face's edits turn its head; none if its surface is not known, or pictures
-        were looked at for them, so that the code does not tell what they change."""
-        asked = set().union(*(targets for _, targets, _ in code.steps)) if face.landmarks is not None else ()
-        return {name: code.targets[name] for name in asked if ATTRIBUTES[name].turns}
+        """Which of the targets of a face's edits turn its head; none if its face's place is not known, or
+        pictures were looked at for them, so that the code does not tell what they change."""
+        if face.landmarks is None:
+            return {}
+        asked = {name: target for _, targets, _ in code.steps for name, target in targets.items()}
+        turns = {name: target for name, target in asked.items() if ATTRIBUTES[name].turns}
+        return {name: target for name, target in turns.items() if code.targets[name] == target}
 
     def _turn(self, picture: np.ndarray, face: InvertedFace, targets: Mapping[str, float]) -> np.ndarray:
         """A picture of a face, with its head turned from how the portrait has it to these targets."""

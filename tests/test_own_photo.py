@@ -602,6 +602,9 @@ def test_what_else_is_edited_is_turned_along(editor, face, monkeypatch):
         assert abs(editor.measure(picture)[shown] - others[shown]) < 0.45
         again = editor.edit(editor.edit(face.code, others), {"yaw": start["yaw"] + 16})  # one after the other
         assert np.median(difference(editor.synthesize(again, face=face), picture)) <= 1
+    own = editor.edit(face.code, {"yaw": 8})  # what another method turns farther is not turned twice
+    twice = EditedCode(np.asarray(own) + 0.0, own, {"yaw": 30.0}, looked=True)
+    assert editor.measure(editor.synthesize(twice, face=face))["yaw"] < 20
     monkeypatch.setattr(editor, "_picture", None)  # turned on, nothing else is made anew
     farther = editor.edit(face.code, {"smile": 0.0, "yaw": start["yaw"] - 10})
     assert editor.measure(editor.synthesize(farther, face=face))["smile"] < 0.45
