@@ -81,10 +81,12 @@ class Attribute:
         hides: of these parts, what may lie behind it, and is not the photo's any more when it is taken away.
         turns: axis around which it turns the head as a whole and changes nothing of it, clockwise as seen
             along the axis: to the right, down, and away from the camera; none if it does something else.
-        dyes: whether it is hair's colour and nothing else, so that a photo's own hair is dyed.
+        dyes: "only" if it is hair's colour and nothing else, so that a photo's own hair is dyed; "too" if it
+            changes that beside other things, which leave a photo's hair as it is; "no" otherwise.
         colours: whether it may change the complexion where it is, as stubble does, and lids.
-        photo_gain: how many times as far a photo's code goes, since what is carried of the photo beside the
-            code holds the edit back; of what turns the head, how many times as far it is turned.
+        photo_gain: how many times as far a photo's code goes, downwards and upwards, since what is carried of
+            the photo beside the code holds the edit back; of what turns the head, how many times as far it is
+            turned.
         most_gain: of a number, downwards and upwards: the most of what is found for a face instead.
         gives_way: share of what is carried of the photo that gives way to a usual edit, downwards and
             upwards: wrinkles, or a mouth of another shape, are in it. gives_way_in: where, of `PARTS`; none:
@@ -117,9 +119,9 @@ class Attribute:
     leaves: frozenset[str] = frozenset({"eyes"})
     hides: frozenset[str] = frozenset()
     turns: tuple[float, float, float] | None = None
-    dyes: bool = False
+    dyes: Literal["no", "too", "only"] = "no"
     colours: bool = False
-    photo_gain: float = 1.0
+    photo_gain: tuple[float, float] = (1.0, 1.0)
     most_gain: tuple[float, float] = (3.2, 3.2)
     gives_way: tuple[float, float] = (0.0, 0.0)
     gives_way_in: str = ""
@@ -210,7 +212,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Pose",
             leaves=frozenset({"eyes", "mouth"}),
             turns=(0, -1, 0),
-            photo_gain=1.17,
+            photo_gain=(1.17, 1.17),
             most_gain=(1.5, 1.5),
         ),
         Attribute(
@@ -229,7 +231,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Pose",
             leaves=frozenset({"eyes", "mouth"}),
             turns=(-1, 0, 0),
-            photo_gain=1.05,
+            photo_gain=(1.05, 1.05),
             most_gain=(1.5, 1.5),
         ),
         Attribute(
@@ -249,9 +251,10 @@ ATTRIBUTES: dict[str, Attribute] = {
             changes_person=True,
             group="Age",
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
-            photo_gain=1.7,
-            most_gain=(3.2, 2.2),
-            gives_way=(0.5, 0.0),
+            dyes="too",
+            photo_gain=(1.7, 1.7),
+            most_gain=(3.2, 2.0),
+            gives_way=(0.5, 0.4),
         ),
         Attribute(
             "gender",
@@ -264,7 +267,10 @@ ATTRIBUTES: dict[str, Attribute] = {
             identity_cost=0.2,
             changes_person=True,
             group="Looks",
-            photo_gain=1.7,
+            leaves=frozenset(),
+            photo_gain=(1.2, 1.2),
+            most_gain=(1.3, 1.3),
+            gives_way=(0.6, 0.6),
         ),
         Attribute(
             "smile",
@@ -277,7 +283,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Expression",
             region=MOUTH,
             leaves=frozenset({"eyes", "nose"}),
-            photo_gain=1.15,
+            photo_gain=(1.15, 1.15),
             gives_way=(0.6, 0.6),
             gives_way_in="mouth",
         ),
@@ -305,7 +311,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=EYES,
             leaves=frozenset({"mouth"}),
             colours=True,
-            photo_gain=1.4,
+            photo_gain=(1.4, 1.4),
         ),
         Attribute(
             "eyeglasses",
@@ -318,8 +324,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=AROUND_THE_EYES,
             leaves=frozenset({"eyes", "brows", "mouth"}),
             hides=frozenset({"eyes", "brows"}),
-            photo_gain=1.15,
-            gives_way=(0.9, 0.6),
+            photo_gain=(2.0, 1.3),
+            gives_way=(1.0, 0.8),
             gives_way_in="glasses",
         ),
         Attribute(
@@ -331,8 +337,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             "Black hair",
             group="Looks",
             leaves=frozenset(PARTS),
-            dyes=True,
-            photo_gain=1.8,
+            dyes="only",
+            photo_gain=(1.8, 1.8),
         ),
         Attribute(
             "mustache",
@@ -345,7 +351,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Looks",
             region=UPPER_LIP,
             colours=True,
-            photo_gain=1.4,
+            photo_gain=(1.4, 1.4),
         ),
         Attribute(
             "beard",
@@ -359,7 +365,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             group="Looks",
             region=JAW,
             colours=True,
-            photo_gain=1.4,
+            photo_gain=(1.4, 1.4),
         ),
     )
 }

@@ -31,7 +31,7 @@ from dystyle.compositing import (
     widened,
 )
 from dystyle.covers import cover_of
-from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
+from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours, shifted
 from dystyle.editors import METHODS, open_method
 from dystyle.editors.base import EditedCode, Editor, edits_since, styles_of
 from dystyle.editors.search import MOST_LOOKS
@@ -63,6 +63,10 @@ TRANSLATOR_FILE = ".safetensors"
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
+# Differences, of 255, that glasses make when they are taken off; around lids behind them, and around a face
+# where hair is told from it: margins in sides of the portrait, and how softly these end, in px of 256.
+GLASSES, WORN, LIDS, AROUND = "eyeglasses", (12.0, 30.0), (0.02, 3), (0.06, 3)
+FRINGE = 16  # px of 256 above the brows, over which hair begins to stay in front of glasses
 # Of a head that a code turns: places of the features within its outline that stay the photo's, from and up
 # to which share of a place that is no ground it is the generator's, and px of 256 from it up to which all
 # goes along, and from which nothing does.
@@ -454,7 +458,7 @@ class FaceEditor:
         dyes: Mapping[str, float] = {}
         turns: Mapping[str, float] = {}
         targets: Mapping[str, float] = {}
-        code, places = _check_code(code), Places()
+        code, places, apart = _check_code(code), Places(), set[str]()
         if face is not None and (known := edits_since(face.code, code)) is not None:
             targets = known.targets
             if face.residual is not None:
@@ -465,11 +469,13 @@ class FaceEditor:
                 code = self._held_back(known, face, apart)
                 targets = {name: target for name, target in targets.items() if name not in apart}
             places = self._places(targets, face)
+            if dye:
+                places = self._with_own_hair(places, targets, face)
         code = np.asarray(code)
         if face is None:
             return self._picture(code, size, None, weights, places)[0]
-        only = bool(dye or turns) and not weights and np.array_equal(code, face.code)
-        edited = partial(self._edited, code, size, face, weights, places, dye, only)
+        only = bool(apart) and not weights and np.array_equal(code, face.code)
+        edited = partial(self._edited, code, size, face, weights, places, dye, only, anew=bool(dyes))
         if turns and not weights:  # who turns a head to and fro does not wait for what else is edited
             known_as = np.round(code, 4).tobytes(), *targets.items(), *dyes.items()
             made_of, picture = face.kept.get(f"shown unturned {size}", (None, None))
@@ -484,7 +490,7 @@ class FaceEditor:
             picture = toned(picture, face.tone)
         if face.protected is not None:
             picture = composite(picture, face.portrait, 1 - _edged(face.protected))
-        if not (styles or noise or dye or turns) and np.array_equal(code, face.code):
+        if not (styles or noise or apart) and np.array_equal(code, face.code):
             face.kept[f"shown {size}"] = picture.copy()
         return picture
 
@@ -496,14 +502,21 @@ class FaceEditor:
         weights: Mapping[str, np.ndarray],
         places: Places,
         dye: tuple[Colours, ...],
-        only: bool,
+        only: bool = False,
+        anew: bool = False,
     ) -> np.ndarray:
-        """A face's picture by its code, its hair dyed; `only`: nothing else of the photo changes."""
+        """A face's picture by its code, its hair dyed.
+
+        Args:
+            only: nothing else of the photo changes. anew: hair that the generator draws is dyed, too.
+        """
         picture, moved = (self._own(size, face), None)
         if not only:
             picture, moved = self._picture(code, size, face, weights, places)
         if dye:
-            hair = self._hair(face) if moved is None else moved.carry(self._hair(face))
+            hair = self._hair(face)
+            if moved is not None:
+                hair = moved.carry(hair, anew)
             picture = dyed(picture, hair, *dye)
         return picture
 
@@ -560,10 +573,10 @@ class FaceEditor:
             along = along * (1 - cv2.resize(_edged(face.protected), flow.shape[1:]))
         moving = Flow(along)
         own = moving.move(self._own(size, face))
-        stays = ground * now
-        lasts = np.ones_like(stays)
+        lasts = np.ones_like(now)
         if places.gives_way is not None:
             lasts -= cv2.resize(places.gives_way, lasts.shape)
+        stays = ground * now * lasts
         residual, sampled = (route.carry(x)[None] for x in by_place(known["carried"]))
         carried, touched = self.backend.run(
             "carrier",
@@ -635,26 +648,48 @@ class FaceEditor:
     def _dyes(
         self, code: EditedCode, face: InvertedFace, shown: Set[str]
     ) -> tuple[dict[str, float], tuple[Colours, ...]]:
-        """Which of the targets of a face's edits dye its hair, and the colours that it has and gets; none of
-        either if there is no hair to be dyed. What is `shown` is not dyed."""
+        """Which of the targets of a face's edits do nothing but dye its hair, and the colours that it has and
+        gets; none of either if there is no hair to be dyed. What is `shown` is not dyed."""
         targets = {name: target for _, step, _ in code.steps for name, target in step.items()}
-        dyes = {name: t for name, t in targets.items() if ATTRIBUTES[name].dyes and name not in shown}
+        dyes = {name: t for name, t in targets.items() if ATTRIBUTES[name].dyes != "no" and name not in shown}
         if not dyes:
             return {}, ()
         if "colours" not in face.kept:
             known = colours(face.portrait, self._hair(face)), self._hair_of(face.code)
             face.kept["colours"] = np.array([x for x in known if x is not None], np.float32)
-        after = self._hair_of(self._of_codes.edit(face.code, dyes, self.measure))
-        if len(face.kept["colours"]) < 2 or after is None:
+        if len(face.kept["colours"]) < 2:
             return {}, ()
         own, before = (Colours(*x) for x in face.kept["colours"])
-        return dyes, (own, new_colours(own, before, after))
+        only = {name: target for name, target in dyes.items() if ATTRIBUTES[name].dyes == "only"}
+        if only:
+            after = self._hair_of(self._of_codes.edit(face.code, only, self.measure))
+            return (only, (own, new_colours(own, before, after))) if after else ({}, ())
+        new = own
+        for name, target in dyes.items():
+            new = shifted(new, before, *self._colours_towards(name, target, face, before))
+        return {}, (own, new)
+
+    def _colours_towards(
+        self, name: str, target: float, face: InvertedFace, before: Colours
+    ) -> tuple[Colours, float]:
+        """The colours that a code's hair, now as `before`, has at an attribute's end, and how much of the way
+        there a target is."""
+        start, row = self._readings(face)[name], ATTRIBUTES[name]
+        end = float(row.trained[-1] if target > start else row.trained[0])
+        key = f"colours {name} {end:g}"
+        if key not in face.kept:
+            found = self._hair_of(self._of_codes.edit(face.code, {name: end}, self.measure))
+            face.kept[key] = np.array(found or before, np.float32)
+        share = float(np.clip((target - start) / (end - start), 0, 1)) if end != start else 0.0
+        return Colours(*face.kept[key]), share
 
     def _hair(self, face: InvertedFace) -> np.ndarray:
         """Where a face's portrait shows hair, (256, 256) float32 from 0 to 1."""
         if "hair" not in face.kept:
             bare = region_of(face, PARTS["face"][0], *PARTS["face"][1])
-            face.kept["hair"] = find_hair(face.portrait, self._person(face), self._parts(face)[2], bare)
+            around = region_of(face, [range(468)], *AROUND)
+            known = self._person(face), self._parts(face)[2], bare, around
+            face.kept["hair"] = find_hair(face.portrait, *known)
         return face.kept["hair"]
 
     def _parts(self, face: InvertedFace) -> np.ndarray:
@@ -758,12 +793,12 @@ class FaceEditor:
         """
         row = ATTRIBUTES[name]
         if row.kind == "binary":
-            return row.photo_gain
+            return row.photo_gain[up]
         if (name, up) not in face.gains:
             face.gains[name, up] = self._find_gain(row, self._readings(face)[name], up, face)
         return face.gains[name, up]
 
-    def _places(self, targets: Mapping[str, float], face: InvertedFace) -> Places:
+    def _places(self, targets: Mapping[str, float], face: InvertedFace, wearing: bool = True) -> Places:
         starts = self._readings(face)
         steps = [(ATTRIBUTES[name], starts[name], target) for name, target in targets.items()]
         sides = {name: float(target >= 0.5) for name, target in targets.items()}  # all that they depend on
@@ -771,15 +806,54 @@ class FaceEditor:
         if known != sides:
             places = Places.of(sides, face)
             face.kept["places"] = sides, places
+        if places.face is None or face.residual is None:
+            return places
+        worn = self._worn(face) if wearing else None
         giving = []
         for row, start, target in steps:
             share = row.gives_way[target > start] * min(1.0, abs(target - start) / _usual_step(row))
-            if share and places.face is not None:
+            if share:
                 part = PARTS.get(row.gives_way_in)
-                giving.append(
-                    np.float32(share) * (region_of(face, part[0], *part[1]) if part else places.face)
-                )
-        return places._replace(gives_way=np.max(giving, 0)) if giving else places
+                where = region_of(face, part[0], *part[1]) if part else places.face
+                if row.name == GLASSES and worn is not None:
+                    where = np.maximum(where, worn)
+                giving.append(np.float32(share) * where)
+        left = places.left
+        if GLASSES not in targets and worn is not None:
+            if "eyes_closed" in targets:
+                worn = worn * (1 - region_of(face, PARTS["eyes"][0], *LIDS))
+            left = np.maximum(left, worn)
+        elif (
+            wearing and targets.get(GLASSES, 0.0) >= 0.5
+        ):  # frames reach no higher than brows, but fringes do
+            brows = np.flatnonzero(region_of(face, PARTS["brows"][0], *PARTS["brows"][1]).max(1) > 0.5)
+            above = ramp(np.arange(COARSE), brows.mean(), brows.mean() - FRINGE).astype(np.float32)
+            left = np.maximum(left, self._hair(face) * above[:, None])
+        return places._replace(left=left, gives_way=np.max(giving, 0) if giving else None)
+
+    def _with_own_hair(self, places: Places, targets: Mapping[str, float], face: InvertedFace) -> Places:
+        """The same places, where a face's hair stays, unless it is changed by more than its colour."""
+        rows = [ATTRIBUTES[name] for name in targets]
+        if places.left is None or not all(row.region or row.dyes == "too" for row in rows):
+            return places
+        return places._replace(left=np.maximum(places.left, self._hair(face)))
+
+    def _worn(self, face: InvertedFace) -> np.ndarray | None:
+        """Where a face's portrait shows glasses, (256, 256) float32 from 0 to 1: what changes when they are
+        taken off. None if there are none."""
+        if "worn" not in face.kept:
+            worn = None
+            if (
+                GLASSES in self.attributes
+                and not self._of_codes.searches
+                and self._readings(face)[GLASSES] > 0.5
+            ):
+                off, size = {GLASSES: 0.0}, self.sizes[1]
+                without = EditedCode(self._of_codes.edit(face.code, off, self.measure), face.code, off)
+                code, places = self._held_back(without, face, set()), self._places(off, face, wearing=False)
+                worn = changes(self._picture(code, size, face, {}, places)[0], self._own(size, face), *WORN)
+            face.kept["worn"] = worn
+        return face.kept["worn"]
 
     def _readings(self, face: InvertedFace) -> dict[str, float]:
         """Of a face's portrait, as `measure`."""
@@ -792,20 +866,25 @@ class FaceEditor:
         step = far - start if row.scale == "probability" else math.copysign(_usual_step(row), far - start)
         target = float(row.clamp(start + step))
         wanted, size = target - start, self.sizes[1]
-        gain = row.photo_gain
+        gain = row.photo_gain[up]
         if wanted * step <= 0:
             return gain
-        if row.turns is not None:
+        if row.turns is not None and face.landmarks is not None:
 
             def show(gain: float) -> np.ndarray:
                 return self._rotate(self._own(size, face), face, gain * wanted * np.array(row.turns))
         else:
             part = np.asarray(self._of_codes.edit(face.code, {row.name: target}, self.measure)) - face.code
             part[EARLY:] = 0
-            places = self._places({row.name: target}, face)
+            edit = {row.name: target}
+            places = self._places(edit, face)
+            dye: tuple[Colours, ...] = ()
+            if row.dyes == "too":
+                _, dye = self._dyes(EditedCode(face.code + part, face.code, edit), face, set())
+                places = self._with_own_hair(places, edit, face) if dye else places
 
             def show(gain: float) -> np.ndarray:
-                return self._picture(face.code + np.float32(gain) * part, size, face, {}, places)[0]
+                return self._edited(face.code + np.float32(gain) * part, size, face, {}, places, dye)
 
         for _ in range(GAIN_LOOKS):
             share = (self.measure(show(gain))[row.name] - start) / wanted

@@ -35,12 +35,15 @@ class Moved(NamedTuple):
     hair: np.ndarray
     face: np.ndarray | None = None
 
-    def carry(self, hair: np.ndarray) -> np.ndarray:
-        """Where the picture shows hair, (256, 256) from 0 to 1, from where the photo does, likewise."""
-        anew = self.changed * cv2.resize(self.hair, self.changed.shape)
+    def carry(self, hair: np.ndarray, anew: bool) -> np.ndarray:
+        """Where the picture shows hair, (256, 256) from 0 to 1, from where the photo does, likewise: the
+        photo's own, or also what the generator draws `anew`."""
+        if not anew:
+            return self.flow.move(hair) * (1 - self.changed)
+        drawn = self.changed * cv2.resize(self.hair, self.changed.shape)
         if self.face is not None:
-            anew *= 1 - self.flow.move(self.face)
-        return np.maximum(self.flow.move(hair), anew)
+            drawn *= 1 - self.flow.move(self.face)
+        return np.maximum(self.flow.move(hair), drawn)
 
 
 class Places(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dystyle.compositing import Flow
-from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours
+from dystyle.dyeing import Colours, colours, dyed, find_hair, new_colours, shifted
 from dystyle.faces import InvertedFace
 from dystyle.places import Moved
 
@@ -71,6 +71,46 @@ def test_as_much_is_taken_over_as_the_generator_changes_clearly():
     assert new_colours(black, black, brown).mean[0] == pytest.approx(60)
 
 
+def test_hair_goes_as_far_as_that_of_its_code():
+    red, brown, grey = (
+        Colours(np.float32(mean), np.float32(deviation))
+        for mean, deviation in (
+            ((40, 25, 30), (10, 4, 4)),
+            ((30, 8, 14), (10, 3, 3)),
+            ((60, 2, 4), (12, 1, 1)),
+        )
+    )
+    whole, half, none = (shifted(red, brown, grey, share) for share in (1, 0.5, 0))
+    assert whole.mean == pytest.approx((70, 19, 20)) and half.mean == pytest.approx((55, 22, 25))
+    assert whole.deviation == pytest.approx((12, 1.6, 1.6)) and none.mean == pytest.approx(red.mean)
+    assert shifted(grey, brown, grey, 1).mean[0] == pytest.approx(88)  # there is an end to it
+    picture, hair = np.full((512, 512, 3), (90, 40, 30), np.uint8), np.ones((256, 256), np.float32)
+    picture[::3] = (160, 90, 60)
+    own = colours(picture, hair)
+    assert np.abs(dyed(picture, hair, own, shifted(own, brown, grey, 0)).astype(int) - picture).max() <= 1
+
+
+def test_a_forehead_in_shadow_is_no_hair_and_a_fringe_is():
+    """Where features, which know it to a place or two, have hair, colours tell what is skin."""
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal((1024, 1024, 1)).clip(-2, 2)
+    portrait = np.full((1024, 1024, 3), (60, 90, 140), np.uint8)
+    grey = np.float32((150, 150, 155)) * (1 + 0.25 * noise)
+    skin = np.float32((190, 125, 80)) * (1 + 0.02 * noise)
+    portrait[80:, 160:864] = grey[80:, 160:864].clip(0, 255)
+    portrait[260:, 300:724] = skin[260:, 300:724].clip(0, 255)
+    portrait[260:360, 300:724] = (0.65 * skin[260:360, 300:724]).clip(0, 255)  # in the hair's shadow
+    portrait[260:340, 300:420] = grey[260:340, 300:420].clip(0, 255)  # a fringe over it
+    person, face, around, likely = (np.zeros((256, 256), np.float32) for _ in range(4))
+    person[20:, 40:216] = face[110:200, 80:176] = around[56:210, 66:190] = 1
+    likely[20:, 40:216] = 1
+    likely[86:, 75:181] = 0
+    small = cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA)
+    hair = find_hair(portrait, person, small, face, around)
+    assert hair[30:60, 60:200].min() > 0.9 and hair[66:82, 78:102].mean() > 0.8
+    assert hair[68:84, 112:176].mean() < 0.1 and hair[100:200, 84:172].max() < 0.05
+
+
 def test_hair_is_found_to_its_edges(editor, face):
     hair = editor._hair(face)
     assert hair.shape == (256, 256) and hair[20:45, 100:150].min() > 0.9  # the top of her head
@@ -78,7 +118,9 @@ def test_hair_is_found_to_its_edges(editor, face):
     assert not hair[100:200, 90:160].any() and not hair[:60, :15].any() and not hair[:60, -10:].any()
     assert not hair[225:, 80:180].any()  # nor the suit
     bald = np.zeros((64, 64), np.float32)
-    assert not find_hair(face.portrait, editor._person(face), bald, bald.repeat(4, 0).repeat(4, 1)).any()
+    assert not find_hair(
+        face.portrait, editor._person(face), bald, *[bald.repeat(4, 0).repeat(4, 1)] * 2
+    ).any()
 
 
 def test_bald_skin_where_the_features_have_hair_is_none():
@@ -98,7 +140,7 @@ def test_bald_skin_where_the_features_have_hair_is_none():
     face[110:200, 80:176] = 1
     likely[(person > 0) & (np.arange(256) < 80)[:, None]] = 1
     likely[sides[::4, ::4]] = 1
-    hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face)
+    hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face, face)
     assert hair[sides[::4, ::4]].mean() > 0.8 and hair[40:85, 100:156].mean() < 0.05
     assert not hair[215:].any()
 
@@ -113,7 +155,7 @@ def test_grey_sides_before_a_grey_ground_are_hair():
     likely[84:140, 40:64] = 0.7  # nothing that is sure
     portrait[80:336, 160:864] = (np.float32((40, 35, 30)) * rough[80:336, 160:864]).clip(0, 255)
     portrait[336:, 260:764] = (210, 160, 140)
-    hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face)
+    hair = find_hair(portrait, person, cv2.resize(likely, (64, 64), interpolation=cv2.INTER_AREA), face, face)
     assert hair[30:80, 60:200].min() > 0.9 and hair[92:132, 46:60].mean() > 0.9
     assert not hair[110:200, 80:176].any() and not hair[:, :36].any()
 
@@ -169,7 +211,7 @@ def test_where_hair_is_goes_with_the_head():
     flow[0] = -32 / 128  # in half pictures: all comes from 32 px to the left
     changed = np.zeros((256, 256), np.float32)
     changed[:, 170:] = 1
-    hair = Moved(Flow(flow), changed, anew).carry(photo)[128]
+    hair = Moved(Flow(flow), changed, anew).carry(photo, anew=True)[128]
     assert hair[134:150].min() > 0.99 and hair[181:189].min() > 0.99
     assert not hair[60:128].any() and not hair[10:40].any()  # no longer, and the photo's own
 
