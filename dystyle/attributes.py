@@ -253,8 +253,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
             dyes="too",
             photo_gain=(1.7, 1.7),
-            most_gain=(3.2, 2.0),
-            gives_way=(0.5, 0.4),
+            most_gain=(3.2, 2.3),
+            gives_way=(0.5, 0.6),
         ),
         Attribute(
             "gender",
@@ -324,8 +324,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             region=AROUND_THE_EYES,
             leaves=frozenset({"eyes", "brows", "mouth"}),
             hides=frozenset({"eyes", "brows"}),
-            photo_gain=(2.0, 1.3),
-            gives_way=(1.0, 0.8),
+            photo_gain=(2.0, 1.2),
+            gives_way=(1.0, 0.65),
             gives_way_in="glasses",
         ),
         Attribute(

@@ -15,6 +15,7 @@ FINE = 0.75  # px of 256, standard deviation of the blur that fine structure doe
 # to which it is faint, and from which on an edge of something; px of 256, deviation of the blur of both.
 REPLACED, FAINT, NEARBY = (8.0, 24.0), (9.0, 14.0), 2
 FOREIGN = (25.0, 50.0)  # of 255: by how much tints of different things differ at least, and for sure
+THIN = 11  # px of 256, that what is thin is narrower than
 WIDER = 1  # places of the features beyond an outline that stay as they are with it
 COMPLEXION = 10  # px of 256, standard deviation of the blur that leaves broad colours
 
@@ -35,8 +36,19 @@ def changes(
         difference = _largest(cv2.absdiff(edited, before)).astype(np.float32)
         difference = cv2.resize(difference, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
     mask = np.clip((difference - least) / (full - least), 0, 1)
-    mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+    mask = cv2.dilate(mask, disc(9))
     return cv2.GaussianBlur(mask, (0, 0), 2.5)
+
+
+def thin_changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -> np.ndarray:
+    """The same of what is thin, such as rims of glasses, and hardly more than that.
+
+    Args:
+        least, full: of what a difference is more than that of its surroundings.
+    """
+    difference = _largest(np.abs(_difference(edited, before)))
+    broad = cv2.morphologyEx(cv2.GaussianBlur(difference, (0, 0), 0.7), cv2.MORPH_OPEN, disc(THIN))
+    return cv2.GaussianBlur(cv2.dilate(ramp(difference - broad, least, full), disc(5)), (0, 0), 1)
 
 
 class Flow:
@@ -169,6 +181,11 @@ def _largest(x: np.ndarray) -> np.ndarray:
     """Of three channels (s, s, 3), the largest of each place: NumPy's `max` takes twenty times as long."""
     red, green, blue = cv2.split(x)
     return cv2.max(cv2.max(red, green), blue)
+
+
+def disc(size: int) -> np.ndarray:
+    """A kernel (size, size) for dilating and eroding."""
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
 
 
 def ramp(x: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dystyle.compositing import COARSE, ramp
+from dystyle.compositing import COARSE, disc, ramp
 
 SURE = 0.9  # of a person, and of what looks like hair, from which on it is
 ROUNDS = 3  # of GrabCut
@@ -112,8 +112,8 @@ def _matte(
     """
     lab, whole = _lab(portrait) * LIGHTLY, (hair > 0.5).astype(np.uint8)
     near = around > 0.5
-    sure = (cv2.erode(whole, _disc(SURELY)) > 0) & ~near
-    bare = (face > 0.5) | (cv2.dilate(whole, _disc(BEYOND)) == 0) & ~near
+    sure = (cv2.erode(whole, disc(SURELY)) > 0) & ~near
+    bare = (face > 0.5) | (cv2.dilate(whole, disc(BEYOND)) == 0) & ~near
     if not sure.any() or not bare.any():
         return hair
     own, other = (_averaged(lab, x.astype(np.float32)) for x in (sure, bare))
@@ -123,8 +123,8 @@ def _matte(
     told = ramp(np.sqrt(square), *APART)
     alpha = ramp(share, *MIXED) * told + cv2.GaussianBlur(hair, (0, 0), 1.5) * (1 - told)
     # Light on strands has the colours of skin.
-    alpha = np.maximum(alpha, ramp(rough, *STRANDED) * cv2.erode(hair, _disc(7)))
-    reach = np.where(near, cv2.dilate(whole, _disc(BEFORE)), cv2.dilate(whole, _disc(BEYOND)))
+    alpha = np.maximum(alpha, ramp(rough, *STRANDED) * cv2.erode(hair, disc(7)))
+    reach = np.where(near, cv2.dilate(whole, disc(BEFORE)), cv2.dilate(whole, disc(BEYOND)))
     alpha = np.where(sure, 1, alpha) * cv2.GaussianBlur(reach.astype(np.float32), (0, 0), 1.5) * (face <= 0.5)
     usual, spread = lab[sure].mean(0), np.maximum(lab[sure].std(0), UNLIKE[1])
     away = np.sqrt(np.square((lab - usual) / spread).mean(2))
@@ -139,10 +139,6 @@ def _averaged(lab: np.ndarray, where: np.ndarray) -> np.ndarray:
         mean = cv2.GaussianBlur(lab * where[..., None], (0, 0), deviation) / np.maximum(weight, 1e-6)
         found += (mean - found) * (1 if deviation == max(AVERAGED) else np.minimum(weight / 0.05, 1))
     return found
-
-
-def _disc(size: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
 
 
 def _roughness(portrait: np.ndarray, face: np.ndarray) -> np.ndarray:

@@ -83,9 +83,9 @@ class InvertedFace:
             ("carried", see `dystyle.compositing.Carried`, "read" and "unmoved", see
             `dystyle.engines.graphs`); of the portrait, what is ground, things and hair by its features
             ("parts", (3, 64, 64)), where it shows people and hair by its pixels ("person" and "hair",
-            (256, 256)) and glasses ("worn", likewise; None: none), its "relief" (`dystyle.relief`), the
-            "colours" of its hair and of the code's, and of the latter at the end of a range ("colours age
-            75");
+            (256, 256)), glasses and their rims ("worn", (2, 256, 256); None: none), its "relief"
+            (`dystyle.relief`), the "colours" of its hair and of the code's, and of the latter at the end of a
+            range ("colours age 75");
             uint8 (size, size, 3), pictures of the code by size, "shown SIZE" with the photo's fine structure,
             and the photo's, "own SIZE", and "shown unturned SIZE", what else than its pose is edited, behind
             what that is made of; and the "places" of the last edit, beside which attributes it turns up or

@@ -28,6 +28,7 @@ from dystyle.compositing import (
     corrected,
     detailed,
     ramp,
+    thin_changes,
     widened,
 )
 from dystyle.covers import cover_of
@@ -63,9 +64,11 @@ TRANSLATOR_FILE = ".safetensors"
 # fine structure never quite in its place; of a picture and the portrait whose pixels it has where nothing
 # changed.
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
-# Differences, of 255, that glasses make when they are taken off; around lids behind them, and around a face
-# where hair is told from it: margins in sides of the portrait, and how softly these end, in px of 256.
-GLASSES, WORN, LIDS, AROUND = "eyeglasses", (12.0, 30.0), (0.02, 3), (0.06, 3)
+# Differences, of 255, that glasses make when they are taken off, and their rims, beside broader differences.
+GLASSES, WORN, RIMS = "eyeglasses", (12.0, 30.0), (15.0, 30.0)
+# Around lids behind glasses, and around a face where hair is told from it: margins in sides of the portrait,
+# and how softly these end, in px of 256.
+LIDS, AROUND = (0.04, 3), (0.06, 3)
 FRINGE = 16  # px of 256 above the brows, over which hair begins to stay in front of glasses
 # Of a head that a code turns: places of the features within its outline that stay the photo's, from and up
 # to which share of a place that is no ground it is the generator's, and px of 256 from it up to which all
@@ -816,13 +819,14 @@ class FaceEditor:
                 part = PARTS.get(row.gives_way_in)
                 where = region_of(face, part[0], *part[1]) if part else places.face
                 if row.name == GLASSES and worn is not None:
-                    where = np.maximum(where, worn)
+                    where = np.maximum(where, worn[0])
                 giving.append(np.float32(share) * where)
         left = places.left
         if GLASSES not in targets and worn is not None:
+            rims = worn[1]
             if "eyes_closed" in targets:
-                worn = worn * (1 - region_of(face, PARTS["eyes"][0], *LIDS))
-            left = np.maximum(left, worn)
+                rims = rims * (1 - region_of(face, PARTS["eyes"][0], *LIDS))
+            left = np.maximum(left, rims)
         elif (
             wearing and targets.get(GLASSES, 0.0) >= 0.5
         ):  # frames reach no higher than brows, but fringes do
@@ -839,8 +843,8 @@ class FaceEditor:
         return places._replace(left=np.maximum(places.left, self._hair(face)))
 
     def _worn(self, face: InvertedFace) -> np.ndarray | None:
-        """Where a face's portrait shows glasses, (256, 256) float32 from 0 to 1: what changes when they are
-        taken off. None if there are none."""
+        """Where a face's portrait shows glasses, and their rims, (2, 256, 256) float32 from 0 to 1: what
+        changes when they are taken off. None if there are none."""
         if "worn" not in face.kept:
             worn = None
             if (
@@ -851,7 +855,8 @@ class FaceEditor:
                 off, size = {GLASSES: 0.0}, self.sizes[1]
                 without = EditedCode(self._of_codes.edit(face.code, off, self.measure), face.code, off)
                 code, places = self._held_back(without, face, set()), self._places(off, face, wearing=False)
-                worn = changes(self._picture(code, size, face, {}, places)[0], self._own(size, face), *WORN)
+                pictures = self._picture(code, size, face, {}, places)[0], self._own(size, face)
+                worn = np.stack((changes(*pictures, *WORN), thin_changes(*pictures, *RIMS)))
             face.kept["worn"] = worn
         return face.kept["worn"]
 
