@@ -809,7 +809,7 @@ class FaceEditor:
         if known != sides:
             places = Places.of(sides, face)
             face.kept["places"] = sides, places
-        if places.face is None or face.residual is None:
+        if places.face is None or face.residual is None or not targets:
             return places
         worn = self._worn(face) if wearing else None
         giving = []
@@ -845,13 +845,11 @@ class FaceEditor:
     def _worn(self, face: InvertedFace) -> np.ndarray | None:
         """Where a face's portrait shows glasses, and their rims, (2, 256, 256) float32 from 0 to 1: what
         changes when they are taken off. None if there are none."""
+        if GLASSES not in self.attributes or self._of_codes.searches:
+            return None
         if "worn" not in face.kept:
             worn = None
-            if (
-                GLASSES in self.attributes
-                and not self._of_codes.searches
-                and self._readings(face)[GLASSES] > 0.5
-            ):
+            if self._readings(face)[GLASSES] > 0.5:
                 off, size = {GLASSES: 0.0}, self.sizes[1]
                 without = EditedCode(self._of_codes.edit(face.code, off, self.measure), face.code, off)
                 code, places = self._held_back(without, face, set()), self._places(off, face, wearing=False)

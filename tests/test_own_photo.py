@@ -612,8 +612,14 @@ def test_glasses_that_somebody_wears_stay_whatever_else_is_edited(editor, wearer
     assert editor.measure(off)["eyeglasses"] < 0.1
 
 
-def test_who_wears_none_has_no_glasses_to_keep(editor, face):
-    assert editor._worn(face) is None
+def test_glasses_are_looked_for_by_an_edit_that_does_not_search(editor, face, wearer):
+    """The latter once and for all; who wears none has none to keep."""
+    fresh = dataclasses.replace(wearer)
+    assert editor.with_method("interfacegan")._worn(fresh) is None
+    editor.synthesize(fresh.code, 256, fresh)
+    assert "worn" not in fresh.kept
+    editor.synthesize(editor.edit(fresh.code, {"age": 70}), 256, fresh)
+    assert fresh.kept["worn"].shape == (2, 256, 256) and editor._worn(face) is None
 
 
 def test_hair_keeps_its_strands_with_age_and_under_glasses(editor, face):
