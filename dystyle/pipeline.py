@@ -69,6 +69,7 @@ GLASSES, WORN, RIMS = "eyeglasses", (12.0, 30.0), (15.0, 30.0)
 # Around lids behind glasses, and around a face where hair is told from it: margins in sides of the portrait,
 # and how softly these end, in px of 256.
 LIDS, AROUND = (0.04, 3), (0.06, 3)
+DARK = 0.35  # times as light as the nose, what is behind dark glasses
 FRINGE = 16  # px of 256 above the brows, over which hair begins to stay in front of glasses
 # Of a head that a code turns: places of the features within its outline that stay the photo's, from and up
 # to which share of a place that is no ground it is the generator's, and px of 256 from it up to which all
@@ -821,19 +822,19 @@ class FaceEditor:
                 if row.name == GLASSES and worn is not None:
                     where = np.maximum(where, worn[0])
                 giving.append(np.float32(share) * where)
-        left = places.left
-        if GLASSES not in targets and worn is not None:
-            rims = worn[1]
-            if "eyes_closed" in targets:
-                rims = rims * (1 - region_of(face, PARTS["eyes"][0], *LIDS))
-            left = np.maximum(left, rims)
-        elif (
-            wearing and targets.get(GLASSES, 0.0) >= 0.5
-        ):  # frames reach no higher than brows, but fringes do
+        left, edited = places.left, places.edited
+        if GLASSES in targets and worn is not None:  # which may be larger than usual ones
+            seen = region_of(face, PARTS["eyes"][0], *PARTS["eyes"][1]) * self._sees_eyes(face)
+            left = left * (1 - worn[0] * (1 - seen))
+            edited = None if edited is None else np.maximum(edited, worn[0])
+        elif GLASSES in targets and wearing:  # frames reach no higher than brows, but fringes do
             brows = np.flatnonzero(region_of(face, PARTS["brows"][0], *PARTS["brows"][1]).max(1) > 0.5)
             above = ramp(np.arange(COARSE), brows.mean(), brows.mean() - FRINGE).astype(np.float32)
             left = np.maximum(left, self._hair(face) * above[:, None])
-        return places._replace(left=left, gives_way=np.max(giving, 0) if giving else None)
+        elif worn is not None:
+            lids = region_of(face, PARTS["eyes"][0], *LIDS) if "eyes_closed" in targets else np.float32(0)
+            left = np.maximum(left, worn[1] * (1 - lids))
+        return places._replace(edited=edited, left=left, gives_way=np.max(giving, 0) if giving else None)
 
     def _with_own_hair(self, places: Places, targets: Mapping[str, float], face: InvertedFace) -> Places:
         """The same places, where a face's hair stays, unless it is changed by more than its colour."""
@@ -857,6 +858,12 @@ class FaceEditor:
                 worn = np.stack((changes(*pictures, *WORN), thin_changes(*pictures, *RIMS)))
             face.kept["worn"] = worn
         return face.kept["worn"]
+
+    def _sees_eyes(self, face: InvertedFace) -> bool:
+        """Whether the eyes of a face's portrait are not behind dark glasses."""
+        light = cv2.cvtColor(_resize(face.portrait, COARSE), cv2.COLOR_RGB2GRAY)
+        eyes, skin = (region_of(face, PARTS[x][0], *PARTS[x][1]) > 0.5 for x in ("eyes", "nose"))
+        return bool(eyes.any() and light[eyes].mean() > DARK * light[skin].mean())
 
     def _readings(self, face: InvertedFace) -> dict[str, float]:
         """Of a face's portrait, as `measure`."""

@@ -100,7 +100,10 @@ def test_a_forehead_in_shadow_is_no_hair_and_a_fringe_is():
     portrait[80:, 160:864] = grey[80:, 160:864].clip(0, 255)
     portrait[260:, 300:724] = skin[260:, 300:724].clip(0, 255)
     portrait[260:360, 300:724] = (0.65 * skin[260:360, 300:724]).clip(0, 255)  # in the hair's shadow
-    portrait[260:340, 300:420] = grey[260:340, 300:420].clip(0, 255)  # a fringe over it
+    smooth = np.float32((150, 150, 155)) * (1 + 0.02 * noise)
+    portrait[260:340, 300:420] = smooth[260:340, 300:420].clip(
+        0, 255
+    )  # a fringe over it, told by colour alone
     person, face, around, likely = (np.zeros((256, 256), np.float32) for _ in range(4))
     person[20:, 40:216] = face[110:200, 80:176] = around[56:210, 66:190] = 1
     likely[20:, 40:216] = 1
