@@ -350,6 +350,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             companions=("beard",),
             group="Looks",
             region=UPPER_LIP,
+            leaves=frozenset({"eyes", "mouth"}),
             colours=True,
             photo_gain=(1.4, 1.4),
         ),
@@ -364,8 +365,9 @@ ATTRIBUTES: dict[str, Attribute] = {
             benchmarked=False,
             group="Looks",
             region=JAW,
+            leaves=frozenset({"eyes", "mouth"}),
             colours=True,
-            photo_gain=(1.4, 1.4),
+            photo_gain=(1.8, 1.8),
         ),
     )
 }

@@ -182,12 +182,12 @@ def test_what_an_edit_leaves_is_the_photos(editor, face):
     assert dark[hair].mean() > 20 and np.median(dark[below]) < 4
     both = editor.synthesize(editor.edit(face.code, {"black_hair": 1.0, "beard": 1.0}), face=face)
     assert editor.measure(both)["beard"] > 0.8  # neither has business between the brows and the cheeks
-    between = part(face, (*EYES, 6, 50, 280))
-    assert (
-        np.median(difference(both, face.portrait)[between])
-        < 4
-        < difference(both, face.portrait)[mouth].mean()
-    )
+    between, chin = part(face, (*EYES, 6, 50, 280)), part(face, (152, 148, 377, 200))
+    changed = difference(both, face.portrait)
+    assert np.median(changed[between]) < 4 < 15 < changed[chin].mean()
+    for name in ("beard", "mustache"):  # grow around a mouth whose lips and teeth are her own
+        hairy = editor.synthesize(editor.edit(face.code, {name: 1.0}), face=face)
+        assert difference(hairy, face.portrait)[mouth].mean() < 8 < difference(hairy, face.portrait).max()
 
 
 def test_a_turned_face_keeps_the_photos_fine_structure(editor, face):
