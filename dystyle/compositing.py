@@ -41,10 +41,13 @@ def changes(
 
 
 def thin_changes(edited: np.ndarray, before: np.ndarray, least: float, full: float) -> np.ndarray:
-    """The same of what is thin, such as rims of glasses, and hardly more than that.
+    """Where an edited picture differs from what it was by something thin, such as rims of glasses: float32
+    (256, 256) from 0 to 1, hardly wider than that.
 
     Args:
-        least, full: of what a difference is more than that of its surroundings.
+        edited, before: uint8 (s, s, 3).
+        least, full: by how much a difference, of 255, exceeds the broad ones around it, up to which nothing
+            counts, and from which all does.
     """
     difference = _largest(np.abs(_difference(edited, before)))
     broad = cv2.morphologyEx(cv2.GaussianBlur(difference, (0, 0), 0.7), cv2.MORPH_OPEN, disc(THIN))

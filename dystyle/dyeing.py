@@ -27,10 +27,8 @@ LIGHTLY = np.float32((0.6, 1, 1))  # what lightness counts for beside tints
 APART = (4.0, 12.0)  # by how much hair and what is beside it differ at least to be told apart, and for sure
 MIXED = (0.25, 0.75)  # share of hair's colour up to which a place is none, and from which it is hair
 STRANDED = (2.0, 3.5)  # times as rough as skin, what may be strands before a face, and what are
-UNLIKE = (
-    (2.5, 3.5),
-    np.float32((8, 4, 4)),
-)  # deviations from hair's colours that are not of it; the least ones
+# Deviations from hair's colours from and up to which a place may be none of it; the least deviations.
+UNLIKE = (2.5, 3.5), np.float32((8, 4, 4))
 FOUND = 0.5  # share of what looks like hair that is found, at least
 LEAST = 0.004  # share of a picture that hair has at least
 CLEAR = 12.0  # of CIELAB: colours that change by so much do so clearly
