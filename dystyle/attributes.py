@@ -309,7 +309,7 @@ ATTRIBUTES: dict[str, Attribute] = {
             "Closed eyes",
             group="Expression",
             region=EYES,
-            leaves=frozenset({"mouth"}),
+            leaves=frozenset({"brows", "mouth"}),
             colours=True,
             photo_gain=(1.4, 1.4),
         ),

@@ -46,7 +46,7 @@ from dystyle.errors import InputError
 from dystyle.faces import REFINE, InvertedFace, fingerprint
 from dystyle.generators.facts import DEFAULT, MOST_NOISE, GeneratorFacts
 from dystyle.pictures import load_image
-from dystyle.places import Moved, Places, above_the_neck, faces_of, region_of
+from dystyle.places import LIDS, Moved, Places, above_the_neck, faces_of, region_of
 from dystyle.relief import relief_of, turned
 from dystyle.tone import tone_of, toned
 from dystyle.translators import FAMILIES
@@ -66,9 +66,9 @@ TRANSLATOR_FILE = ".safetensors"
 RENDERED, TURNED, COMPOSED = (3.0, 12.0), (12.0, 40.0, 3.0), (0.5, 2.0)
 # Differences, of 255, that glasses make when they are taken off, and their rims, beside broader differences.
 GLASSES, WORN, RIMS = "eyeglasses", (12.0, 30.0), (15.0, 30.0)
-# Around lids behind glasses, and around a face where hair is told from it: margins in sides of the portrait,
-# and how softly these end, in px of 256.
-LIDS, AROUND = (0.04, 3), (0.06, 3)
+# Around a face where hair is told from it: a margin in sides of the portrait, and how softly it ends, in px
+# of 256.
+AROUND = 0.06, 3
 DARK = 0.35  # times as light as the nose, what is behind dark glasses
 FRINGE = 16  # px of 256 above the brows, over which hair begins to stay in front of glasses
 # Of a head that a code turns: places of the features within its outline that stay the photo's, from and up
@@ -282,7 +282,7 @@ class FaceEditor:
         own = seen = self._features(code)
         cover = None
         for look in range(PASSES):
-            render = _resize(self._decode(1024, seen, code), RENDER)
+            render = self._decode(RENDER, seen, code)
             if look == 0:
                 cover = cover_of(_resize(portrait, RENDER), render)
             known = {"codes": code[None], "features": seen, "renders": render[None].astype(np.float32)}

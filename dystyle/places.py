@@ -14,8 +14,8 @@ from dystyle.encoders import SIZE
 from dystyle.faces import InvertedFace
 
 # Around where an edit has business, and the face: margins in sides of the portrait, and how softly these
-# places end, in px of 256.
-BUSINESS, SKIN = (0.13, 12), (0.0, 6)
+# places end, in px of 256. Lids are what closes around the eyes, and may reach up to the brows.
+BUSINESS, SKIN, LIDS = (0.13, 12), (0.0, 6), (0.03, 3)
 JAW_CORNERS, FAR = (58, 288), 9  # of the face mesh; how many of its widths end beyond any portrait
 NECK = 4  # px of 256, how softly a head ends there
 
@@ -83,7 +83,10 @@ class Places(NamedTuple):
         for row in rows:
             region = soft([row.region], *BUSINESS) if row.region else 1 - nowhere
             leaves = row.leaves - row.hides if targets[row.name] < 0.5 else row.leaves
-            left = np.minimum(left, np.max([1 - region, *(parts[part] for part in leaves)], 0))
+            kept = np.max([nowhere, *(parts[part] for part in leaves)], 0)
+            if "brows" in leaves and "eyes" not in leaves:
+                kept *= 1 - soft(PARTS["eyes"][0], *LIDS)
+            left = np.minimum(left, np.maximum(1 - region, kept))
             if row.region:
                 business = np.maximum(business, region)
             if row.colours:

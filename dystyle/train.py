@@ -136,7 +136,7 @@ def _editor(config: EditorConfig) -> str:
 # By the command: its settings, and what runs it and returns the report.
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "faces": (FacesConfig, _faces),
-    "previews": (PreviewConfig, lambda config: train_previews(config, _generator(previews=config.start))),
+    "previews": (PreviewConfig, lambda config: train_previews(config, _on_device())),
     "attributes": (AttributeConfig, _attributes),
     "encoder": (EncoderConfig, lambda config: train_encoder(config, _on_device())),
     "descent": (DescentConfig, fit_descent),

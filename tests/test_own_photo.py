@@ -590,7 +590,7 @@ def test_glasses_that_somebody_wears_stay_whatever_else_is_edited(editor, wearer
     assert values["eyeglasses"] > 0.9
     worn, rims = (cv2.resize(x, (1024, 1024)) > 0.99 for x in editor._worn(wearer))
     assert rims[worn].mean() > 3 * rims.mean()
-    lids = part(wearer, EYES[:4], 0.06) | part(wearer, EYES[4:], 0.06)
+    lids = part(wearer, EYES[:4], 0.03) | part(wearer, EYES[4:], 0.03)
     assert 0.01 < worn.mean() < 0.15
 
     def changed(**edit: float) -> np.ndarray:
@@ -721,23 +721,30 @@ def test_what_else_is_edited_is_turned_along(editor, face, monkeypatch):
 
 
 def test_what_an_edit_replaces_is_drawn_whole(editor, face, monkeypatch):
-    """No old lip above the new mouth, firm frames, and her own brows behind them."""
-    leaves = ATTRIBUTES["eyeglasses"].leaves
+    """No old lip above the new mouth, firm frames, lids, and her own brows behind and above them."""
 
-    def shown(name: str, target: float, **changed) -> np.ndarray:
+    def shown(name: str, target: float, of: InvertedFace = face, **changed) -> np.ndarray:
         monkeypatch.setitem(ATTRIBUTES, name, dataclasses.replace(ATTRIBUTES[name], **changed))
-        own = dataclasses.replace(face)
+        own = dataclasses.replace(of)
         return editor.synthesize(editor.edit(own.code, {name: target}), face=own)
 
     serious, ghostly = (
         shown("smile", 0.0, gives_way=(x, x)) for x in (ATTRIBUTES["smile"].gives_way[0], 0.0)
     )
     assert editor.measure(serious)["smile"] < 0.1 < editor.measure(ghostly)["smile"]
-    glasses, others = (shown("eyeglasses", 1.0, leaves=x) for x in (leaves, leaves - {"brows"}))
-    assert editor.measure(glasses)["eyeglasses"] > 0.9
-    for brow in (LEFT_BROW, RIGHT_BROW):
-        assert np.median(difference(glasses, face.portrait)[part(face, brow)]) < 4
-        assert np.median(difference(others, face.portrait)[part(face, brow)]) > 8
+    for name in ("eyeglasses", "eyes_closed"):
+        leaves = ATTRIBUTES[name].leaves
+        picture, others = (shown(name, 1.0, leaves=x) for x in (leaves, leaves - {"brows"}))
+        assert editor.measure(picture)[name] > 0.9
+        for brow in (LEFT_BROW, RIGHT_BROW):
+            own, drawn = (
+                np.median(difference(x, face.portrait)[part(face, brow)]) for x in (picture, others)
+            )
+            assert own < min(8, drawn / 2)
+    frowning = face.landmarks.copy()
+    frowning[[*LEFT_BROW, *RIGHT_BROW]] += 0.06 * (face.quad[1] - face.quad[0])  # low over her eyes
+    closed = shown("eyes_closed", 1.0, dataclasses.replace(face, landmarks=frowning), leaves=leaves)
+    assert editor.measure(closed)["eyes_closed"] > 0.9
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The trainings of the photo's residual: what they learn from, what their losses say, and how runs go on."""
+"""The trainings for photos and previews: what they learn from, what their losses say, and how runs go on."""
 
 import shutil
 import sys
@@ -21,12 +21,13 @@ from dystyle.engines.graphs import generator, identity, open_generator, to_float
 from dystyle.errors import InputError
 from dystyle.metrics.overlays import cover, overlay
 from dystyle.pictures import load_image, save_picture
-from dystyle.training import carrier, features
+from dystyle.training import carrier, features, previews
 from dystyle.training.carrier import CarrierConfig, flow_losses, train_carrier
 from dystyle.training.features import FeaturesConfig, prior, train_features
 from dystyle.training.pairs import Pairs, flow, mesh
 from dystyle.training.photo import FACE, Part, Stage, descend, face_losses, fill, picture_losses
 from dystyle.training.portraits import Portraits
+from dystyle.training.previews import PreviewConfig, train_previews
 from dystyle.weights import load
 
 
@@ -65,8 +66,23 @@ def carrier_run(data, tmp_path) -> CarrierConfig:
     return replace(config, backend="onnx")
 
 
-RUNS = {"features_run": train_features, "carrier_run": train_carrier}
-LOSSES = {"features_run": "picture_losses", "carrier_run": "flow_losses"}
+@pytest.fixture
+def previews_run(data, tmp_path, monkeypatch) -> PreviewConfig:
+    """A run on one picture of a random person, that of a photo held out."""
+    monkeypatch.setattr(previews, "PICTURES", 1)
+    monkeypatch.setattr(previews, "HELD_OUT", 2)
+    config = PreviewConfig(tmp_path / "straight", steps=2, batch=1, photos=data / "photos", generated=1)
+    config.out.mkdir()
+    return replace(config, checkpoint_every=1, backend="onnx")
+
+
+RUNS = {"features_run": train_features, "carrier_run": train_carrier, "previews_run": train_previews}
+# What a step calls for its loss, and how often.
+LOSSES = {
+    "features_run": ("picture_losses", 1),
+    "carrier_run": ("flow_losses", 1),
+    "previews_run": ("charbonnier", 2),
+}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -75,8 +91,8 @@ def test_interrupted_run_ends_as_a_straight_one(run, request, tmp_path, monkeypa
     again = replace(config, out=tmp_path / "interrupted")
     shutil.copytree(config.out, again.out)
     report = training(config, generator())
-    left, module = iter(range(1)), sys.modules[training.__module__]
-    losses = getattr(module, LOSSES[run])
+    (name, calls), module = LOSSES[run], sys.modules[training.__module__]
+    left, losses = iter(range(calls)), getattr(module, name)
 
     def stop(*pictures):
         if next(left, None) is None:
@@ -84,7 +100,7 @@ def test_interrupted_run_ends_as_a_straight_one(run, request, tmp_path, monkeypa
         return losses(*pictures)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(module, LOSSES[run], stop)
+        patch.setattr(module, name, stop)
         training(again, generator())
     assert (again.out / "checkpoint.pt").exists()
     assert training(again, generator()) == report and report["skipped"] == 0
@@ -135,6 +151,17 @@ def test_the_carrier_learns_one_edit(carrier_run, monkeypatch):
     train_carrier(replace(carrier_run, steps=7, warm_up=2, lr=3e-3), generator())
     assert log[6]["flow"] < 0.8 * log[0]["flow"]
     Carrier.load(str(carrier_run.out / "carrier.safetensors"))
+
+
+def test_previews_learn_the_full_picture_of_one_person(previews_run, monkeypatch):
+    log = logged(previews, monkeypatch)
+    config = replace(previews_run, steps=25, warm_up=2, ema=0.0, lr=1e-2)
+    report = train_previews(config, generator())
+    assert log[24]["pixels"] < 0.6 * log[0]["pixels"]
+    assert set(report) == {"photos_128", "photos_256", "skipped"}  # who is held out
+    # The bundled heads know much more to begin with.
+    train_previews(replace(config, out=config.out / "on", start=True, steps=1), generator())
+    assert log[25]["pixels"] < 0.5 * log[0]["pixels"]
 
 
 def test_every_term_says_what_it_stands_for(data):

@@ -12,7 +12,6 @@ from dystyle.errors import InputError
 from dystyle.training import encoder, inversion, resume
 from dystyle.training.dataset import FaceDataset
 from dystyle.training.encoder import EncoderConfig
-from dystyle.training.previews import PreviewConfig, train_previews
 
 
 def codes(count: int, seed: int = 0) -> np.ndarray:
@@ -101,7 +100,7 @@ def test_missing_few_and_damaged_faces_are_one_sentence(tmp_path):
         FaceDataset.load(tmp_path / "nowhere")
     FaceDataset.render(tmp_path / "faces", codes(3), synthesize)
     with pytest.raises(InputError, match="3 faces .* 68 are needed"):
-        train_previews(PreviewConfig(dataset=tmp_path / "faces"), None)
+        FaceDataset.load(tmp_path / "faces", least=68)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="Nothing can be written"):
         FaceDataset.render(tmp_path / "file", codes(3), synthesize)

@@ -175,19 +175,20 @@ class _Generator(Graph):
     def preview_head(self, x: str) -> str:
         """A fitted head; see `PreviewHead`."""
         head, first = f"previews.{self.size}", {128: 9, 256: 11}[self.size]
-        weights = np.exp(self.tensors[f"{head}.row_weights"])
-        averages = self.constant(weights / weights.sum(1, keepdims=True))
-        averages = self.node("MatMul", averages, self.slice(self.codes, first, 16))
-        w1, w2 = (self.node("Gather", averages, self.constant(k, np.int64), axis=1) for k in (0, 1))
-        x = self.scaled(x, self.affine(f"{head}.modulation1", w1))
-        weight, bias = (self.constant(self.tensors[f"{head}.reduce.{part}"]) for part in ("weight", "bias"))
-        x = self.node("LeakyRelu", self.node("Conv", x, weight, bias), alpha=0.2)
-        x = self.scaled(x, self.affine(f"{head}.modulation2", w2))
-        weight, bias = (self.tensors[f"{head}.spread.{part}"] for part in ("weight", "bias"))
-        inputs = x, self.constant(weight), self.constant(bias)
-        spread = self.node("Conv", *inputs, group=len(weight), pads=[1] * 4)
-        x = self.node("Add", self.node("LeakyRelu", spread, alpha=0.2), x)
-        return self.picture(x, f"{head}.expand")
+        rows = self.node("Flatten", self.slice(self.codes, first, 16), axis=1)
+        styles = self.affine(f"{head}.styles", rows)
+
+        def scaled(x: str, k: int) -> str:
+            return self.scaled(x, self.affine(f"{head}.scales.{k}", styles))
+
+        def convolved(x: str, name: str, **options: object) -> str:
+            kernel = (self.constant(self.tensors[f"{head}.{name}.{part}"]) for part in ("weight", "bias"))
+            return self.node("LeakyRelu", self.node("Conv", x, *kernel, **options), alpha=0.2)
+
+        x = scaled(convolved(scaled(x, 0), "reduce"), 1)
+        hidden = len(self.tensors[f"{head}.reduce.bias"])
+        change = convolved(convolved(x, "spread", group=hidden, pads=[1] * 4), "mix")
+        return self.picture(self.node("Add", x, scaled(change, 2)), f"{head}.expand")
 
     def picture(self, x: str, head: str) -> str:
         """Features (b, c, s/2, s/2) through a pointwise kernel to pictures (b, s, s, 3) uint8."""

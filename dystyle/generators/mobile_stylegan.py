@@ -18,7 +18,7 @@ from dystyle.errors import InputError
 ROWS, DIM = 18, 512
 CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64)
 SIZES = (128, 256, 1024)
-# Picture size -> W+ rows it is made from; the preview heads know later rows only through their average.
+# Picture size -> W+ rows it is made from; the preview heads know later rows, too, but for what they decode.
 PICTURE_ROWS = {128: 9, 256: 11, 1024: 16}
 
 
@@ -115,28 +115,28 @@ class PreviewHead(nn.Module):
     """Image at an intermediate size from intermediate features, fitted to the full output.
 
     The full network decides much of colour and background in rows the features have not seen. The head
-    therefore reads all later rows through a learned average and modulates two small convolutions by it.
+    therefore reads all later rows, and scales its channels by what they say, as the layers it stands for do.
     """
 
-    def __init__(self, channels: int, first_row: int, hidden: int = 96) -> None:
+    def __init__(self, channels: int, first_row: int, hidden: int = 128, rank: int = 96) -> None:
         super().__init__()
         self.first_row = first_row
-        self.row_weights = nn.Parameter(torch.zeros(2, 16 - first_row))
-        self.modulation1, self.modulation2 = nn.Linear(DIM, channels), nn.Linear(DIM, hidden)
-        for layer in (self.modulation1, self.modulation2):
+        self.styles = nn.Linear((16 - first_row) * DIM, rank)
+        self.scales = nn.ModuleList(nn.Linear(rank, width) for width in (channels, hidden, hidden))
+        for layer in self.scales:
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.ones_(layer.bias)
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.spread = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.mix = nn.Conv2d(hidden, hidden, 1)
         self.expand = nn.Conv2d(hidden, 12, 1)
 
     def forward(self, x: Tensor, w_plus: Tensor) -> Tensor:
         """(b, c, s, s) features and (b, 18, 512) codes -> (b, 3, 2s, 2s) RGB."""
-        rows = w_plus[:, self.first_row : 16]
-        w1, w2 = torch.einsum("kr,brd->kbd", self.row_weights.softmax(1), rows)
-        x = self.reduce(x * self.modulation1(w1)[:, :, None, None])
-        x = F.leaky_relu(x, 0.2) * self.modulation2(w2)[:, :, None, None]
-        x = F.leaky_relu(self.spread(x), 0.2) + x
+        styles = self.styles(w_plus[:, self.first_row : 16].flatten(1))
+        first, second, third = (scale(styles)[:, :, None, None] for scale in self.scales)
+        x = F.leaky_relu(self.reduce(x * first), 0.2) * second
+        x = x + F.leaky_relu(self.mix(F.leaky_relu(self.spread(x), 0.2)), 0.2) * third
         return inverse_haar(self.expand(x))
 
 

@@ -213,7 +213,7 @@ def restore(
     As `dystyle.engines.graphs.Restoring`, with gradients of the last look.
 
     Args:
-        portraits: (b, 3, 1024, 1024) in [-1, 1]. renders: (b, 3, 256, 256), the codes' pictures.
+        portraits: (b, 3, 1024, 1024) in [-1, 1]. renders: (b, 3, 256, 256), the codes' previews.
     """
     portraits = F.avg_pool2d(portraits, FULL // PHOTO)
     with autocast(codes.device):
@@ -222,15 +222,15 @@ def restore(
             residual = torch.zeros_like(features)
             for _ in range(passes - 1):
                 residual = residual + encoder(portraits, renders, features + residual, codes).float()
-                renders = F.avg_pool2d(generator.decode(features + residual, codes).float(), FULL // RENDER)
+                renders = generator.decode(features + residual, codes, RENDER).float()
         return features, residual + encoder(portraits, renders, features + residual, codes).float()
 
 
 @torch.no_grad()
 def render(generator: MobileStyleGAN, code: np.ndarray) -> np.ndarray:
-    """A code's (18, 512) picture as the feature encoder is shown it: (3, 256, 256) float16."""
+    """A code's (18, 512) preview, as the feature encoder is shown it: (3, 256, 256) float16."""
     codes = torch.from_numpy(code)[None].to(generator.mean_w.device)
-    return F.avg_pool2d(generator(codes), FULL // RENDER)[0].cpu().numpy().astype(np.float16)
+    return generator(codes, RENDER)[0].cpu().numpy().astype(np.float16)
 
 
 def fill(
