@@ -116,6 +116,15 @@ def covered(faces: np.ndarray, quad: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.5)
 
 
+def in_portrait(points: np.ndarray, quad: np.ndarray, size: float = 1.0) -> np.ndarray:
+    """Points of a photo in a portrait of this size: (n, 2) float32.
+
+    Args:
+        points: (n, 2), in photo pixels. quad: (4, 2), the portrait's corners, likewise.
+    """
+    return cv2.perspectiveTransform(np.float32(points)[None], _matrix(np.asarray(quad), _square(size)))[0]
+
+
 def hull(points: np.ndarray, quad: np.ndarray, margin: float, size: int = COARSE) -> np.ndarray:
     """What points enclose in a portrait, and a margin around it: bool (size, size).
 
@@ -123,7 +132,7 @@ def hull(points: np.ndarray, quad: np.ndarray, margin: float, size: int = COARSE
         points: (n, 2), in photo pixels. quad: (4, 2), the portrait's corners, likewise.
         margin: in sides of the portrait.
     """
-    points = cv2.perspectiveTransform(np.float32(points)[None], _matrix(np.asarray(quad), _square(size)))[0]
+    points = in_portrait(points, quad, size)
     mask, side = np.zeros((size, size), np.uint8), 2 * round(margin * size) + 1
     cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(points).astype(np.int32)), 1)
     return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))).astype(bool)

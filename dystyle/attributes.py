@@ -38,6 +38,7 @@ LEFT_BROW = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55)
 RIGHT_BROW = (300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 NOSE = (168, 6, 195, 4, 2, 98, 327, 48, 278)
 BELOW_THE_BROWS = (70, 105, 107, 336, 334, 300, 116, 345, 123, 352, 172, 397, 148, 152, 377)
+CHEEKS = (50, 280, 205, 425)  # their middles, and those beside the mouth
 EARS = (127, 234, 93, 132, 58, 356, 454, 323, 361, 288)  # the edges of the face beside them
 # Parts of a face that edits may leave alone: the hulls that make them, the margin around them, in sides of
 # the portrait, and how softly they end, in px of 256.

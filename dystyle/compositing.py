@@ -14,6 +14,7 @@ FINE = 0.75  # px of 256, standard deviation of the blur that fine structure doe
 # Differences, of 255, up to which fine structure stays as it is, and from which on none does; its strength up
 # to which it is faint, and from which on an edge of something; px of 256, deviation of the blur of both.
 REPLACED, FAINT, NEARBY = (8.0, 24.0), (9.0, 14.0), 2
+PATCH, TILE = 0.07, 256  # of skin, in sides of a picture; px of a texture that is laid edge to edge
 FOREIGN = (25.0, 50.0)  # of 255: by how much tints of different things differ at least, and for sure
 THIN = 11  # px of 256, that what is thin is narrower than
 WIDER = 1  # places of the features beyond an outline that stay as they are with it
@@ -152,19 +153,25 @@ def corrected(
     return cv2.add(edited, cv2.resize(error, edited.shape[:2]), dtype=cv2.CV_8U)
 
 
-def detailed(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndarray:
+def detailed(
+    edited: np.ndarray,
+    own: np.ndarray,
+    render: np.ndarray,
+    texture: np.ndarray | None = None,
+    skin: np.ndarray | None = None,
+) -> np.ndarray:
     """An edited picture with the fine structure, such as pores, hairs and stubble, that a render lacks.
 
     All of it where nothing changes, and what is faint where little does: lids have pores, but no lashes of an
-    open eye.
+    open eye. Skin that is drawn anew has a `texture` instead.
 
     Args:
         edited: uint8 (s, s, 3); the render itself where nothing is edited.
         own, render: what is to be seen without the edit, uint8 (t, t, 3), t >= s, and what the generator
             makes of it, (s, s, 3).
+        texture: of `grain`; None: none. skin: float32 (u, u) from 0 to 1, where it is.
     """
-    fine = cv2.subtract(_shrunk(own, len(edited)), render, dtype=cv2.CV_32F)
-    fine -= cv2.GaussianBlur(fine, (0, 0), FINE * len(edited) / COARSE)
+    fine = _fine(own, render)
     if edited is not render:
         strength = cv2.resize(_largest(np.abs(fine)), (COARSE, COARSE), interpolation=cv2.INTER_AREA)
         faint = 1 - ramp(_nearby(strength), *FAINT)
@@ -172,7 +179,40 @@ def detailed(edited: np.ndarray, own: np.ndarray, render: np.ndarray) -> np.ndar
         little = 1 - ramp(_largest(change), *REPLACED)
         kept = np.maximum(1 - changes(edited, render, *REPLACED), faint * little)
         fine *= _thrice(cv2.resize(kept, fine.shape[:2]))
+        if texture is not None and skin is not None:
+            anew = cv2.resize((1 - kept) * cv2.resize(skin, kept.shape), fine.shape[:2])
+            times = -(-len(fine) // TILE)
+            fine += np.tile(texture, (times, times, 1))[: len(fine), : len(fine)] * _thrice(anew)
     return cv2.add(edited, fine, dtype=cv2.CV_8U)
+
+
+def grain(own: np.ndarray, render: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A texture like the fine structure of skin, (TILE, TILE, 3) float32, without a seam from edge to edge.
+
+    White noise, filtered by a patch of skin (the asymptotic discrete spot noise of Galerne, Gousseau and
+    Morel 2011): it is as strong, as coarse and as colourful as the patch, and repeats nothing of it.
+
+    Args:
+        own, render: as `detailed`'s.
+        places: (n, 2), where skin is, in sides of the pictures; that with the least structure is taken, since
+            hair or a rim may lie before the others.
+    """
+    fine, half = _fine(own, render), max(2, round(PATCH * len(render) / 2))
+    centres = np.clip(np.rint(places * len(render)).astype(int), half, len(render) - half)
+    patches = [fine[y - half : y + half, x - half : x + half] for x, y in centres]
+    patch = min(patches, key=np.std)
+    window = np.outer(*2 * [np.hanning(2 * half + 2)[1:-1]]).astype(np.float32)
+    spot = (patch - patch.mean((0, 1))) * _thrice(window / np.linalg.norm(window))
+    noise = np.random.default_rng(0).standard_normal((TILE, TILE)).astype(np.float32)
+    around = np.pad(noise, half, mode="wrap")
+    within = slice(half, half + TILE)
+    return np.dstack([cv2.filter2D(around, -1, channel)[within, within] for channel in cv2.split(spot)])
+
+
+def _fine(own: np.ndarray, render: np.ndarray) -> np.ndarray:
+    """The fine structure that a render lacks, (s, s, 3) float32; see `detailed`."""
+    fine = cv2.subtract(_shrunk(own, len(render)), render, dtype=cv2.CV_32F)
+    return fine - cv2.GaussianBlur(fine, (0, 0), FINE * len(render) / COARSE)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:

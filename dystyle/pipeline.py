@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from dystyle.alignment import Face, FaceAligner, covered, paste
-from dystyle.attributes import ATTRIBUTES, PARTS, Attribute, validate_configuration
+from dystyle.alignment import Face, FaceAligner, covered, in_portrait, paste
+from dystyle.attributes import ATTRIBUTES, CHEEKS, PARTS, Attribute, validate_configuration
 from dystyle.backend import Backend
 from dystyle.compositing import (
     COARSE,
@@ -27,6 +27,7 @@ from dystyle.compositing import (
     composite,
     corrected,
     detailed,
+    grain,
     ramp,
     thin_changes,
     widened,
@@ -609,7 +610,8 @@ class FaceEditor:
             if kept is not None:
                 changed *= 1 - cv2.resize(moving.move(kept), changed.shape)
         changed *= cv2.resize(1 - stays if head is None else head, changed.shape)
-        edited = detailed(edited, own, unedited)
+        skin = None if places.face is None else moving.move(places.face)
+        edited = detailed(edited, own, unedited, self._grain(size, face), skin)
         edited = corrected(edited, own, unedited, now, stays)
         if places.skin is not None:
             skin = moving.move(places.skin)
@@ -748,6 +750,15 @@ class FaceEditor:
         if size not in face.kept:
             face.kept[size] = self._decode(size, self._restored(face), face.code)
         return face.kept[size]
+
+    def _grain(self, size: int, face: InvertedFace) -> np.ndarray | None:
+        """A texture like that of a face's skin; None if it is not known where that is."""
+        if face.landmarks is None:
+            return None
+        if f"grain {size}" not in face.kept:
+            places = in_portrait(face.landmarks[list(CHEEKS)], face.quad)
+            face.kept[f"grain {size}"] = grain(self._own(size, face), self._unedited(size, face), places)
+        return face.kept[f"grain {size}"]
 
     def _ground(self, places: Places, face: InvertedFace) -> np.ndarray:
         """What of a photo is ground, (64, 64) float32 from 0 to 1, by its features and residual and where its

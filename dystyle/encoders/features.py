@@ -2,7 +2,7 @@
 
 A code gives a lookalike. Added to the generator's activations at 64 px, F(w) + D, a residual D brings back
 what the code lacks: the person's own eyes, a cap, a flag (StyleFeatureEditor, Bobkov et al. 2024, and
-HFGI, Wang et al. 2022, do so on StyleGAN2). This network predicts D from the portrait, the code's picture
+HFGI, Wang et al. 2022, do so on StyleGAN2). This network predicts D from the portrait, the code's preview
 and its features.
 """
 
@@ -106,7 +106,7 @@ class FeatureEncoder(Stored, nn.Module):
         """The residual (b, 512, 64, 64), to be added to the features.
 
         Args:
-            portraits: (b, 3, 512, 512) in [-1, 1]. renders: (b, 3, 256, 256), the picture of `codes`.
+            portraits: (b, 3, 512, 512) in [-1, 1]. renders: (b, 3, 256, 256), the preview of `codes`.
             features: (b, 512, 64, 64), the generator's activations for `codes`. codes: (b, 18, 512).
         """
         difference = F.avg_pool2d(portraits, PHOTO // RENDER) - renders
