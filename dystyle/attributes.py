@@ -254,8 +254,8 @@ ATTRIBUTES: dict[str, Attribute] = {
             leaves=frozenset({"eyes", "brows", "nose", "mouth"}),
             dyes="too",
             photo_gain=(1.7, 1.7),
-            most_gain=(3.2, 2.3),
-            gives_way=(0.5, 0.6),
+            most_gain=(3.6, 2.3),
+            gives_way=(0.65, 0.6),
         ),
         Attribute(
             "gender",
