@@ -76,6 +76,7 @@ FRINGE = 16  # px of 256 above the brows, over which hair begins to stay in fron
 # to which share of a place that is no ground it is the generator's, and px of 256 from it up to which all
 # goes along, and from which nothing does.
 RIM, DRAWN, BESIDE = 2, (0.8, 1.0), (8, 56)
+PERSON = 0.1, 0.5  # shares of a place that are a person's, up to which it is beside heads, and from which not
 SEEN = 0.05  # shares closer than that to what a photo shows look the same
 EDGE_BLUR = 2.0  # px of 256, standard deviation: the edge of what is protected
 
@@ -611,6 +612,8 @@ class FaceEditor:
                 changed *= 1 - cv2.resize(moving.move(kept), changed.shape)
         changed *= cv2.resize(1 - stays if head is None else head, changed.shape)
         skin = None if places.face is None else moving.move(places.face)
+        if places.still and skin is not None:  # nor does anything beside such a head change
+            changed *= np.maximum(ramp(moving.move(self._person(face)), *PERSON), skin)
         edited = detailed(edited, own, unedited, self._grain(size, face), skin)
         edited = corrected(edited, own, unedited, now, stays)
         if places.skin is not None:

@@ -195,7 +195,7 @@ def test_refinement_comes_closer_and_reports(editor, astronaut, face, monkeypatc
 def test_precise_inversion_tunes_the_generator_for_this_face_alone(
     editor, reference, astronaut, face, monkeypatch
 ):
-    short = refine.RefineConfig(schedule=((128, 3),), tuning_steps=3, tuning_lr=1e-3)
+    short = refine.RefineConfig(schedule=((128, 3),), tuning_steps=6, tuning_lr=1e-3)
     monkeypatch.setitem(refine.REFINEMENTS, "precise", short)
     plain = editor.synthesize(face.code)
     tuned = editor.invert(astronaut, refine="precise")
@@ -204,7 +204,7 @@ def test_precise_inversion_tunes_the_generator_for_this_face_alone(
         return np.abs(picture.astype(float) - tuned.portrait).mean()
 
     own, without = editor.synthesize(tuned.code, face=tuned), editor.synthesize(tuned.code)
-    assert error(own) < error(without) - 1
+    assert error(own) < error(without) - 3
     assert np.array_equal(editor.synthesize(face.code), plain)
     # Previews carry the weights that they have, and both backends agree.
     for size in (256, 1024):
