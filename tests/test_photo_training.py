@@ -380,6 +380,12 @@ def test_folders_without_faces_are_one_sentence(tmp_path, data, monkeypatch, cap
     assert not (tmp_path / "run" / "portraits").exists()
     with pytest.raises(InputError, match="more --pairs"):
         train_carrier(CarrierConfig(tmp_path / "run", pairs=16), generator())
+    few = PreviewConfig(out=tmp_path / "previews", backend="onnx", generated=1)
+    with pytest.raises(InputError, match="1 people are too few, as one is held out"):
+        train_previews(few, generator())
+    with pytest.raises(InputError, match="4 pictures to learn from; give a smaller --batch"):
+        train_previews(replace(few, generated=2, batch=5, out=tmp_path / "batch"), generator())
+    assert not list(tmp_path.glob("*/pictures"))
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -60,7 +60,7 @@ class PreviewConfig(PhotoConfig):
 
 
 def charbonnier(difference: Tensor) -> Tensor:
-    """Mean of sqrt(d^2 + `SOFT`^2): near L1, so that sharp edges are not averaged away."""
+    """Mean of sqrt(d^2 + `SOFT`^2), d of any shape: near L1, so that sharp edges are not averaged away."""
     return (difference.square() + SOFT**2).sqrt().mean()
 
 
@@ -76,7 +76,7 @@ def train_previews(config: PreviewConfig, generator: MobileStyleGAN) -> dict[str
         skipped, see `descend`.
 
     Raises:
-        InputError: as `find_faces`, too few people are left to learn from, or the run in the folder was
+        InputError: as `find_faces`, there are too few people for the batch, or the run in the folder was
             begun otherwise, see `resume`.
     """
     device, generator = generator.mean_w.device, generator.eval()
@@ -87,6 +87,10 @@ def train_previews(config: PreviewConfig, generator: MobileStyleGAN) -> dict[str
     people = len(faces) + config.generated
     if people < 2:
         raise InputError(f"{people} people are too few, as one is held out; give 2 or more --generated.")
+    index = np.arange(PICTURES * people)
+    photographed, held = index < PICTURES * len(faces), index // PICTURES % HELD_OUT == 0
+    if (learnt := np.count_nonzero(~held)) < config.batch:
+        raise InputError(f"There are {learnt} pictures to learn from; give a smaller --batch or more people.")
     note_faces(folder, faces)
 
     @lru_cache(1)
@@ -112,8 +116,6 @@ def train_previews(config: PreviewConfig, generator: MobileStyleGAN) -> dict[str
         return features[0], code, picture
 
     rows = fill(folder, PICTURES * people, COLUMNS, make)
-    index = np.arange(len(rows["codes"]))
-    photographed, held = index < PICTURES * len(faces), index // PICTURES % HELD_OUT == 0
     torch.manual_seed(config.seed)
     heads = (deepcopy(generator) if config.start else MobileStyleGAN()).previews.requires_grad_(True)
     heads = heads.to(device, memory_format=torch.channels_last)
